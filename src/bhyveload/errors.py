@@ -1,0 +1,179 @@
+"""The whole error tree.  One class per thing a caller would handle, one message per reason.
+
+    BhyveloadError
+     ├── UsageError            the command line or an argument is wrong                         EX_USAGE    64
+     ├── DataError             bytes from a guest are not what they claim to be                 EX_DATAERR  65
+     │    ├── ImageError       a disk image's container (qcow2, vmdk, ...) is damaged or unknown
+     │    ├── PartitionError   a partition table is damaged, or the named partition is absent
+     │    ├── FileSystemError  a file system said no; ``errno`` is FreeBSD's number
+     │    ├── KernelError      a kernel or module cannot be loaded; ``errno`` is FreeBSD's number
+     │    ├── MemoryAccessError a guest address lies outside guest memory
+     │    └── ReportError      what the confined child sent back is malformed
+     ├── InputError            a file the user named cannot be opened or read                   EX_NOINPUT  66
+     ├── LoaderError           the loader gave up, its own words are the message                            1
+     ├── LoaderCrashed         the child that ran the loader died or was stopped                EX_SOFTWARE 70
+     ├── HostError             the host's operating system refused something                    EX_OSERR    71
+     ├── VmError               something about a named VM
+     │    ├── VmNotFound       no VM of that name                                               EX_NOINPUT  66
+     │    ├── VmBusy           another process uses it                                          EX_TEMPFAIL 75
+     │    ├── VmNotLoaded      it exists but holds no loaded guest                              EX_NOINPUT  66
+     │    ├── VmNameError      the name cannot be a VM's name                                   EX_USAGE    64
+     │    ├── VmMemoryError    that memory size cannot be a VM's memory                                      1
+     │    ├── VmStateError     its state file is damaged                                        EX_DATAERR  65
+     │    └── VmStorageError   the store cannot be written (full file system, ...)              EX_IOERR    74
+     ├── HandoffError          the loaded VM cannot be given to the hypervisor                               4
+     └── SandboxError          the confinement that was asked for is not to be had              EX_NOPERM   77
+
+``str(error)`` is one line: what, where, why.  ``hint`` is what the user can do about it (or empty).
+``exit_status`` is what a program ends with (sysexits(3) where it fits).
+"""
+
+from __future__ import annotations
+
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_NOINPUT = 66
+EX_SOFTWARE = 70
+EX_OSERR = 71
+EX_IOERR = 74
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+
+
+class BhyveloadError(Exception):
+    """Root of the tree: catching it catches everything this package raises on purpose."""
+
+    exit_status = EX_SOFTWARE
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(BhyveloadError):
+    """The command line, or an argument of a library call, is wrong."""
+
+    exit_status = EX_USAGE
+
+
+class DataError(BhyveloadError):
+    """Bytes from a guest are not what they claim to be."""
+
+    exit_status = EX_DATAERR
+
+
+class ImageError(DataError):
+    """A disk image's container is damaged, truncated or of an unknown kind."""
+
+
+class PartitionError(DataError):
+    """A partition table is damaged or lacks the named partition."""
+
+
+class FileSystemError(DataError):
+    """A file system refused; ``errno`` is FreeBSD's errno number (see freebsd_errno)."""
+
+    def __init__(self, errno: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.errno = errno
+
+
+class KernelError(DataError):
+    """A kernel, module or preload cannot be loaded; ``errno`` is FreeBSD's errno number."""
+
+    def __init__(self, errno: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.errno = errno
+
+
+class MemoryAccessError(DataError):
+    """A guest physical address range does not lie in guest memory."""
+
+
+class ReportError(DataError):
+    """The confined child's report is malformed (the child may be hostile)."""
+
+
+class InputError(BhyveloadError):
+    """A file that the user named cannot be opened or read."""
+
+    exit_status = EX_NOINPUT
+
+
+class LoaderError(BhyveloadError):
+    """The loader ran and gave up; the message is its reason."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, hint: str = "", exit_status: int = 1) -> None:
+        super().__init__(message, hint)
+        self.exit_status = exit_status
+
+
+class LoaderCrashed(BhyveloadError):
+    """The child process that ran the loader died by a signal, ran out of time or stopped without a report."""
+
+
+class HostError(BhyveloadError):
+    """The host's operating system refused a request."""
+
+    exit_status = EX_OSERR
+
+
+class VmError(BhyveloadError):
+    """Something about a named VM."""
+
+    exit_status = 1
+
+
+class VmNotFound(VmError):
+    """There is no VM of that name."""
+
+    exit_status = EX_NOINPUT
+
+
+class VmBusy(VmError):
+    """Another process holds the VM's lock."""
+
+    exit_status = EX_TEMPFAIL
+
+
+class VmNotLoaded(VmError):
+    """The VM exists but no guest is loaded in it."""
+
+    exit_status = EX_NOINPUT
+
+
+class VmNameError(VmError):
+    """The text cannot be a VM's name."""
+
+    exit_status = EX_USAGE
+
+
+class VmMemoryError(VmError):
+    """That number of bytes cannot be a VM's memory (vm_setup_memory's EINVAL)."""
+
+
+class VmStateError(VmError):
+    """state.json is damaged."""
+
+    exit_status = EX_DATAERR
+
+
+class VmStorageError(VmError):
+    """The VM store cannot be written: full file system, missing rights, wrong owner."""
+
+    exit_status = EX_IOERR
+
+
+class HandoffError(BhyveloadError):
+    """A loaded VM cannot be handed to the hypervisor (bhyve(8)'s exit status 4)."""
+
+    exit_status = 4
+
+
+class SandboxError(BhyveloadError):
+    """The confinement that was asked for is not available."""
+
+    exit_status = EX_NOPERM

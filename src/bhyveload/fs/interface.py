@@ -1,0 +1,84 @@
+"""The one protocol for all file systems.  For type checkers only: nothing imports this at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+Buffer = bytes | memoryview
+Twiddle = Callable[[int], None]
+
+
+class Device(Protocol):
+    """What a file system reads: a BlockDevice or a part of one (host/interface.py); the same ``read`` and ``write``."""
+
+    size: int
+    sector_size: int
+    read_only: bool
+
+    def read(self, offset: int, length: int) -> Buffer: ...
+
+    def write(self, offset: int, data: Buffer) -> None: ...
+
+
+class Stat(Protocol):
+    """fs.stat.Stat."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    ino: int
+    dev: int
+
+
+class File(Protocol):
+    """A file opened for reading: a list of extents over the device.
+
+    ``size`` in bytes; -1 where only reading to the end tells (compressed views).
+    """
+
+    size: int
+
+    def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        """Consecutive pieces of [offset, offset + length), clipped to the end of the file; holes are zero bytes.
+        Calls the file system's twiddle as libsa's reader would.  Raises FileSystemError."""
+        ...
+
+    def write(self, offset: int, data: Buffer) -> int:
+        """Overwrite existing data in place (only UFS has it); returns how many bytes fitted.  Raises FileSystemError:
+        EROFS, EFBIG (hole)."""
+        ...
+
+
+class FileSystem(Protocol):
+    """A mounted file system.  Paths are bytes with `/` between components; nodes are opaque to callers.
+
+    Every method raises FileSystemError with FreeBSD's errno (ENOENT, ENOTDIR, EIO, ...).
+    """
+
+    name: str
+
+    def lookup(self, path: bytes, follow: bool = True) -> Any:
+        """The node at ``path`` (from the root).  ``follow``: whether a symbolic link as last component is followed."""
+        ...
+
+    def stat(self, node: Any) -> Stat: ...
+
+    def readdir(self, node: Any) -> Iterator[tuple[int, int, bytes]]:
+        """(fileno, d_type, name) in on-disk order; fileno 0 where libsa gives none."""
+        ...
+
+    def readlink(self, node: Any) -> bytes: ...
+
+    def open(self, node: Any) -> File: ...
+
+
+class FileSystemType(Protocol):
+    """A module of this room: ``probe`` says whether the device holds its file system and mounts it.
+
+    Raises FileSystemError: EINVAL "not mine" (libsa tries the next type), other numbers are remembered as the reason.
+    """
+
+    def probe(self, device: Device, twiddle: Twiddle) -> FileSystem: ...

@@ -1,0 +1,81 @@
+"""The protocols at the host seam.  For type checkers only: nothing imports this at run time."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Buffer = bytes | memoryview
+
+
+class BlockDevice(Protocol):
+    """A disk image, whatever its container: ``size`` bytes that can be read anywhere.
+
+    ``read`` returns exactly ``length`` bytes: a memoryview of the mapped image where there is one (raw files), bytes
+    otherwise.  Raises FileSystemError(EIO) when the range does not lie in the device or the host cannot read it,
+    ImageError when the container is damaged there.
+    ``write`` overwrites in place; raises FileSystemError(EROFS) when the device is read-only, EIO otherwise.
+    """
+
+    size: int
+    sector_size: int
+    read_only: bool
+
+    def read(self, offset: int, length: int) -> Buffer: ...
+
+    def write(self, offset: int, data: Buffer) -> None: ...
+
+
+class Console(Protocol):
+    """Where the loader talks: bytes out, bytes in."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; they may be held back until ``flush`` or the next input call."""
+        ...
+
+    def flush(self) -> None: ...
+
+    def getc(self) -> int:
+        """One byte as a signed char (0x80.. negative), waiting for it; -1: nothing there (end of input, or a
+        non-blocking device)."""
+        ...
+
+    def poll(self) -> bool:
+        """Whether getc would return at once."""
+        ...
+
+    @property
+    def at_end(self) -> bool:
+        """Whether input has ended: getc returned -1 and never will return anything else."""
+        ...
+
+
+class HostFile(Protocol):
+    """A file or folder below the ``-h`` directory, opened."""
+
+    is_directory: bool
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    dev: int
+    ino: int
+
+    def read(self, size: int) -> bytes: ...
+
+    def seek(self, offset: int, whence: int) -> int: ...
+
+    def readdir(self) -> tuple[int, int, bytes] | None:
+        """The next entry: (fileno, d_type, name), `.` and `..` included; None at the end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class HostDirectory(Protocol):
+    """The directory given with ``-h``."""
+
+    def open(self, name: bytes) -> HostFile:
+        """Open ``name`` beneath the directory.  Raises FileSystemError (ENOENT, EINVAL for a FIFO or device,
+        ENOTCAPABLE for a way out)."""
+        ...

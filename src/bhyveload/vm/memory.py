@@ -1,0 +1,124 @@
+"""Guest memory: one file, one checked gateway for every guest physical address.
+
+Layout of the file (docs/architecture.md, "What a VM is"): guest RAM below the PCI hole at [0, low), then high memory
+(guest physical address 4 GiB + x) right behind it at low + x.  Low memory ends at 3 GiB at most (spec/amd64-handoff.md 8).
+Data is written with pwritev(2), not through a mapping: that is faster on fresh pages, cannot raise SIGBUS and takes
+pieces of a mapped disk image as they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from bhyveload.errors import MemoryAccessError, VmMemoryError, VmStorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Buffer = bytes | bytearray | memoryview
+
+MB = 1 << 20
+GB = 1 << 30
+VM_LOWMEM_LIMIT = 3 * GB
+VM_HIGHMEM_BASE = 4 * GB
+PAGE_SIZE = 4096
+_IOV_MAX = 1024
+_ZEROS = bytes(1 << 16)
+
+
+def split_memory(size: int) -> tuple[int, int]:
+    """(low, high) bytes of a VM with ``size`` bytes of RAM (vm_setup_memory; spec/amd64-handoff.md 8).
+
+    Raises VmMemoryError when the size is zero or no multiple of a page: the kernel's EINVAL.
+    """
+    if size <= 0 or size % PAGE_SIZE:
+        raise VmMemoryError(f"vm_setup_memory: Invalid argument (memory size {size})", "give a multiple of 4 KiB: -m 256M")
+    if size <= VM_LOWMEM_LIMIT:
+        return size, 0
+    return VM_LOWMEM_LIMIT, size - VM_LOWMEM_LIMIT
+
+
+class GuestMemory:
+    """Guest RAM in a file.  Every method takes guest physical addresses and checks them.
+
+    ``fresh`` says that the file has never been written: zeroing what no write has reached then costs nothing.
+    """
+
+    __slots__ = ("_top", "fd", "fresh", "high", "low")
+
+    def __init__(self, fd: int, low: int, high: int, fresh: bool = True) -> None:
+        self.fd = fd
+        self.low = low
+        self.high = high
+        self.fresh = fresh
+        self._top = 0  # file offset behind the last byte written, for zero()
+
+    def offset(self, gpa: int, length: int) -> int:
+        """File offset of [gpa, gpa + length): vm_map_gpa's rule, wholly in low or wholly in high memory.
+
+        Raises MemoryAccessError otherwise.
+        """
+        if length >= 0:
+            if 0 <= gpa and gpa + length <= self.low:
+                return gpa
+            if gpa >= VM_HIGHMEM_BASE and gpa + length <= VM_HIGHMEM_BASE + self.high:
+                return self.low + gpa - VM_HIGHMEM_BASE
+        raise MemoryAccessError(f"guest address {gpa:#x}+{length:#x} is outside guest memory")
+
+    def write(self, gpa: int, data: Buffer) -> None:
+        """Copy ``data`` to guest address ``gpa``.  Raises MemoryAccessError, VmStorageError (no space)."""
+        self.write_pieces(gpa, (data,), len(data))
+
+    def write_pieces(self, gpa: int, pieces: Sequence[Buffer], length: int) -> None:
+        """Copy consecutive ``pieces`` (``length`` bytes in all) to ``gpa``: one pwritev for up to 1024 of them."""
+        at = self.offset(gpa, length)
+        end = at + length
+        if end > self._top:
+            self._top = end
+        try:
+            for first in range(0, len(pieces), _IOV_MAX):
+                batch = pieces[first : first + _IOV_MAX]
+                want = sum(map(len, batch))
+                done = os.pwritev(self.fd, batch, at)
+                if done != want:  # a short write: only a full file system or a signal does this
+                    self._finish(b"".join(batch)[done:], at + done)
+                at += want
+        except OSError as error:
+            raise _storage_error(error) from None
+
+    def _finish(self, rest: bytes, at: int) -> None:
+        while rest:
+            done = os.pwrite(self.fd, rest, at)
+            if done == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest, at = rest[done:], at + done
+
+    def zero(self, gpa: int, length: int) -> None:
+        """Make [gpa, gpa + length) zero."""
+        at = self.offset(gpa, length)
+        end = at + length
+        if self.fresh:
+            end = min(end, self._top)
+        while at < end:
+            step = min(end - at, len(_ZEROS))
+            try:
+                os.pwrite(self.fd, _ZEROS[:step], at)
+            except OSError as error:
+                raise _storage_error(error) from None
+            at += step
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """The bytes at [gpa, gpa + length).  Raises MemoryAccessError."""
+        at = self.offset(gpa, length)
+        data = os.pread(self.fd, length, at)
+        return data if len(data) == length else data + bytes(length - len(data))
+
+
+def _storage_error(error: OSError) -> VmStorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+        return VmStorageError(
+            f"guest memory: {error.strerror}", "make room in the VM directory or point BHYVE_VMM_DIR elsewhere"
+        )
+    return VmStorageError(f"guest memory: {error.strerror}")
