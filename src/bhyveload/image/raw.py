@@ -1,0 +1,108 @@
+"""Raw disk images: the bytes of the file are the bytes of the disk.
+
+The whole file is mapped read-only, so a read is a slice of the page cache and a preload goes from there into guest
+memory with one copy (notes on pwritev in docs/architecture.md).  Writes, which loader(8) makes for nextboot only, go
+through pwrite: the mapping is shared and shows them at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+
+from bhyveload.errors import FileSystemError, InputError
+from bhyveload.freebsd_errno import EIO, EROFS, from_host
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.host.interface import Buffer
+
+SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (spec/disks.md 1)
+
+# A disk that the user may not write, or that is on a read-only file system or running as a program.
+_READ_ONLY_REASONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+
+
+class RawImage:
+    """A BlockDevice over an open file or block device (host/interface.py); owns ``fd``.
+
+    Raises InputError when the descriptor cannot be measured or mapped.
+    """
+
+    __slots__ = ("_fd", "_view", "name", "read_only", "sector_size", "size")
+
+    def __init__(self, fd: int, name: str, read_only: bool) -> None:
+        self.name = name
+        self.read_only = read_only
+        self.sector_size = SECTOR_SIZE
+        try:
+            self.size = os.lseek(fd, 0, os.SEEK_END)
+            # mmap refuses length 0; an empty disk is still a disk (errata B16).
+            mapping = mmap.mmap(fd, self.size, access=mmap.ACCESS_READ) if self.size else b""
+        except (OSError, ValueError, OverflowError) as error:
+            raise InputError(f"{name}: cannot be read as a disk image: {_reason(error)}") from None
+        self._view = memoryview(mapping)
+        self._fd = fd
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A view of exactly ``length`` bytes.  Raises FileSystemError(EIO) outside [0, size)."""
+        end = offset + length
+        if offset < 0 or length < 0 or end > self.size:
+            raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
+        return self._view[offset:end]
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Overwrite bytes in place.  Raises FileSystemError: EROFS, EIO outside the disk, what the host said."""
+        length = len(data)
+        if self.read_only:
+            raise FileSystemError(EROFS, f"{self.name}: the disk image was opened read-only")
+        if offset < 0 or offset + length > self.size:
+            raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
+        try:
+            done = 0
+            while done < length:
+                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+        except OSError as error:
+            raise FileSystemError(from_host(error.errno), f"{self.name}: write at {offset}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Close the descriptor.  Views already handed out stay valid: the last one takes the mapping with it."""
+        if self._fd >= 0:
+            self._view = memoryview(b"")
+            self.size = 0
+            os.close(self._fd)
+            self._fd = -1
+
+
+def open_raw(path: str) -> RawImage:
+    """Open a disk image read-write, or read-only where writing is not allowed (then ``read_only`` is set).
+
+    Raises InputError: the file is missing, is a directory, a FIFO, a socket or a character device, or cannot be read.
+    """
+    # O_NONBLOCK: opening a FIFO must not wait for a writer; regular files and block devices ignore it.
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    read_only = False
+    try:
+        try:
+            fd = os.open(path, os.O_RDWR | flags)
+        except OSError as error:
+            if error.errno not in _READ_ONLY_REASONS:
+                raise
+            fd = os.open(path, os.O_RDONLY | flags)
+            read_only = True
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be opened: {_reason(error)}") from None
+    try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise InputError(f"{path}: not a disk image: neither a regular file nor a block device")
+        return RawImage(fd, path, read_only)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

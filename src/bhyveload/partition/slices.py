@@ -1,0 +1,150 @@
+"""Opening a disk, slice or partition by number, and lsdev's list (stand/common/disk.c; spec/disks.md 4, 9)."""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EIO, ENOENT
+from bhyveload.partition.entry import FREEBSD
+from bhyveload.partition.table import BSD, GPT, ISO9660, best_partition, read_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.fs.interface import Buffer, Device
+    from bhyveload.partition.entry import Entry
+    from bhyveload.partition.table import Table
+
+# d_slice and d_partition of stand/common/disk.h
+SLICENONE = -1
+SLICEWILD = 0
+PARTNONE = -1
+PARTWILD = -2
+PARTISGPT = 255
+
+_MAX_NESTING = 3  # slices within slices that lsdev shows: a hostile table may contain itself
+
+
+class Partition:
+    """A Device: part of another one.
+
+    ``size`` is the partition's length, but as in loader(8) reads go on behind its end as far as the disk does.
+    """
+
+    __slots__ = ("device", "offset", "read_only", "sector_size", "size")
+
+    def __init__(self, device: Device, offset: int, size: int) -> None:
+        self.device = device
+        self.offset = offset
+        self.size = size
+        self.sector_size = device.sector_size
+        self.read_only = device.read_only
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Bytes relative to the partition.  Raises FileSystemError(EIO) before its start or behind the disk's end."""
+        if offset < 0:
+            raise FileSystemError(EIO, f"read at {offset}: before the start of the partition")
+        return self.device.read(self.offset + offset, length)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Overwrite bytes relative to the partition.  Raises FileSystemError: EROFS, EIO."""
+        if offset < 0:
+            raise FileSystemError(EIO, f"write at {offset}: before the start of the partition")
+        self.device.write(self.offset + offset, data)
+
+
+def open_slice(device: Device, slice: int, partition: int, table: Table | None = None) -> tuple[int, int, int, int]:
+    """Where ``slice`` and ``partition`` lie: (byte offset, resolved slice, resolved partition, length in bytes).
+
+    This is disk_open of stand/common/disk.c.  ``table``: the disk's table when it has been read already.
+    Raises FileSystemError: ENXIO when the disk cannot be read, ENOENT when there is no such partition.
+    """
+    if table is None:
+        table = read_table(device)
+    disk = table.sectors * table.sector_size
+    if table.kind == BSD and partition >= 0:
+        return _place(table, _entry(table, partition), slice, partition)
+    if table.kind == ISO9660:
+        return 0, slice, partition, disk
+    if slice < 0:
+        return 0, slice, partition, disk
+
+    entry = best_partition(table) if slice == SLICEWILD else table.entry(slice)
+    if entry is None:
+        raise FileSystemError(ENOENT, _absent(table, slice))
+    if table.kind == GPT:
+        return _place(table, entry, entry.index, PARTISGPT)
+    if partition == PARTISGPT:  # `disk0p2:` on a disk without GPT
+        partition = PARTWILD
+    if partition == PARTNONE or (partition == PARTWILD and entry.type != FREEBSD):
+        return _place(table, entry, entry.index, partition)
+    inside = table.inside(entry)
+    if partition < 0:
+        if inside.kind != BSD:
+            return _place(table, entry, entry.index, partition)
+        partition = 0
+    return _place(inside, _entry(inside, partition), entry.index, partition)
+
+
+def lsdev_lines(table: Table, disk: str, verbose: bool = False) -> list[str]:
+    """The lines (without newline) that lsdev prints below ``disk`` ("disk0"), sizes with ``verbose``."""
+    return _lsdev_lines(table, f"    {disk}", verbose, _MAX_NESTING)
+
+
+def _lsdev_lines(table: Table, prefix: str, verbose: bool, depth: int) -> list[str]:
+    lines = []
+    for entry in table.entries:
+        name = prefix + table.name(entry)
+        line = f"  {name}: {entry.type_name}"
+        if verbose:
+            tabs = "\t\t" if len(line) < 24 else "\t"
+            line += tabs + display_size(table.byte_size(entry))
+        lines.append(line)
+        if entry.type == FREEBSD and depth:
+            try:
+                lines += _lsdev_lines(table.inside(entry), f"  {name}", verbose, depth - 1)
+            except FileSystemError:
+                pass  # loader(8) too lists nothing below a slice that it cannot read
+    return lines
+
+
+def display_size(size: int) -> str:
+    """``size`` bytes as lsdev prints them: "4096KB", "  19MB"."""
+    kibibytes = size // 1024
+    if kibibytes >= 10485760000:
+        return f"{kibibytes // 1073741824:4d}TB"
+    if kibibytes >= 10240000:
+        return f"{kibibytes // 1048576:4d}GB"
+    if kibibytes >= 10000:
+        return f"{kibibytes // 1024:4d}MB"
+    return f"{kibibytes:4d}KB"
+
+
+def slice_name(slice: int, partition: int) -> str:
+    """What follows the disk's name in a device name: "p2", "s1a", "a" or "" (disk_fmtdev)."""
+    name = ""
+    if slice > SLICENONE:
+        if partition == PARTISGPT:
+            return f"p{slice}"
+        name = f"s{slice}"
+    if partition > PARTNONE:
+        name += chr(ord("a") + partition)
+    return name
+
+
+def _entry(table: Table, index: int) -> Entry:
+    entry = table.entry(index)
+    if entry is None:
+        letter = chr(ord("a") + index) if index < 26 else str(index)
+        raise FileSystemError(ENOENT, f"there is no partition {letter}")
+    return entry
+
+
+def _place(table: Table, entry: Entry, slice: int, partition: int) -> tuple[int, int, int, int]:
+    return table.byte_offset(entry), slice, partition, table.byte_size(entry)
+
+
+def _absent(table: Table, slice: int) -> str:
+    if slice != SLICEWILD:
+        return f"there is no partition {slice}"
+    if not table.entries:
+        return "the disk has no partitions"
+    return "none of the disk's partitions is of a type that boots"
