@@ -1,0 +1,460 @@
+"""Opening files as libsa does: which device, which file system, read-ahead, the mounted current device.
+
+Sources: stand/libsa/{open,read,lseek,stat,mount}.c, stand/userboot/userboot/{conf,copy}.c; spec/disks.md 10,
+spec/userboot-flow.md 4-5, spec/errata.md A1.  Paths are str (latin-1) with an optional device in front.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EBADF, EINVAL, EIO, EISDIR, ENOENT, ENOTDIR, ENXIO, EOFFSET, EPERM, EROFS
+from bhyveload.fs import ufs
+from bhyveload.fs.stat import S_IFBLK, S_IFDIR, S_IFMT, S_IFREG, Stat
+from bhyveload.loader.devices import DeviceSpec, Disks, parse_device
+from bhyveload.need import need
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from bhyveload.fs.interface import Buffer, Device, File, FileSystem
+    from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.loader.console import LoaderConsole
+    from bhyveload.loader.environment import Environment
+
+O_RDONLY, O_WRONLY, O_RDWR = 0, 1, 2
+F_READ, F_WRITE = 1, 2
+SEEK_SET, SEEK_CUR, SEEK_END = 0, 1, 2
+SOPEN_RASIZE = 512
+PAGE_SIZE = 4096
+DEV_BSIZE = 512
+_COMPRESSED = (".gz", ".bz2", ".split")
+_MAX_RAW_READ = 1 << 20
+
+
+class OpenFile:
+    """struct open_file: a descriptor with a position and libsa's 512-byte read-ahead.
+
+    ``name`` is the device-qualified name for messages.
+    """
+
+    __slots__ = ("_entries", "_file", "_left", "_position", "_readahead", "files", "flags", "fs", "name", "node")
+
+    def __init__(self, files: Files, name: str, flags: int, fs: FileSystem, node: Any, file: File | None = None) -> None:
+        self.files = files
+        self.name = name
+        self.flags = flags
+        self.fs = fs
+        self.node = node
+        self._file = file
+        self._entries: Iterator[tuple[int, int, bytes]] | None = None
+        self._position = 0  # of the file system; what read() returns next lies self._left before it
+        self._readahead: bytes | memoryview = b""
+        self._left = 0
+
+    @property
+    def file(self) -> File:
+        if self._file is None:
+            self._file = self.fs.open(self.node)
+        return self._file
+
+    @property
+    def tell(self) -> int:
+        """The position of the next byte that read() returns."""
+        return self._position - self._left
+
+    def stat(self) -> Stat:
+        return self.fs.stat(self.node)
+
+    def read(self, size: int) -> bytes:
+        """libsa's read: up to ``size`` bytes, fewer only at the end.  Raises FileSystemError."""
+        if not self.flags & F_READ:
+            raise FileSystemError(EBADF, f"{self.name}: not open for reading")
+        parts: list[Buffer] = []
+        while True:
+            if self._left and size:
+                have = min(self._left, size)
+                start = len(self._readahead) - self._left
+                parts.append(self._readahead[start : start + have])
+                self._left -= have
+                size -= have
+            if size <= 0:
+                break
+            if size >= SOPEN_RASIZE:
+                parts.extend(self._advance(size))
+                break
+            self._readahead = b"".join(self._advance(SOPEN_RASIZE))
+            self._left = len(self._readahead)
+            if not self._left:
+                break
+        return b"".join(parts)
+
+    def _advance(self, size: int) -> list[Buffer]:
+        pieces = list(self.file.read(self._position, size))
+        self._position += sum(map(len, pieces))
+        return pieces
+
+    def lseek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """libsa's lseek: the new position.  Raises FileSystemError(EINVAL) before the start or from an unknown end."""
+        if whence == SEEK_END:
+            if self.file.size < 0:
+                raise FileSystemError(EINVAL, f"{self.name}: the end is not known")
+            target = self.file.size - offset  # libsa counts back from the end (ufs_seek, cd9660_seek, zfs_seek)
+        elif whence == SEEK_CUR:
+            target = self.tell + offset
+        else:
+            target = offset
+        if target < 0:
+            raise FileSystemError(EINVAL, f"{self.name}: seek before the start")
+        if self._left and whence != SEEK_END and self.tell <= target < self._position:
+            self._left = self._position - target
+            return target
+        self._left = 0
+        self._position = target
+        return target
+
+    def readin(self, gpa: int, size: int) -> int:
+        """arch_readin: read ``size`` bytes into guest memory in 4096-byte steps; returns how many there were.
+
+        The steps are only visible through read-ahead (and so twiddles), so all but that is done in one go.
+        Raises FileSystemError.
+        """
+        host = self.files.host
+        done = 0
+        if self._left:  # what is left of the read-ahead, as the first step's beginning
+            first = self.read(min(size, PAGE_SIZE))
+            host.copyin(first, gpa)
+            done = len(first)
+            if done < min(size, PAGE_SIZE):
+                return done
+        rest = size - done
+        tail = rest % PAGE_SIZE
+        whole = rest if tail == 0 or tail >= SOPEN_RASIZE else rest - tail
+        if whole:
+            pieces = self._advance(whole)
+            got = sum(map(len, pieces))
+            host.copyin_pieces(pieces, got, gpa + done)
+            done += got
+            if got < whole:
+                return done
+        if done < size:
+            last = self.read(size - done)
+            host.copyin(last, gpa + done)
+            done += len(last)
+        return done
+
+    def write(self, data: bytes) -> int:
+        """libsa's write, in place only: how many bytes fitted.  Raises FileSystemError: EBADF, EROFS, EFBIG."""
+        if not self.flags & F_WRITE:
+            raise FileSystemError(EBADF, f"{self.name}: not open for writing")
+        done = self.file.write(self._position, data)
+        self._position += done
+        return done
+
+    def readdir(self) -> tuple[int, int, bytes] | None:
+        """The next entry (fileno, d_type, name), None at the end.  Raises FileSystemError(ENOTDIR, EIO)."""
+        if self._entries is None:
+            self._entries = iter(self.fs.readdir(self.node))
+        return next(self._entries, None)
+
+    def close(self) -> None:
+        self._entries = None
+
+
+class RawDevice:
+    """A device opened without a path (F_RAW): its sectors as a file (stand/libsa/read.c)."""
+
+    name = "raw"
+
+    def __init__(self, device: Device | None, spec: str, files: Files) -> None:
+        self.device = device
+        self.spec = spec
+        self.files = files
+        self.size = device.size if device is not None else -1
+
+    def lookup(self, path: bytes, follow: bool = True) -> RawDevice:
+        return self
+
+    def stat(self, node: object) -> Stat:
+        raise FileSystemError(EINVAL, f"{self.spec}: a device, not a file")
+
+    def readdir(self, node: object) -> Iterator[tuple[int, int, bytes]]:
+        raise FileSystemError(ENOTDIR, f"{self.spec}: a device, not a folder")
+
+    def readlink(self, node: object) -> bytes:
+        raise FileSystemError(EINVAL, f"{self.spec}: a device, not a link")
+
+    def open(self, node: object) -> RawDevice:
+        return self
+
+    def read(self, offset: int, length: int) -> list[Buffer]:
+        self.files.console.twiddle(4)
+        if self.device is None:
+            raise FileSystemError(EIO, f"{self.spec}: cannot be read as a device")
+        start = offset // DEV_BSIZE * DEV_BSIZE
+        length = min(length, _MAX_RAW_READ, max(0, self.device.size - start))
+        return [self.device.read(start, length)] if length else []
+
+    def write(self, offset: int, data: Buffer) -> int:
+        raise FileSystemError(EROFS, f"{self.spec}: devices are not written")
+
+
+class _Mount:
+    """An entry of libsa's mount list: the device as currdev had it, and what was found there."""
+
+    __slots__ = ("device", "kind", "unit")
+
+    def __init__(self, device: str, kind: str, unit: int) -> None:
+        self.device = device
+        self.kind = kind
+        self.unit = unit
+
+
+class _Probe:
+    """What probing a device for one file system gave, and how many twiddles that cost."""
+
+    __slots__ = ("error", "fs", "twiddles")
+
+    def __init__(self) -> None:
+        self.fs: FileSystem | None = None
+        self.error: FileSystemError | None = None
+        self.twiddles = 0
+
+
+class Files:
+    """The open-file layer of one loader run."""
+
+    def __init__(
+        self, host: LoaderCallbacks, console: LoaderConsole, environment: Environment, disks: Disks, current: bool
+    ) -> None:
+        self.host = host
+        self.console = console
+        self.environment = environment
+        self.disks = disks
+        self.current = current
+        self.pools: Any = None  # fs.zfs PoolSet once disks were probed
+        self.reason: FileSystemError | None = None  # why the last open failed, more telling than ENOENT
+        self._mounts: list[_Mount] = []
+        self._probes: dict[tuple[str, str], _Probe] = {}
+
+    # Names
+
+    def parse(self, spec: str) -> tuple[DeviceSpec, str]:
+        """archsw.arch_getdev: (device, path); without a colon or with a leading slash the current device's.
+
+        Raises FileSystemError as devparse does.
+        """
+        if spec.startswith("/") or ":" not in spec:
+            device, _ = self.parse_device(self.environment.get("currdev") or "")
+            return device, spec
+        return self.parse_device(spec)
+
+    def parse_device(self, spec: str) -> tuple[DeviceSpec, str]:
+        device, path = parse_device(spec, self.current)
+        if device.kind == "zfs" and (self.pools is None or self.pools.find(device.pool) is None):
+            raise FileSystemError(ENXIO, f"{spec}: no such pool")
+        return device, path
+
+    def qualified(self, path: str) -> str:
+        """``path`` with its device in front, for reports."""
+        if ":" in path and not path.startswith("/"):
+            return path
+        return (self.environment.get("currdev") or "") + path
+
+    # Opening
+
+    def open(self, path: str, mode: int = O_RDONLY) -> OpenFile:
+        """libsa's open.  Raises FileSystemError with the errno that libsa reports; ``self.reason`` then holds the
+        most telling error met on the way (libsa nearly always ends in ENOENT: the compressed names come last)."""
+        self.reason = None
+        spec, name = self.parse(path)
+        device = self._open_device(spec)
+        flags = mode + 1
+        if not name:
+            return OpenFile(self, path, flags, RawDevice(device, path, self), None)  # type: ignore[arg-type]
+        best = FileSystemError(ENOENT, f"{path}: no such file or directory")
+        telling: FileSystemError | None = None
+        for kind in ("host", "ufs", "cd9660", "zfs"):
+            try:
+                fs, node = self._lookup(kind, spec, device, name)
+            except FileSystemError as error:
+                if error.errno != EINVAL:
+                    best = error
+                    if error.errno not in (ENOENT, ENXIO) and telling is None:
+                        telling = error
+                continue
+            return OpenFile(self, path, flags, fs, node)
+        for suffix in (".gz", ".bz2"):
+            try:
+                return self._open_compressed(name, suffix, path, flags)
+            except FileSystemError as error:
+                best = error
+        self.reason = telling or best
+        raise FileSystemError(best.errno, f"{path}: {(telling or best).message}")
+
+    def _open_device(self, spec: DeviceSpec) -> Device | None:
+        if spec.kind in ("disk", "vdisk"):
+            return self.disks.open(spec)
+        return None
+
+    def _lookup(self, kind: str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
+        path = name.encode("latin-1", "replace")
+        if kind in ("host", "zfs"):
+            if spec.kind != kind:
+                raise FileSystemError(EINVAL, f"not a {kind} device")
+            fs = self._host() if kind == "host" else self._zfs(spec)
+        else:
+            fs = self._probe(kind, spec, device)
+        return fs, fs.lookup(path)
+
+    def _host(self) -> FileSystem:
+        hostdir: Any = need("bhyveload.fs.hostdir")
+        fs: FileSystem = hostdir.HostFileSystem(self.host)
+        return fs
+
+    def _zfs(self, spec: DeviceSpec) -> FileSystem:
+        pool = self.pools.find(spec.pool)
+        mounted = [mount.device for mount in self._mounts if mount.kind == "zfs"]
+        dataset = f"{spec.pool}/{spec.dataset}" if spec.dataset else spec.pool
+        for name in mounted:  # a mounted dataset of the pool stands for every dataset of it (spec/zfs.md 16, quirk)
+            other, _ = parse_device(name, self.current)
+            if other.pool == spec.pool:
+                dataset = f"{other.pool}/{other.dataset}" if other.dataset else other.pool
+        fs: FileSystem = pool.dataset(dataset)
+        return fs
+
+    def _probe(self, kind: str, spec: DeviceSpec, device: Device | None) -> FileSystem:
+        """The device's file system of that kind, with the twiddles that finding it costs (spec/errata.md A1)."""
+        name = spec.format()
+        if kind == "ufs":
+            mounted = any(mount.kind == "ufs" and mount.device == name for mount in self._mounts)
+        else:
+            mounted = any(mount.kind == "cd9660" and mount.unit == spec.unit for mount in self._mounts)
+        if device is None:
+            if not mounted:
+                self.console.twiddle(1)
+            raise FileSystemError(EIO, f"{name} has no sectors")
+        key = kind, name
+        known = self._probes.get(key)
+        if known is None:
+            known = self._probes[key] = self._probe_device(kind, device)
+        if not mounted:
+            for _ in range(known.twiddles):
+                self.console.twiddle(1)
+        if known.fs is None:
+            assert known.error is not None
+            raise known.error
+        return known.fs
+
+    def _probe_device(self, kind: str, device: Device) -> _Probe:
+        found = _Probe()
+        counting = True
+
+        def twiddle(divisor: int) -> None:
+            if counting:
+                found.twiddles += 1
+            else:
+                self.console.twiddle(divisor)
+
+        try:
+            if kind == "ufs":
+                found.fs = ufs.probe(device, twiddle)
+            else:
+                iso9660: Any = need("bhyveload.fs.iso9660")
+                found.fs = iso9660.probe(device, twiddle)
+        except FileSystemError as error:
+            found.error = error
+        counting = False
+        return found
+
+    def _open_compressed(self, name: str, suffix: str, path: str, flags: int) -> OpenFile:
+        """zf_open, bzf_open: the name without its device plus the suffix, so always on the current device."""
+        if flags != F_READ:
+            raise FileSystemError(EPERM, f"{path}: compressed files cannot be written")
+        base, dot, extension = name.rpartition(".")
+        if dot and "." + extension in _COMPRESSED:
+            raise FileSystemError(ENOENT, f"{path}: no such file or directory")
+        inner = self.open(name + suffix)
+        if inner.stat().mode & S_IFMT != S_IFREG:
+            raise FileSystemError(EISDIR, f"{path}{suffix}: not a regular file")
+        compressed: Any = need("bhyveload.fs.compressed")
+        opener = compressed.open_gzip if suffix == ".gz" else compressed.open_bzip2
+        file: File = opener(inner.file, self.console.print)
+        return OpenFile(self, path, flags, _CompressedView(inner), inner.node, file)  # type: ignore[arg-type]
+
+    def stat(self, path: str) -> Stat:
+        """libsa's stat: open, fstat, close.  Raises FileSystemError."""
+        file = self.open(path)
+        if isinstance(file.fs, RawDevice):
+            return Stat(S_IFBLK, 0)
+        return file.stat()
+
+    def exists(self, path: str) -> bool:
+        """Whether stat would succeed on a regular file."""
+        try:
+            return self.stat(path).mode & S_IFMT == S_IFREG
+        except FileSystemError:
+            return False
+
+    def read_whole(self, path: str, limit: int) -> bytes:
+        """All of a file of at most ``limit`` bytes, in 4096-byte reads.  Raises FileSystemError."""
+        file = self.open(path)
+        parts: list[bytes] = []
+        total = 0
+        while total <= limit:
+            data = file.read(min(PAGE_SIZE, limit + 1 - total))
+            if not data:
+                return b"".join(parts)
+            parts.append(data)
+            total += len(data)
+        raise FileSystemError(EIO, f"{path}: larger than {limit} bytes")
+
+    # The mounted current device (stand/libsa/mount.c, ufs_mount, cd9660_mount, zfs_mount)
+
+    def mount(self, device: str) -> None:
+        """Mount ``device`` as the current device: each file system that can is tried by opening its root folder."""
+        for kind in ("ufs", "cd9660", "zfs"):
+            try:
+                spec, _ = self.parse_device(device)
+                if kind == "zfs":
+                    if spec.kind != "zfs":
+                        continue
+                    self._zfs(spec)
+                    found = "zfs"
+                else:
+                    found = self.open(f"{device}/").fs.name
+            except FileSystemError:
+                continue
+            if found == kind:
+                self._mounts.append(_Mount(device, kind, spec.unit))
+                return
+
+    def unmount(self, device: str) -> None:
+        for index, mount in enumerate(self._mounts):
+            if mount.device == device:
+                del self._mounts[index]
+                return
+
+
+class _CompressedView:
+    """A decompressing file system's fstat: the inner file's, with an unknown size."""
+
+    name = "zip"
+
+    def __init__(self, inner: OpenFile) -> None:
+        self.inner = inner
+
+    def stat(self, node: object) -> Stat:
+        found = self.inner.stat()
+        return Stat(found.mode, -1, found.uid, found.gid, found.mtime, found.ino, found.dev)
+
+    def readdir(self, node: object) -> Iterator[tuple[int, int, bytes]]:
+        raise FileSystemError(ENOTDIR, f"{self.inner.name}: a compressed file")
+
+
+def is_directory(stat: Stat) -> bool:
+    return stat.mode & S_IFMT == S_IFDIR
+
+
+__all__ = ["EOFFSET", "Files", "OpenFile", "is_directory"]

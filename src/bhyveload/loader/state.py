@@ -1,0 +1,140 @@
+"""One loader run: everything that FreeBSD's loader keeps in global variables, in one place.
+
+Commands are functions ``(loader, argv) -> result`` in loader/commands/; results are CMD_OK ... CMD_FATAL
+(stand/common/bootstrap.h).  Words are str with one byte a character (latin-1).
+"""
+
+from __future__ import annotations
+
+from bhyveload.loader.console import LoaderConsole
+from bhyveload.loader.devices import Disks
+from bhyveload.loader.environment import Environment
+from bhyveload.loader.files import Files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.loader.kernel.metadata import PreloadedFile
+
+    Command = Callable[["Loader", list[str]], int]
+
+    class Interpreter(Protocol):
+        """What runs typed lines and scripts: Lua or the simple one (struct interp)."""
+
+        name: str
+
+        def start(self) -> None:
+            """Set up and run the guest's first script."""
+            ...
+
+        def run(self, line: str) -> int:
+            """Run one typed line; CMD_OK or an error."""
+            ...
+
+        def include(self, path: str) -> int:
+            """Run a file (the include command)."""
+            ...
+
+
+CMD_OK, CMD_WARN, CMD_ERROR, CMD_CRIT, CMD_FATAL = range(5)
+NO_MESSAGE = "no error message"
+COMMAND_ERRBUFSZ = 256
+
+
+class Options:
+    """What the user chose beyond FreeBSD's loader (bhyveload's long options).
+
+    ``batch``: never prompt, boot at once.  ``kernel``, ``boot_environment``: names to use instead of the guest's
+    choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.  ``dry_run``: stop
+    where the kernel would start.
+    """
+
+    __slots__ = ("batch", "boot_environment", "commands", "dry_run", "kernel", "single_user", "verbose")
+
+    def __init__(
+        self,
+        batch: bool = False,
+        kernel: str = "",
+        boot_environment: str = "",
+        single_user: bool = False,
+        verbose: bool = False,
+        commands: tuple[str, ...] = (),
+        dry_run: bool = False,
+    ) -> None:
+        self.batch = batch
+        self.kernel = kernel
+        self.boot_environment = boot_environment
+        self.single_user = single_user
+        self.verbose = verbose
+        self.commands = commands
+        self.dry_run = dry_run
+
+
+class Loader:
+    """The state of one run.  ``current``: behave as the loader of 2026 (False: FreeBSD 13.2's)."""
+
+    def __init__(self, host: LoaderCallbacks, current: bool = True, options: Options | None = None) -> None:
+        self.host = host
+        self.current = current
+        self.options = options or Options()
+        self.environment = Environment()
+        self.console = LoaderConsole(host, self.environment, current)
+        self.disks = Disks(host)
+        self.files = Files(host, self.console, self.environment, self.disks, current)
+        self.commands: dict[str, Command] = {}
+        self.interpreter: Interpreter | None = None
+        self.autoboot_tried = False
+
+        # stand/common/module.c
+        self.preloaded: list[PreloadedFile] = []
+        self.loadaddr = 0
+        self.last_file_format = 0
+        self.module_path: Any = None  # kernel.modules keeps the module directories and their hints here
+
+        # what a failing command says: a text of its own, or the buffer (spec/lua-env.md 2, loader.command_error)
+        self.errbuf = ""
+        self._errmsg: str | None = None
+        self._errmsg_is_buffer = False
+        self.diagnosis = ""  # our own reason why the last load failed, in a user's words
+
+        # for the report
+        self.timings: dict[str, int] = {}
+        self.facts: dict[str, Any] = {}
+
+    def perform(self, argv: list[str]) -> int:
+        """interp_builtin_cmd: run the builtin command argv[0]."""
+        if not argv:
+            return CMD_OK
+        self.errbuf = NO_MESSAGE
+        self._errmsg_is_buffer = True
+        command = self.commands.get(argv[0])
+        if command is None:
+            return self.fail("unknown command")
+        return command(self, argv)
+
+    def fail(self, constant: str, result: int = CMD_ERROR) -> int:
+        """command_errmsg = constant: the message of a failing command that leaves the buffer alone."""
+        self._errmsg = constant
+        self._errmsg_is_buffer = False
+        return result
+
+    def fail_with(self, text: str, result: int = CMD_ERROR) -> int:
+        """snprintf(command_errbuf, ...): the message of a failing command."""
+        self.errbuf = text[: COMMAND_ERRBUFSZ - 1]
+        return result
+
+    def clear_message(self) -> None:
+        """command_errmsg = NULL."""
+        self._errmsg = None
+        self._errmsg_is_buffer = False
+
+    @property
+    def message(self) -> str | None:
+        """What command_errmsg points to; None for NULL."""
+        return self.errbuf if self._errmsg_is_buffer else self._errmsg
+
+    def print(self, text: str) -> None:
+        self.console.print(text)

@@ -1,0 +1,53 @@
+"""C's strtol(3) and strtoul(3) as libsa has them (stand/libsa/strtol.c, strtoul.c)."""
+
+from __future__ import annotations
+
+LONG_MAX = (1 << 63) - 1
+ULONG_MAX = (1 << 64) - 1
+_SPACE = " \t\n\v\f\r"
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def _scan(text: str, base: int) -> tuple[int, bool, int]:
+    """(magnitude, negative, index behind the number); index 0 when there is no number."""
+    at = 0
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    negative = text[at : at + 1] == "-"
+    if text[at : at + 1] in ("-", "+"):
+        at += 1
+    if base in (0, 16) and text[at : at + 2].lower() == "0x" and text[at + 2 : at + 3].lower() in tuple(_DIGITS[:16]):
+        at += 2
+        base = 16
+    elif base == 0:
+        base = 8 if text[at : at + 1] == "0" else 10
+    start = at
+    value = 0
+    while at < len(text):
+        digit = _DIGITS.find(text[at].lower())
+        if not 0 <= digit < base:
+            break
+        value = min(value * base + digit, ULONG_MAX + 1)
+        at += 1
+    return (value, negative, at) if at > start else (0, False, 0)
+
+
+def strtol(text: str, base: int = 0) -> tuple[int, int]:
+    """(value, index of the first character that is no part of it); saturates at LONG_MIN and LONG_MAX."""
+    value, negative, end = _scan(text, base)
+    if negative:
+        return max(-value, -LONG_MAX - 1), end
+    return min(value, LONG_MAX), end
+
+
+def strtoul(text: str, base: int = 0) -> tuple[int, int]:
+    """(value modulo 2^64, index behind it); saturates at ULONG_MAX."""
+    value, negative, end = _scan(text, base)
+    if value > ULONG_MAX:
+        return ULONG_MAX, end
+    return (-value & ULONG_MAX if negative else value), end
+
+
+def to_int(value: int) -> int:
+    """What a C int keeps of a long."""
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)

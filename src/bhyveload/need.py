@@ -1,0 +1,65 @@
+"""Modules that only some runs need, by name.
+
+Importing costs milliseconds, and nothing can be imported once the child is confined (a late import fails there,
+notes in docs/architecture.md).  ``need`` returns a module that is loaded already, imports it where that is still
+allowed, and otherwise raises ModulesNeeded: the child ends without having touched the VM, the parent imports what the
+names stand for and starts a new child.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# What may be asked for: a hostile child can make its parent import only these.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "bhyveload.fs.hostdir": (),
+    "bhyveload.fs.iso9660": (),
+    "bhyveload.fs.compressed": (),
+    "bhyveload.fs.zfs.pool": (),
+    "bhyveload.loader.zfs": ("bhyveload.fs.zfs.pool",),
+    "bhyveload.loader.interpreter.lua": (),
+    "bhyveload.loader.kernel.object": (),
+    "bhyveload.loader.kernel.hints": (),
+    "bhyveload.loader.commands.rare": (),
+}
+_confined = False
+
+
+class ModulesNeeded(BaseException):
+    """The confined child cannot go on without this module."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def confine() -> None:
+    """From now on nothing can be imported in this process."""
+    global _confined
+    _confined = True
+
+
+def need(name: str) -> ModuleType:
+    """The module ``name`` of GROUPS.  Raises ModulesNeeded in a confined process that does not have it."""
+    module = sys.modules.get(name)
+    if module is not None:
+        return module
+    if _confined:
+        raise ModulesNeeded(name)
+    return load(name)
+
+
+def load(name: str) -> ModuleType:
+    """Import ``name`` and what goes with it.  Raises KeyError for a name that is not in GROUPS."""
+    for other in GROUPS[name]:
+        load(other)
+    __import__(name)
+    module = sys.modules[name]
+    prepare = getattr(module, "prepare", None)
+    if prepare is not None:
+        prepare()
+    return module
