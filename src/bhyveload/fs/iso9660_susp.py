@@ -1,0 +1,133 @@
+"""Rock Ridge: the System Use entries behind a directory record, and the names and links they hold.
+
+libsa's reading of them is stand/libsa/cd9660.c (susp_lookup_record, rrip_check, rrip_lookup_name; spec/other-fs.md 3).
+``read_block`` everywhere: block number -> its 2048 bytes; it raises FileSystemError(EIO) outside the device.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.fs.iso9660_format import (
+    DIRECTORY_RECORD_NAME,
+    ISO_DEFAULT_BLOCK_SIZE,
+    ISO_SUSP_CFLAG_CONTINUE,
+    ISO_SUSP_CFLAG_CURRENT,
+    ISO_SUSP_CFLAG_PARENT,
+    ISO_SUSP_CFLAG_ROOT,
+    RRIP_FLAGS,
+    RRIP_LINK,
+    RRIP_NAME,
+    SUSP_CE,
+    SUSP_CONTINUATION,
+    SUSP_EXTREF,
+    SUSP_HEADER_SIZE,
+    SUSP_PRESENT,
+    SUSP_PRESENT_CHECK,
+    SUSP_PRESENT_SIZE,
+    SUSP_STOP,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_CONTINUATIONS = 32  # continuation areas of one record
+MAX_ENTRIES = 1024  # System Use entries of one record
+
+
+def susp_entries(read_block: Callable[[int], bytes], record: bytes, skip: int) -> list[tuple[bytes, bytes]]:
+    """(two letters, whole entry) of each System Use entry of ``record``, continuation areas followed.
+
+    ``skip`` is the volume's len_skp.  What is malformed ends the list, as it ends libsa's search.
+    """
+    name_len = record[DIRECTORY_RECORD_NAME - 1]
+    area = record[DIRECTORY_RECORD_NAME + name_len + (1 - name_len % 2) + skip :]
+    entries: list[tuple[bytes, bytes]] = []
+    for _ in range(MAX_CONTINUATIONS):
+        continuation = None
+        position = 0
+        while position + SUSP_HEADER_SIZE <= len(area):
+            kind = area[position : position + 2]
+            entry = area[position : position + area[position + 2]]
+            if kind == SUSP_STOP or len(entry) < SUSP_HEADER_SIZE or len(entries) >= MAX_ENTRIES:
+                break
+            if kind == SUSP_CONTINUATION and len(entry) >= SUSP_CE.size:
+                continuation = entry
+            else:
+                entries.append((kind, entry))
+            position += len(entry)
+        if continuation is None:
+            break
+        block, offset, length = SUSP_CE.unpack_from(continuation)
+        try:
+            area = read_block(block)[offset : min(offset + length, ISO_DEFAULT_BLOCK_SIZE)]
+        except FileSystemError:
+            break
+    return entries
+
+
+def rrip_check(read_block: Callable[[int], bytes], record: bytes) -> int | None:
+    """The volume's len_skp if ``record``, the root's `.`, says that Rock Ridge is in use: SP first, and some ER."""
+    if len(record) < DIRECTORY_RECORD_NAME:
+        return None
+    start = DIRECTORY_RECORD_NAME + record[DIRECTORY_RECORD_NAME - 1]
+    present = record[start : start + SUSP_PRESENT_SIZE]
+    if len(present) < SUSP_PRESENT_SIZE or present[:2] != SUSP_PRESENT or present[2] != SUSP_PRESENT_SIZE:
+        return None
+    if present[4:6] != SUSP_PRESENT_CHECK:
+        return None
+    if not any(kind == SUSP_EXTREF for kind, _ in susp_entries(read_block, record, 0)):
+        return None
+    return present[6]
+
+
+def rock_ridge_name(entries: list[tuple[bytes, bytes]], strict: bool) -> bytes | None:
+    """The name in the NM entries; None: there is none that libsa understands (``strict``) or none at all."""
+    name = b""
+    found = False
+    for kind, entry in entries:
+        if kind != RRIP_NAME or len(entry) <= RRIP_FLAGS:
+            continue
+        flags = entry[RRIP_FLAGS]
+        if flags == ISO_SUSP_CFLAG_CURRENT and not found:
+            return b"."
+        if flags == ISO_SUSP_CFLAG_PARENT and not found:
+            return b".."
+        if flags & ~ISO_SUSP_CFLAG_CONTINUE or (strict and flags):
+            return None
+        found = True
+        name += entry[RRIP_FLAGS + 1 :]
+        if not flags & ISO_SUSP_CFLAG_CONTINUE:
+            break
+    return name if found else None
+
+
+def iso_name(stored: bytes) -> bytes:
+    """An ISO name as it is shown: bytes 00 and 01 stand for `.` and `..`."""
+    return b"." if stored == b"\0" else b".." if stored == b"\1" else stored
+
+
+def link_text(entries: list[tuple[bytes, bytes]]) -> bytes:
+    """A symbolic link's text from its SL entries: component records of flags, length and text."""
+    components: list[bytes] = []
+    open_ended = False  # the last component goes on in the next record
+    for kind, entry in entries:
+        if kind != RRIP_LINK:
+            continue
+        position = RRIP_FLAGS + 1
+        while position + 2 <= len(entry):
+            flags, length = entry[position], entry[position + 1]
+            text = entry[position + 2 : position + 2 + length]
+            position += 2 + length
+            if flags & ISO_SUSP_CFLAG_ROOT:
+                text = b""
+            elif flags & ISO_SUSP_CFLAG_PARENT:
+                text = b".."
+            elif flags & ISO_SUSP_CFLAG_CURRENT:
+                text = b"."
+            if open_ended:
+                components[-1] += text
+            else:
+                components.append(text)
+            open_ended = bool(flags & ISO_SUSP_CFLAG_CONTINUE)
+    return b"/" if components == [b""] else b"/".join(components)
