@@ -78,9 +78,7 @@ def test_versions_differ_or_refuse(text: str, old: int | None, current: int | No
     assert _parse(text, old=False) == current
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "k", "M", "x", "1x", "1.5G", "1 G", "16E", "1\u212a", "\u0661", "256é"]
-)
+@pytest.mark.parametrize("text", ["", " ", "k", "M", "x", "1x", "1.5G", "1 G", "16E", "1\u212a", "\u0661", "256é"])
 def test_refused_by_both(text: str) -> None:
     for old in (True, False):
         assert _parse(text, old) is None

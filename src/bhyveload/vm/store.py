@@ -1,0 +1,448 @@
+"""Named VMs: what /dev/vmm is on FreeBSD, a directory of files here (docs/architecture.md, "What a VM is").
+
+    DIRECTORY/NAME/memory       guest RAM, sparse: low memory, then high memory (vm/memory.py)
+    DIRECTORY/NAME/state.json   sizes, registers, what was loaded (docs/state-json.md)
+    DIRECTORY/NAME/lock         flock(2): one user at a time; holds the user's process id for messages
+
+Killed at any point, a load leaves the old VM, a VM without state.json (not loaded), or the new VM.  The new memory has
+no name until then (O_TMPFILE), so a killed load leaves no gigabytes behind; where a file system cannot do that it is
+``memory.new``, replaced by the next load.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+
+from bhyveload.errors import (
+    VmBusy,
+    VmError,
+    VmMemoryError,
+    VmNameError,
+    VmNotFound,
+    VmNotLoaded,
+    VmStateError,
+    VmStorageError,
+)
+from bhyveload.jsontext import dumps
+from bhyveload.vm.memory import GuestMemory, split_memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.vm.registers import Registers
+
+SCHEMA = 1
+NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes; spec/amd64-handoff.md 8
+_MAX_STATE = 64 << 20
+_ATTEMPTS = 100
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+
+
+def default_directory() -> str:
+    """Where VMs are kept: $BHYVE_VMM_DIR, or /dev/shm/vmm-<uid>."""
+    return os.environ.get("BHYVE_VMM_DIR") or f"/dev/shm/vmm-{os.geteuid()}"
+
+
+def prepare_directory(directory: str | None = None) -> str:
+    """The absolute path of the directory of VMs, created (mode 0700) when absent.
+
+    Raises VmStorageError when it cannot be created or is not ours alone to write: then somebody else could choose what
+    our guests execute.
+    """
+    path = os.path.abspath(directory or default_directory())
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        info = os.lstat(path)
+    except OSError as error:
+        raise _storage_error(path, error) from None
+    if stat.S_ISLNK(info.st_mode):
+        reason = "it is a symbolic link"
+    elif not stat.S_ISDIR(info.st_mode):
+        reason = "it is no directory"
+    elif info.st_uid != os.geteuid():
+        reason = f"it belongs to user {info.st_uid}"
+    elif info.st_mode & stat.S_IWOTH:
+        reason = "everybody may write to it"
+    else:
+        return path
+    raise VmStorageError(f"{path}: not used as the VM directory: {reason}", "point BHYVE_VMM_DIR to one of your own")
+
+
+def check_name(name: str) -> None:
+    """Raises VmNameError unless ``name`` can be a VM's name: 1 to 229 bytes, printable, no "/", not "." or ".."."""
+    if len(os.fsencode(name)) > NAME_LIMIT:
+        raise VmNameError("vm_create: File name too long", f"a VM's name has at most {NAME_LIMIT} bytes")
+    if not name or name in (".", "..") or "/" in name or not name.isprintable():
+        raise VmNameError(
+            "vm_create: Invalid argument", "a VM's name is not empty, has no '/' and no control characters"
+        )
+
+
+def list_machines(directory: str | None = None) -> list[str]:
+    """The names of all VMs, sorted.  Raises VmStorageError."""
+    path = prepare_directory(directory)
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError as error:
+        raise _storage_error(path, error) from None
+
+
+def destroy_machine(name: str, directory: str | None = None) -> None:
+    """Remove a VM whatever its state.  Raises VmNotFound, VmBusy, VmNameError, VmStorageError."""
+    check_name(name)
+    vm = VirtualMachine(name, prepare_directory(directory))
+    vm._take_lock(create=False)
+    try:
+        vm.destroy()
+    finally:
+        vm.close()
+
+
+class VirtualMachine:
+    """One named VM, locked for us until ``close``.  ``create`` one to load a guest, ``open`` one to run it.
+
+    ``memory``: guest RAM; None in a VM that was never loaded.  ``state``: state.json as a dict, None when not loaded.
+    ``memory_size``: bytes of guest RAM, low and high.
+    """
+
+    __slots__ = ("_lock", "_unnamed", "directory", "memory", "memory_size", "name", "path", "state")
+
+    def __init__(self, name: str, directory: str) -> None:
+        """Use ``create`` or ``open``."""
+        self.name = name
+        self.directory = directory
+        self.path = os.path.join(directory, name)
+        self.memory: GuestMemory | None = None
+        self.memory_size = 0
+        self.state: dict[str, object] | None = None
+        self._lock = -1
+        self._unnamed = False  # the new memory has no name yet (O_TMPFILE)
+
+    @property
+    def memory_path(self) -> str:
+        """The file that holds guest RAM once the VM is loaded."""
+        return os.path.join(self.path, "memory")
+
+    @classmethod
+    def create(cls, name: str, memory_size: int, directory: str | None = None) -> VirtualMachine:
+        """A VM to load a guest into, with fresh memory of ``memory_size`` bytes.
+
+        A VM of that name that exists already keeps its memory and state until ``commit``.
+
+        Raises VmNameError, VmMemoryError, VmBusy (another process uses it), VmStorageError.
+        """
+        check_name(name)
+        low, high = split_memory(memory_size)
+        vm = cls(name, prepare_directory(directory))
+        vm._take_lock(create=True)
+        try:
+            vm._new_memory(low, high)
+        except BaseException:
+            vm.abandon()
+            raise
+        return vm
+
+    @classmethod
+    def open(
+        cls, name: str, directory: str | None = None, *, require_loaded: bool = False, lock: bool = True
+    ) -> VirtualMachine:
+        """An existing VM with its memory and state.  ``lock=False`` is for looking at one that may be running.
+
+        Raises VmNameError, VmNotFound, VmBusy, VmNotLoaded (when ``require_loaded``), VmStateError (state.json or the
+        memory file is damaged), VmStorageError.
+        """
+        check_name(name)
+        vm = cls(name, prepare_directory(directory))
+        if lock:
+            vm._take_lock(create=False)
+        elif not os.path.isdir(vm.path):
+            raise _not_found(name)
+        try:
+            vm._read_state()
+            if require_loaded and vm.state is None:
+                raise VmNotLoaded(f"VM '{name}' holds no loaded guest", f"load one: bhyveload -d disk {name}")
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    def registers(self, vcpu: int = 0) -> Registers:
+        """A vCPU's registers from ``state``.  Raises VmNotLoaded."""
+        from bhyveload.vm.state import registers_of
+
+        if self.state is None:
+            raise VmNotLoaded(f"VM '{self.name}' holds no loaded guest", f"load one: bhyveload -d disk {self.name}")
+        return registers_of(self.state, vcpu)
+
+    def restart(self) -> GuestMemory:
+        """Fresh, zero memory for a loader that starts over (reboot, other interpreter), behind the same descriptor."""
+        memory = self._loading()
+        try:
+            os.ftruncate(memory.fd, 0)
+            os.ftruncate(memory.fd, memory.low + memory.high)
+        except OSError as error:
+            raise _storage_error(self.path, error) from None
+        self.memory = GuestMemory(memory.fd, memory.low, memory.high)
+        return self.memory
+
+    def commit(
+        self, vcpus: Sequence[Registers], loaded: dict[str, object], extra: dict[str, object] | None = None
+    ) -> None:
+        """Make the new memory, registers and report the VM.
+
+        Everything that can fail for want of space comes first.  From the removal of the old state.json to the
+        appearance of the new one the VM is not loaded.  Raises VmStorageError; the old VM is then as before, or marked
+        not loaded.
+        """
+        memory = self._loading()
+        state: dict[str, object] = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "memory": {"low": memory.low, "high": memory.high},
+            "vcpus": [vcpu.as_dict() for vcpu in vcpus],
+            "loaded": loaded,
+        }
+        for key, value in (extra or {}).items():
+            state.setdefault(key, value)
+        try:
+            self._write_file("state.json.new", dumps(state).encode() + b"\n")
+            if self._unnamed:
+                self._unlink("memory.new")
+                _link_descriptor(memory.fd, self.path, "memory.new")
+                self._unnamed = False
+            self._unlink("state.json")
+            self._rename("memory.new", "memory")
+            self._rename("state.json.new", "state.json")
+        except OSError as error:
+            raise _storage_error(self.path, error) from None
+        self.memory = GuestMemory(memory.fd, memory.low, memory.high, fresh=False)
+        self.state = state
+
+    def abandon(self) -> None:
+        """Drop what was being loaded.  An old VM stays; one that never held a guest disappears again."""
+        if self.memory is not None:
+            os.close(self.memory.fd)
+            self.memory = None
+        try:
+            self._unlink("memory.new")
+            self._unlink("state.json.new")
+            if not self._exists("memory") and not self._exists("state.json"):
+                self._remove_directory()
+        except OSError:
+            pass  # what failed before is what the user must hear of; the next create cleans up
+        self.close()
+
+    def destroy(self) -> None:
+        """Remove the VM.  Raises VmStorageError (somebody put files of his own there)."""
+        try:
+            for name in ("state.json", "state.json.new", "memory", "memory.new"):
+                self._unlink(name)
+            self._remove_directory()
+        except OSError as error:
+            raise _storage_error(self.path, error) from None
+        self.close()
+
+    def close(self) -> None:
+        """Give the VM free for others.  Calling it again does nothing."""
+        if self.memory is not None:
+            os.close(self.memory.fd)
+            self.memory = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> VirtualMachine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Files
+
+    def _take_lock(self, create: bool) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        for _ in range(_ATTEMPTS):
+            try:
+                if create:
+                    try:
+                        os.mkdir(self.path, 0o700)
+                    except FileExistsError:
+                        pass
+                fd = os.open(os.path.join(self.path, "lock"), flags, 0o600)
+            except FileNotFoundError:
+                if create:
+                    continue  # removed by another process between our two steps
+                raise _not_found(self.name) from None
+            except OSError as error:
+                raise _storage_error(self.path, error) from None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = _holder(fd)
+                os.close(fd)
+                if error.errno != errno.EWOULDBLOCK:
+                    raise _storage_error(self.path, error) from None
+                raise VmBusy(f"VM '{self.name}' is in use{holder}", "wait for it or end it") from None
+            if os.fstat(fd).st_nlink:
+                self._lock = fd
+                self._sign_lock()
+                return
+            os.close(fd)  # destroyed while we waited: that lock guards nothing any more
+        raise VmBusy(f"VM '{self.name}' is being created and destroyed by others all the time")
+
+    def _sign_lock(self) -> None:
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()} {os.path.basename(sys.argv[0])}\n".encode("ascii", "replace"), 0)
+        except OSError:
+            pass  # only for messages
+
+    def _new_memory(self, low: int, high: int) -> None:
+        mode = os.O_RDWR | os.O_CLOEXEC
+        fd = -1
+        try:
+            self._unlink("memory.new")
+            self._unlink("state.json.new")
+            self._unnamed = os.path.exists("/proc/self/fd")
+            if self._unnamed:
+                try:
+                    fd = os.open(self.path, mode | os.O_TMPFILE, 0o600)
+                except OSError as error:
+                    if error.errno not in _NO_TMPFILE:
+                        raise
+                    self._unnamed = False
+            if not self._unnamed:
+                fd = os.open(
+                    os.path.join(self.path, "memory.new"), mode | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
+                )
+            try:
+                os.ftruncate(fd, low + high)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OverflowError:
+            raise _too_large(low + high) from None
+        except OSError as error:
+            if error.errno in (errno.EFBIG, errno.EINVAL):
+                raise _too_large(low + high) from None
+            raise _storage_error(self.path, error) from None
+        self.memory = GuestMemory(fd, low, high)
+        self.memory_size = low + high
+
+    def _loading(self) -> GuestMemory:
+        if self.memory is None or not self.memory.fresh:
+            raise VmError(f"VM '{self.name}' is not being loaded")
+        return self.memory
+
+    def _read_state(self) -> None:
+        from bhyveload.vm.state import memory_of, parse_state
+
+        try:
+            with open(os.path.join(self.path, "state.json"), "rb", opener=_open_nofollow) as file:
+                text = file.read(_MAX_STATE + 1)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _storage_error(self.path, error) from None
+        try:
+            fd = _open_nofollow(self.memory_path, os.O_RDWR)
+        except FileNotFoundError:
+            raise VmStateError(f"{self.memory_path} is missing", "load the guest again") from None
+        except OSError as error:
+            raise _storage_error(self.path, error) from None
+        try:
+            if len(text) > _MAX_STATE:
+                raise VmStateError(f"{self.path}/state.json: larger than {_MAX_STATE >> 20} MiB")
+            state = parse_state(text, f"{self.path}/state.json")
+            low, high = memory_of(state)
+            size = os.fstat(fd).st_size
+            if size != low + high:
+                raise VmStateError(
+                    f"{self.path}/memory: {size} bytes, state.json says {low + high}", "load the guest again"
+                )
+        except BaseException:
+            os.close(fd)
+            raise
+        self.memory = GuestMemory(fd, low, high, fresh=False)
+        self.memory_size = low + high
+        self.state = state
+
+    def _write_file(self, name: str, data: bytes) -> None:
+        fd = os.open(
+            os.path.join(self.path, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+
+    def _rename(self, old: str, new: str) -> None:
+        os.rename(os.path.join(self.path, old), os.path.join(self.path, new))
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(os.path.join(self.path, name))
+        except FileNotFoundError:
+            pass
+
+    def _exists(self, name: str) -> bool:
+        return os.path.lexists(os.path.join(self.path, name))
+
+    def _remove_directory(self) -> None:
+        self._unlink("lock")
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # ENOTEMPTY with a lock file: another process is creating the VM anew already
+            if error.errno != errno.ENOTEMPTY or not self._exists("lock"):
+                raise
+
+
+def _open_nofollow(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _link_descriptor(fd: int, directory: str, name: str) -> None:
+    """Give an unnamed file (O_TMPFILE) a name: linkat(2) through /proc, which needs no privilege."""
+    at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=at, follow_symlinks=True)
+    finally:
+        os.close(at)
+
+
+def _holder(fd: int) -> str:
+    """by process N (program), as the holder of a lock wrote into it."""
+    try:
+        pid, _, program = os.pread(fd, 100, 0).decode("ascii", "replace").rstrip("\n").partition(" ")
+    except OSError:
+        return ""
+    if not pid.isdecimal():
+        return ""
+    return f" by process {pid} ({program})" if program.isprintable() and program else f" by process {pid}"
+
+
+def _not_found(name: str) -> VmNotFound:
+    return VmNotFound(f"there is no VM '{name}'", f"load one: bhyveload -d disk {name}; bhyvectl --list shows all")
+
+
+def _too_large(size: int) -> VmMemoryError:
+    return VmMemoryError(f"vm_setup_memory: Cannot allocate memory ({size} bytes)", "give less memory with -m")
+
+
+def _storage_error(path: str, error: OSError) -> VmStorageError:
+    hint = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "make room in the VM directory or point BHYVE_VMM_DIR elsewhere"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
+        hint = "point BHYVE_VMM_DIR to a directory of your own"
+    return VmStorageError(f"{path}: {error.strerror or error}", hint)

@@ -1,0 +1,67 @@
+"""JSON text against the standard library's json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bhyveload.jsontext import dumps
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5), max_leaves=20
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_VALUES, st.none() | st.integers(0, 8))
+def test_same_text_as_json(value: Any, indent: int | None) -> None:
+    expected = json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+    text = dumps(value, indent)
+    assert text == expected
+    assert text.isascii() and not any(char < " " and char != "\n" or char == "\x7f" for char in text)
+    assert json.loads(text) == value
+
+
+def test_tuples_are_lists() -> None:
+    assert dumps((1, (2,), ())) == "[1, [2], []]"
+
+
+def test_undecodable_bytes_of_names_survive() -> None:
+    name = b"disk\xff\x1b[2J.img".decode("utf-8", "surrogateescape")
+    text = dumps({"disk": name})
+    assert text == '{"disk": "disk\\udcff\\u001b[2J.img"}'
+    assert json.loads(text)["disk"].encode("utf-8", "surrogateescape") == b"disk\xff\x1b[2J.img"
+
+
+def test_subclasses_of_int_are_numbers() -> None:
+    class Address(int):
+        def __repr__(self) -> str:
+            return f"{int(self):#x}"
+
+    assert dumps([Address(16)]) == "[16]"
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1: "a"}, {None: 1}, {1, 2}, object()])
+def test_what_json_has_not(value: object) -> None:
+    with pytest.raises(TypeError, match="JSON"):
+        dumps([value])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_numbers(value: float) -> None:
+    with pytest.raises(ValueError, match="JSON has no"):
+        dumps(value)
+
+
+def test_depth_is_bounded() -> None:
+    value: object = 1
+    for _ in range(100):
+        value = [value]
+    assert dumps(value) == "[" * 100 + "1" + "]" * 100
+    with pytest.raises(ValueError, match="nested more than 100 deep"):
+        dumps([value])
