@@ -170,7 +170,7 @@ def test_strict_is_cd9660() -> None:
 
 def test_parent_of_a_relocated_directory() -> None:
     fs = mounted("relocated")
-    assert content(fs, b"/1/2/3/4/5/6/7/8/../../../../../up") == KERNEL
+    assert content(fs, b"/1/2/3/4/5/6/7/8/../../../../../../up") == KERNEL
 
 
 def test_case_of_names() -> None:
