@@ -23,7 +23,7 @@ def test_same_text_as_json(value: Any, indent: int | None) -> None:
     expected = json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
     text = dumps(value, indent)
     assert text == expected
-    assert text.isascii() and not any(char < " " and char != "\n" or char == "\x7f" for char in text)
+    assert text.isascii() and not any((char < " " and char != "\n") or char == "\x7f" for char in text)
     assert json.loads(text) == value
 
 

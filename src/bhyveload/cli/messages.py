@@ -1,0 +1,92 @@
+"""How the programs talk: ``program: what happened (what to do)``, one line, whatever a guest put into it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bhyveload.errors import EX_IOERR, EX_SOFTWARE, BhyveloadError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def program_name(default: str) -> str:
+    """The name in front of messages: argv[0] without its directory, as getprogname(3)."""
+    return os.path.basename(sys.argv[0]) or default
+
+
+def escape(text: str) -> str:
+    """``text`` as printable ASCII: every other byte of it as \\xNN.
+
+    Names come from guests' disks; raw they could steer the terminal or forge a second line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    data = text.encode("utf-8", "surrogateescape" if _encodable(text) else "backslashreplace")
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data)
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= char < "\udc80" or "\udcff" < char <= "\udfff" for char in text)
+
+
+def warn(program: str, text: str) -> None:
+    """One line on standard error.  That nobody can hear it is no error."""
+    try:
+        sys.stderr.write(f"{program}: {escape(text)}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # closed, full, a broken pipe, or not there at all (None)
+
+
+def report_error(program: str, error: BaseException) -> int:
+    """Tell the user about ``error``; the exit status to end with.
+
+    Our own errors are their message and hint.  An interrupt and a reader that went away need no words.  Anything else
+    is a defect of this program; $BHYVELOAD_DEBUG shows where.
+    """
+    if isinstance(error, BhyveloadError):
+        warn(program, f"{error.message} ({error.hint})" if error.hint else error.message)
+        return error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return EXIT_BROKEN_PIPE
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        warn(program, f"{where}{error.strerror or error}")
+        return EX_IOERR
+    if os.environ.get("BHYVELOAD_DEBUG"):
+        sys.excepthook(type(error), error, error.__traceback__)
+    warn(program, f"internal error: {type(error).__name__}: {error} (please report it; BHYVELOAD_DEBUG=1 shows more)")
+    return EX_SOFTWARE
+
+
+def run(program: str, body: Callable[[], int]) -> int:
+    """A program's whole life: ``body``'s exit status, or its error reported.  Standard output is always flushed."""
+    try:
+        status = body()
+    except (Exception, KeyboardInterrupt) as error:
+        status = report_error(program, error)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        status = status or report_error(program, error)
+    return status
+
+
+def _discard_output() -> None:
+    """Nobody reads what is still buffered: spare the interpreter, and the user, a second failure at its end."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+    except OSError:
+        pass
