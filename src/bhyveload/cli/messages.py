@@ -40,8 +40,10 @@ def warn(program: str, text: str) -> None:
     try:
         sys.stderr.write(f"{program}: {escape(text)}\n")
         sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        pass  # closed, full, a broken pipe, or not there at all (None)
+    except (ValueError, AttributeError):
+        pass  # closed, or not there at all (None)
+    except OSError:
+        _discard(2)  # full, or a broken pipe
 
 
 def report_error(program: str, error: BaseException) -> int:
@@ -77,16 +79,16 @@ def run(program: str, body: Callable[[], int]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        _discard_output()
+        _discard(1)
         status = status or report_error(program, error)
     return status
 
 
-def _discard_output() -> None:
-    """Nobody reads what is still buffered: spare the interpreter, and the user, a second failure at its end."""
+def _discard(fd: int) -> None:
+    """Nobody takes what is still buffered for ``fd``: spare the user a second failure when the interpreter ends."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
+        os.dup2(null, fd)
         os.close(null)
     except OSError:
         pass
