@@ -1,4 +1,7 @@
-"""Which partition table a disk or slice has, and which of its partitions boots (stand/common/part.c; spec/disks.md 5-7)."""
+"""Which partition table a disk or slice has, and which of its partitions boots.
+
+Sources: stand/common/part.c; spec/disks.md 5-7.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ ISO_IDENTIFIER = b"CD001"
 class Table:
     """A partition table, read once: keep it as long as the disk is open.
 
-    ``start``: byte where the disk or slice begins; ``sectors`` of ``sector_size`` bytes in it; ``guid``: GPT's disk GUID.
+    ``start``: byte where the disk or slice begins; ``sectors`` of ``sector_size`` bytes in it; ``guid``: of a GPT.
     """
 
     __slots__ = ("_device", "_inside", "entries", "guid", "kind", "sector_size", "sectors", "start")
