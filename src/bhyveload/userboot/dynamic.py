@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_DYNAMIC = 1024
 MAX_NAME = 256
 MAX_CHAIN = 1 << 16
+MAX_RELOCATIONS = 1 << 20  # userboot has some thousands
 _MASK = (1 << 64) - 1
 _KEPT = frozenset(
     (
@@ -223,6 +224,13 @@ class Dynamic:
             refuse(f"undefined symbol {name}", "a userboot object leaves only time and memmem to the host")
         return address
 
+    def _relocation_table(self, address: int, size: int, entry_size: int) -> bytes:
+        """The whole entries of a table, copied: relocating must not change what is still to be read."""
+        at = self._at(address, size, "relocations")
+        if size > MAX_RELOCATIONS * entry_size:
+            refuse(f"{size // entry_size} relocations")
+        return bytes(self.image[at : at + size - size % entry_size])
+
     def _place(self, address: int) -> int:
         segment = self.headers.segment_at(address, 8)
         if segment is None or not segment.flags & elf.PF_W:
@@ -230,10 +238,9 @@ class Dynamic:
         return address - self.headers.lowest
 
     def _relocate_rela(self, table: int, size: int, resolve: Callable[[int], int]) -> int:
-        at = self._at(table, size, "relocations")
+        entries = self._relocation_table(table, size, elf.RELA.size)
         image, base, put = self.image, self.base, struct.Struct("<Q").pack_into
         lowest, low, high = self.headers.lowest, 0, -8
-        entries = bytes(image[at : at + size - size % elf.RELA.size])
         for offset, info, addend in elf.RELA.iter_unpack(entries):
             if info == elf.R_X86_64_RELATIVE:
                 value = base + addend
@@ -250,8 +257,7 @@ class Dynamic:
         return len(entries) // elf.RELA.size
 
     def _relocate_rel(self, table: int, size: int, resolve: Callable[[int], int]) -> int:
-        at = self._at(table, size, "relocations")
-        entries = bytes(self.image[at : at + size - size % elf.REL.size])
+        entries = self._relocation_table(table, size, elf.REL.size)
         for offset, info in elf.REL.iter_unpack(entries):
             if info & 0xFFFFFFFF == elf.R_X86_64_NONE:
                 continue
@@ -272,9 +278,10 @@ class Dynamic:
         return self.base + addend
 
     def _relocate_relr(self, table: int, size: int) -> int:
-        at = self._at(table, size, "packed relocations")
         where, count = 0, 0
-        for (entry,) in struct.iter_unpack("<Q", bytes(self.image[at : at + size - size % 8])):
+        for (entry,) in struct.iter_unpack("<Q", self._relocation_table(table, size, 8)):
+            if count > MAX_RELOCATIONS:
+                refuse(f"more than {MAX_RELOCATIONS} relocations")
             if entry & 1 == 0:
                 self._add_base(entry)
                 where, count = entry + 8, count + 1
