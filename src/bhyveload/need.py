@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.compressed": (),
     "bhyveload.fs.zfs.pool": (),
     "bhyveload.loader.zfs": ("bhyveload.fs.zfs.pool",),
-    "bhyveload.loader.interpreter.lua": (),
+    "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),
     "bhyveload.loader.commands.rare": (),
@@ -51,6 +51,12 @@ def need(name: str) -> ModuleType:
     if _confined:
         raise ModulesNeeded(name)
     return load(name)
+
+
+def load_all() -> None:
+    """Import everything that may be asked for: for a run at a prompt, which cannot start over unnoticed."""
+    for name in GROUPS:
+        load(name)
 
 
 def load(name: str) -> ModuleType:

@@ -38,6 +38,7 @@ class LoaderConsole:
         self.environment = environment
         self.current = current
         self.active = [True, False]  # per CONSOLES
+        self.silent = False  # our own look at a file: no twiddles, nothing counted
         self.module_verbose = MODULE_VERBOSE_TWIDDLE
         self._divisor = 16
         self._calls = 0
@@ -66,6 +67,8 @@ class LoaderConsole:
 
     def twiddle(self, caller_divisor: int) -> None:
         """Show progress: spec/errata.md A1."""
+        if self.silent:
+            return
         self._calls = (self._calls + 1) & _UINT_MAX
         if caller_divisor > 1 and self._calls % caller_divisor:
             return

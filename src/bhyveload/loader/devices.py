@@ -9,9 +9,17 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, ENXIO, EPART, ESLICE, EUNIT, strerror
 from bhyveload.loader.strtol import strtol, to_int
-from bhyveload.partition.table import PARTISGPT, PARTNONE, PARTWILD, SLICENONE, SLICEWILD, Partition, Table
-from bhyveload.partition.table import describe as describe_partitions
-from bhyveload.partition.table import open_slice, read_table
+from bhyveload.partition.slices import (
+    PARTISGPT,
+    PARTNONE,
+    PARTWILD,
+    SLICENONE,
+    SLICEWILD,
+    Partition,
+    lsdev_lines,
+    open_slice,
+)
+from bhyveload.partition.table import read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 
     from bhyveload.fs.interface import Device
     from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.partition.table import Table
 
 DEVICE_SWITCH = ("host", "disk", "vdisk", "zfs")
 
@@ -165,9 +174,8 @@ class Disks:
         media = self.media(spec.kind, spec.unit)
         if media.size < media.sector_size:  # ptable_open cannot read sector 0
             raise FileSystemError(ENXIO, f"{spec.kind}{spec.unit}: smaller than one sector")
-        offset, slice_, partition, length = open_slice(
-            media, self.table(spec.kind, spec.unit), spec.slice, spec.partition
-        )
+        table = self.table(spec.kind, spec.unit)
+        offset, slice_, partition, length = open_slice(media, spec.slice, spec.partition, table)
         spec.slice, spec.partition = slice_, partition
         return Partition(media, offset, length)
 
@@ -187,7 +195,7 @@ class Disks:
             else:
                 lines.append(f"    {kind}{unit}:   {title}\n")
             try:
-                lines.extend(describe_partitions(media, self.table(kind, unit), f"    {kind}{unit}", verbose))
+                lines += [line + "\n" for line in lsdev_lines(self.table(kind, unit), f"{kind}{unit}", verbose)]
             except FileSystemError:
                 continue
         return lines

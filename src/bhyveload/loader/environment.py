@@ -84,6 +84,10 @@ class Environment:
         del self._variables[name]
         return 0
 
+    def remove(self, name: str) -> Variable | None:
+        """Take the variable away, hooks or not; what it was."""
+        return self._variables.pop(name, None)
+
     def sorted(self) -> list[Variable]:
         """Every variable in strcmp order of the names."""
         variables = self._variables

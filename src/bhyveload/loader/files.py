@@ -7,9 +7,9 @@ spec/userboot-flow.md 4-5, spec/errata.md A1.  Paths are str (latin-1) with an o
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EBADF, EINVAL, EIO, EISDIR, ENOENT, ENOTDIR, ENXIO, EOFFSET, EPERM, EROFS
+from bhyveload.freebsd_errno import EBADF, EINVAL, EIO, EISDIR, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM, EROFS
 from bhyveload.fs import ufs
-from bhyveload.fs.stat import S_IFBLK, S_IFDIR, S_IFMT, S_IFREG, Stat
+from bhyveload.fs.stat import S_IFDIR, S_IFMT, S_IFREG, Stat
 from bhyveload.loader.devices import DeviceSpec, Disks, parse_device
 from bhyveload.need import need
 
@@ -177,7 +177,7 @@ class RawDevice:
         return self
 
     def stat(self, node: object) -> Stat:
-        raise FileSystemError(EINVAL, f"{self.spec}: a device, not a file")
+        raise FileSystemError(EOPNOTSUPP, f"{self.spec}: a device, not a file")
 
     def readdir(self, node: object) -> Iterator[tuple[int, int, bytes]]:
         raise FileSystemError(ENOTDIR, f"{self.spec}: a device, not a folder")
@@ -237,6 +237,11 @@ class Files:
         self.reason: FileSystemError | None = None  # why the last open failed, more telling than ENOENT
         self._mounts: list[_Mount] = []
         self._probes: dict[tuple[str, str], _Probe] = {}
+
+    @property
+    def mounted(self) -> str | None:
+        """The kind of file system that currdev holds, None when it holds none."""
+        return self._mounts[-1].kind if self._mounts else None
 
     # Names
 
@@ -385,10 +390,7 @@ class Files:
 
     def stat(self, path: str) -> Stat:
         """libsa's stat: open, fstat, close.  Raises FileSystemError."""
-        file = self.open(path)
-        if isinstance(file.fs, RawDevice):
-            return Stat(S_IFBLK, 0)
-        return file.stat()
+        return self.open(path).stat()
 
     def exists(self, path: str) -> bool:
         """Whether stat would succeed on a regular file."""
@@ -455,6 +457,3 @@ class _CompressedView:
 
 def is_directory(stat: Stat) -> bool:
     return stat.mode & S_IFMT == S_IFDIR
-
-
-__all__ = ["EOFFSET", "Files", "OpenFile", "is_directory"]

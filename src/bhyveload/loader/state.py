@@ -14,7 +14,7 @@ from bhyveload.loader.files import Files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Any, NoReturn, Protocol
 
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.kernel.metadata import PreloadedFile
@@ -48,11 +48,10 @@ class Options:
     """What the user chose beyond FreeBSD's loader (bhyveload's long options).
 
     ``batch``: never prompt, boot at once.  ``kernel``, ``boot_environment``: names to use instead of the guest's
-    choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.  ``dry_run``: stop
-    where the kernel would start.
+    choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.
     """
 
-    __slots__ = ("batch", "boot_environment", "commands", "dry_run", "kernel", "single_user", "verbose")
+    __slots__ = ("batch", "boot_environment", "commands", "kernel", "single_user", "verbose")
 
     def __init__(
         self,
@@ -62,7 +61,6 @@ class Options:
         single_user: bool = False,
         verbose: bool = False,
         commands: tuple[str, ...] = (),
-        dry_run: bool = False,
     ) -> None:
         self.batch = batch
         self.kernel = kernel
@@ -70,7 +68,6 @@ class Options:
         self.single_user = single_user
         self.verbose = verbose
         self.commands = commands
-        self.dry_run = dry_run
 
 
 class Loader:
@@ -87,6 +84,8 @@ class Loader:
         self.commands: dict[str, Command] = {}
         self.interpreter: Interpreter | None = None
         self.autoboot_tried = False
+        self.before_exec: list[Callable[[], None]] = []  # run when the guest is about to start
+        self.leave: Callable[[BaseException], NoReturn] | None = None  # ends a child process from anywhere
 
         # stand/common/module.c
         self.preloaded: list[PreloadedFile] = []
@@ -101,6 +100,7 @@ class Loader:
         self.diagnosis = ""  # our own reason why the last load failed, in a user's words
 
         # for the report
+        self.notes: list[str] = []
         self.timings: dict[str, int] = {}
         self.facts: dict[str, Any] = {}
 

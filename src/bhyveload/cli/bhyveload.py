@@ -1,0 +1,333 @@
+"""bhyveload(8): load a FreeBSD guest into a VM.  Options, messages and exit statuses: spec/bhyveload.md 1-3."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from bhyveload import __version__
+from bhyveload.api import load
+from bhyveload.cli.getopt import Options
+from bhyveload.cli.messages import escape, program_name, report_error, warn
+from bhyveload.cli.terminal import RawTerminal, Terminated
+from bhyveload.errors import (
+    HostError,
+    InputError,
+    UsageError,
+    VmBusy,
+    VmMemoryError,
+    VmNameError,
+)
+from bhyveload.host.console import FdConsole
+from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.loader.state import Options as LoaderOptions
+from bhyveload.vm.memory import MB
+from bhyveload.vm.memsize import parse_memory_size
+from bhyveload.vm.scratch import ScratchMachine
+from bhyveload.vm.store import VirtualMachine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from bhyveload.host.interface import HostDirectory
+    from bhyveload.report import LoadReport
+
+DEFAULT_MEMORY = 256 * MB
+EXIT_USAGE = 1  # bhyveload.c's, not sysexits'
+SHORT_OPTIONS = "CSc:d:e:h:l:m:"
+LONG_OPTIONS = {
+    "incore": "C",
+    "wired": "S",
+    "console": "c:",
+    "disk": "d:",
+    "env": "e:",
+    "host": "h:",
+    "loader": "l:",
+    "memory": "m:",
+    "help": "help",
+    "version": "version",
+    "batch": "batch",
+    "compat": "compat:",
+    "json": "json",
+    "dry-run": "dry-run",
+    "list-variables": "list-variables",
+    "single-user": "single-user",
+    "verbose-boot": "verbose-boot",
+    "kernel": "kernel:",
+    "boot-env": "boot-env:",
+    "loader-command": "loader-command:",
+    "timeout": "timeout:",
+}
+HELP = """\
+usage: bhyveload [options] vmname
+
+Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
+
+  -d, --disk PATH         a disk of the guest; repeat for more
+  -h, --host DIR          directory that the loader sees as host0:
+  -m, --memory SIZE       guest memory (256M); suffixes K, M, G, T
+  -e, --env NAME=VALUE    a loader variable; repeat for more
+  -c, --console DEVICE    console on a character device instead of stdio
+  -l, --loader FILE       run FreeBSD's userboot.so instead of the built-in loader
+  -C, --incore            include guest memory in core dumps
+  -S, --wired             wire guest memory
+
+      --batch             never prompt: boot at once, or fail with the reason
+      --kernel NAME       boot this kernel
+      --boot-env NAME     boot this ZFS boot environment
+      --single-user       boot to single-user mode
+      --verbose-boot      boot with verbose kernel messages
+      --loader-command L  run this loader command before booting; repeat for more
+      --dry-run           load nothing: say what would be loaded
+      --json              print the report as JSON
+      --list-variables    print the variables that the kernel gets
+      --compat VERSION    behave as the loader of 13.2 or current (current)
+      --timeout SECONDS   give up after that long
+      --help, --version
+"""
+
+
+class Request:
+    """The command line, as far as it has been acted on."""
+
+    def __init__(self) -> None:
+        self.memory = DEFAULT_MEMORY
+        self.disks: list[RawImage] = []
+        self.environment: list[str] = []
+        self.console_fd = -1
+        self.host_directory: HostDirectory | None = None
+        self.loader_fd = -1
+        self.loader_name = ""
+        self.incore = self.wired = False
+        self.batch = self.json = self.dry_run = self.list_variables = False
+        self.single_user = self.verbose = False
+        self.kernel = self.boot_environment = ""
+        self.commands: list[str] = []
+        self.compat = "current"
+        self.timeout: float | None = None
+
+
+def main() -> int:
+    program = program_name("bhyveload")
+    try:
+        return _main(program, sys.argv[1:])
+    except Terminated as signal:
+        return signal.status
+    except (Exception, KeyboardInterrupt) as error:
+        status = report_error(program, error)
+        return 1 if isinstance(error, VmNameError | VmMemoryError | VmBusy) else status
+
+
+def _main(program: str, words: list[str]) -> int:
+    request = Request()
+    options = Options(words, SHORT_OPTIONS, LONG_OPTIONS)
+    try:
+        for option, argument in _walk(options):
+            if option == "help":
+                sys.stdout.write(HELP)
+                return 0
+            if option == "version":
+                sys.stdout.write(f"bhyveload {__version__}\n")
+                return 0
+            _act(program, request, option, argument or "")
+    except GetoptError as error:
+        warn(program, error.message)
+        return _usage(program)
+    operands = options.operands
+    if len(operands) != 1 and not (request.dry_run and not operands):
+        return _usage(program)
+    return _load(program, request, operands[0] if operands else "dry-run")
+
+
+class GetoptError(Exception):
+    """getopt's own complaint, which is followed by the usage text."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+def _walk(options: Options) -> Iterator[tuple[str, str | None]]:
+    steps = iter(options)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration:
+            return
+        except UsageError as error:
+            raise GetoptError(error.message) from None
+        yield step
+
+
+def _usage(program: str) -> int:
+    blank = " " * len(program)
+    sys.stderr.write(
+        f"usage: {program} [-S] [-c <console-device>] [-d <disk-path>] [-e <name=value>]\n"
+        f"       {blank} [-h <host-path>] [-m memsize[K|k|M|m|G|g|T|t]] <vmname>\n"
+    )
+    return EXIT_USAGE
+
+
+def _act(program: str, request: Request, option: str, argument: str) -> None:
+    """Carry out one option, in command-line order as bhyveload.c does."""
+    match option:
+        case "C":
+            request.incore = True
+        case "S":
+            request.wired = True
+        case "c":
+            if argument != "stdio":
+                request.console_fd = _open_console(argument)
+        case "d":
+            request.disks.append(_open_disk(program, argument))
+        case "e":
+            request.environment.append(os.fsencode(argument).decode("latin-1"))
+        case "h":
+            request.host_directory = _open_host(argument)
+        case "l":
+            if request.loader_fd >= 0:
+                raise UsageError("-l can only be given once")
+            request.loader_fd = _open_loader(argument)
+            request.loader_name = argument
+        case "m":
+            request.memory = parse_memory_size(argument, "13.2" if request.compat == "13.2" else "current")
+        case "batch" | "json" | "dry-run" | "list-variables" | "single-user" | "verbose-boot":
+            setattr(request, {"verbose-boot": "verbose"}.get(option, option.replace("-", "_")), True)
+        case "kernel":
+            request.kernel = argument
+        case "boot-env":
+            request.boot_environment = argument
+        case "loader-command":
+            request.commands.append(argument)
+        case "compat":
+            if argument not in ("13.2", "current"):
+                raise UsageError(f"--compat knows 13.2 and current, not '{argument}'")
+            request.compat = argument
+        case "timeout":
+            request.timeout = _seconds(argument)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise UsageError(f"--timeout wants a number of seconds, not '{text}'")
+    return value
+
+
+def _open_console(path: str) -> int:
+    try:
+        if stat.S_ISCHR(os.stat(path).st_mode):
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        pass  # the one message below says it all
+    raise UsageError(f"Could not open '{path}'", "-c wants a character device, such as a pseudo-terminal")
+
+
+def _open_disk(program: str, path: str) -> RawImage:
+    try:
+        image = open_raw(path)
+    except InputError as error:
+        raise UsageError(f"Could not open '{path}'", error.message) from None
+    if image.read_only:
+        warn(program, f"{path}: opened read-only: the loader cannot save anything there (nextboot, boot-once)")
+    return image
+
+
+def _open_host(path: str) -> HostDirectory:
+    from bhyveload.host.directory import open_host_directory
+
+    try:
+        return open_host_directory(path)
+    except OSError as error:
+        raise HostError(f"open: {path}: {error.strerror}") from None
+
+
+def _open_loader(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from None
+
+
+def _load(program: str, request: Request, name: str) -> int:
+    if request.loader_fd >= 0:
+        raise UsageError(f"-l {request.loader_name}: running a userboot.so is not supported yet", "leave -l away")
+    reports = request.json or request.dry_run or request.list_variables
+    out_fd = 2 if reports else 1  # stdout belongs to the report then
+    if request.console_fd >= 0:
+        console = FdConsole(request.console_fd, request.console_fd, device=True)
+    else:
+        console = FdConsole(0, out_fd)
+    options = LoaderOptions(
+        batch=request.batch,
+        kernel=request.kernel,
+        boot_environment=request.boot_environment,
+        single_user=request.single_user,
+        verbose=request.verbose,
+        commands=tuple(request.commands),
+    )
+    vm: VirtualMachine | ScratchMachine
+    if request.dry_run:
+        vm = ScratchMachine(name, request.memory)
+    else:
+        vm = VirtualMachine.create(name, request.memory)
+    loaded = False
+    try:
+        with RawTerminal(console.out_fd):
+            report = load(
+                vm,
+                request.disks,
+                request.environment,
+                host_directory=request.host_directory,
+                console=console,
+                compat=request.compat,
+                options=options,
+                timeout=request.timeout,
+                flags={"wired": request.wired, "incore": request.incore},
+            )
+        loaded = True
+    finally:
+        if isinstance(vm, VirtualMachine) and not loaded:
+            vm.abandon()
+        else:
+            vm.close()
+    for note in report.notes:
+        warn(program, note)
+    _print_report(request, report)
+    return 0
+
+
+def _print_report(request: Request, report: LoadReport) -> None:
+    if request.json:
+        from bhyveload.jsontext import dumps
+
+        sys.stdout.write(dumps(report.as_dict(), indent=2) + "\n")
+    elif request.list_variables:
+        _write_lines(f"{name}={value}" for name, value in report.environment.items())
+    elif request.dry_run:
+        _write_lines(_describe(report))
+
+
+def _write_lines(lines: Any) -> None:
+    sys.stdout.write("".join(f"{escape(line)}\n" for line in lines))
+
+
+def _describe(report: LoadReport) -> Any:
+    """The dry run's text: what would be loaded from where, with which variables."""
+    yield f"from {report.currdev} ({report.filesystem or 'no file system'}), scripts: {report.interpreter}"
+    for file in report.files:
+        args = f" args: {file['args']}" if file["args"] else ""
+        yield f"{file['address']:#x} +{file['size']:#x} {file['name']} ({file['type']}){args}"
+    yield f"entry {report.entry:#x}, howto {report.howto:#x}, ends at {report.kernend:#x}"
+    for name, value in report.environment.items():
+        yield f"{name}={value}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The terminal while a loader has it: raw, and always as before afterwards (bhyveload.c; spec/bhyveload.md 7)."""
+
+from __future__ import annotations
+
+import _signal
+import os
+import termios
+
+_IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived: unwind, restore the terminal, end with 128 + the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+class RawTerminal:
+    """``with RawTerminal(fd):`` raw mode on a terminal, nothing on anything else.
+
+    As cfmakeraw(3) with CLOCAL, except that Ctrl-C still interrupts: the loader knows no use for the byte, and a guest's
+    script must not be able to hold the user.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._saved: list[object] | None = None
+
+    def __enter__(self) -> RawTerminal:
+        for number in (1, 15):
+            _signal.signal(number, _terminate)
+        if not os.isatty(self._fd):
+            return self
+        self._saved = termios.tcgetattr(self._fd)
+        mode = termios.tcgetattr(self._fd)
+        mode[_IFLAG] &= ~(
+            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
+            | termios.ICRNL | termios.IXON
+        )  # fmt: skip
+        mode[_OFLAG] &= ~termios.OPOST
+        mode[_CFLAG] = mode[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8 | termios.CLOCAL
+        mode[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
+        characters = list(mode[_CC])
+        characters[termios.VMIN], characters[termios.VTIME] = 1, 0
+        for key in (termios.VQUIT, termios.VSUSP):
+            characters[key] = b"\0"  # only Ctrl-C is left of ISIG
+        mode[_CC] = characters
+        termios.tcsetattr(self._fd, termios.TCSAFLUSH, mode)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._saved is not None:
+            try:
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+            except termios.error:
+                pass  # the terminal is gone
+            self._saved = None
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(number)

@@ -1,0 +1,171 @@
+"""One forked child that does everything that sees a guest byte; the parent waits, and turns what it says into values.
+
+The child ends by sending one report through a pipe (wire.py) and never returns into the caller's code.  The parent
+trusts nothing in it: sizes are bounded, error classes come from a list.  A child that dies, or says nothing, is a
+LoaderCrashed (docs/architecture.md, "Processes").
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+import time
+
+from bhyveload import errors
+from bhyveload.errors import BhyveloadError, LoaderCrashed, ReportError
+from bhyveload.need import ModulesNeeded
+from bhyveload.wire import MAX_SIZE, decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    Report = dict[str, Any]
+
+_SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 14: "SIGALRM", 24: "SIGXCPU", 31: "SIGSYS"}
+
+
+class Leave:
+    """Ends the child from anywhere: sends a report and never returns."""
+
+    def __init__(self, pipe: int, before: Callable[[], None]) -> None:
+        self._pipe = pipe
+        self._before = before
+
+    def __call__(self, report: Report) -> NoReturn:
+        try:
+            self._before()
+            data = encode(report)
+        except BaseException as error:
+            data = encode(_describe(error))
+        while data:
+            try:
+                data = data[os.write(self._pipe, data) :]
+            except OSError:
+                break
+        os._exit(0)
+
+    def failure(self, error: BaseException) -> NoReturn:
+        """End with what went wrong."""
+        self(_describe(error))
+
+
+def _describe(error: BaseException) -> Report:
+    if isinstance(error, ModulesNeeded):
+        return {"need": error.name}
+    if isinstance(error, BhyveloadError):
+        report: Report = {"error": type(error).__name__, "message": error.message[:4096], "hint": error.hint[:4096]}
+        for name in ("errno", "exit_status"):
+            value = getattr(error, name, None)
+            if isinstance(value, int):
+                report[name] = value
+        return report
+    if isinstance(error, MemoryError):
+        return {"error": "LoaderCrashed", "message": "the loader ran out of memory", "hint": ""}
+    if isinstance(error, RecursionError):
+        return {"error": "LoaderCrashed", "message": "the loader ran out of stack", "hint": ""}
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        where = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    text = f"internal error in the loader: {type(error).__name__}: {error} at {where}"
+    return {"error": "LoaderCrashed", "message": text[:4096], "hint": "please report it"}
+
+
+def run_child(work: Callable[[Leave], Report], before_leaving: Callable[[], None], timeout: float | None = None) -> Report:
+    """Fork, run ``work`` in the child, return its report.
+
+    ``before_leaving`` runs in the child just before it reports (flush the console).  ``timeout`` in seconds.
+    Raises the BhyveloadError that the child reported, ReportError, or LoaderCrashed (signal, time out, silence).
+    A report that asks for modules comes back as {"need": name}.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        leave = Leave(writing, before_leaving)
+        try:
+            for number in (2, 14, 15, 1):  # SIGINT, SIGALRM, SIGTERM, SIGHUP end the child at once
+                _signal.signal(number, _signal.SIG_DFL)
+            leave(work(leave))
+        except BaseException as error:
+            leave.failure(error)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    try:
+        data = _read_report(reading, timeout)
+    except BaseException:
+        _kill(pid)
+        raise
+    finally:
+        os.close(reading)
+    if data is None:
+        _kill(pid)
+        raise LoaderCrashed(f"the loader did not finish in {timeout:g} seconds", "give it longer: --timeout")
+    if len(data) > MAX_SIZE:
+        _kill(pid)
+        raise ReportError("the loader's report is too large")
+    _, status = os.waitpid(pid, 0)
+    return _understand(data, status)
+
+
+def _read_report(fd: int, timeout: float | None) -> bytes | None:
+    """Everything the child sends, at most one byte more than MAX_SIZE; None when time is up."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    parts: list[bytes] = []
+    size = 0
+    while size <= MAX_SIZE:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select((fd,), (), (), left)[0]:
+                return None
+        data = os.read(fd, 1 << 16)
+        if not data:
+            break
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+    os.waitpid(pid, 0)
+
+
+def _understand(data: bytes, status: int) -> Report:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = _SIGNALS.get(number, f"signal {number}")
+        why = {7: ": a disk image became shorter while it was read", 31: ": the sandbox stopped it"}.get(number, "")
+        raise LoaderCrashed(f"the loader died by {name}{why}", "the VM is not loaded")
+    if not data:
+        raise LoaderCrashed(f"the loader ended without a report (status {os.WEXITSTATUS(status)})", "the VM is not loaded")
+    report = decode(data)
+    if not isinstance(report, dict):
+        raise ReportError("the loader's report is not a table")
+    if "error" in report:
+        raise _rebuild(report)
+    return report
+
+
+def _rebuild(report: Report) -> BhyveloadError:
+    """The child's error as an object of its class."""
+    kind = getattr(errors, str(report["error"]), None)
+    message, hint = str(report.get("message", "")), str(report.get("hint", ""))
+    if not (isinstance(kind, type) and issubclass(kind, BhyveloadError)):
+        return ReportError(f"the loader reported an unknown error: {message}")
+    if issubclass(kind, errors.FileSystemError | errors.KernelError):
+        number = report.get("errno")
+        return kind(number if isinstance(number, int) else 5, message, hint)
+    error = kind(message, hint)
+    status = report.get("exit_status")
+    if isinstance(error, errors.LoaderError) and isinstance(status, int) and 0 <= status <= 255:
+        error.exit_status = status
+    return error

@@ -1,0 +1,77 @@
+"""The loader's console over two file descriptors (bhyveload.c's cb_putc, cb_getc, cb_poll; spec/bhyveload.md 5).
+
+Output is held back until somebody waits for input, sleeps or leaves: a boot without keys writes once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+import termios
+
+_HOLD = 1 << 16
+_NOTHING = struct.pack("i", 0)
+
+
+class FdConsole:
+    """Console over ``in_fd`` and ``out_fd``.
+
+    ``device``: -c was given; the descriptor is non-blocking and silence is not the end of input.
+    """
+
+    __slots__ = ("_held", "_size", "at_end", "device", "in_fd", "out_fd")
+
+    def __init__(self, in_fd: int, out_fd: int, device: bool = False) -> None:
+        self.in_fd = in_fd
+        self.out_fd = out_fd
+        self.device = device
+        self.at_end = False
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; a console that nobody reads any more is no error (write's result is ignored, as in C)."""
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > _HOLD:
+            self.flush()
+
+    def flush(self) -> None:
+        data = b"".join(self._held)
+        self._held.clear()
+        self._size = 0
+        while data:
+            try:
+                data = data[os.write(self.out_fd, data) :]
+            except BlockingIOError:
+                select.select((), (self.out_fd,), ())
+            except OSError:
+                return
+
+    def discard(self) -> None:
+        """Forget what is held back."""
+        self._held.clear()
+        self._size = 0
+
+    def getc(self) -> int:
+        self.flush()
+        try:
+            data = os.read(self.in_fd, 1)
+        except BlockingIOError:
+            return -1
+        except OSError:
+            self.at_end = True
+            return -1
+        if not data:
+            self.at_end = True
+            return -1
+        return data[0] - 256 if data[0] > 127 else data[0]
+
+    def poll(self) -> bool:
+        """FIONREAD: bytes are pending.  0 at the end of input, and where the descriptor cannot tell."""
+        try:
+            return struct.unpack("i", fcntl.ioctl(self.in_fd, termios.FIONREAD, _NOTHING))[0] > 0
+        except OSError:
+            return False

@@ -1,0 +1,133 @@
+"""Builtin commands that few boots use: virtual disks in files, ZFS datasets and stores.
+
+Sources: stand/common/{vdisk,zfs_cmd,nvstore}.c; spec/userboot-flow.md 8, spec/errata.md A13.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EIO, ENXIO, EROFS, strerror
+from bhyveload.loader.state import CMD_ERROR, CMD_OK
+from bhyveload.need import need
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bhyveload.fs.interface import Buffer
+    from bhyveload.loader.files import OpenFile
+    from bhyveload.loader.state import Command, Loader
+
+_MIN_VDISK = 1 << 20
+_NVSTORE_USAGE = (
+    "Usage:\tnvstore -l\n"
+    "\tnvstore store -l\n"
+    "\tnvstore store [-t type] key value\n"
+    "\tnvstore store -g key\n"
+    "\tnvstore store -d key\n"
+)
+
+
+class FileDisk:
+    """A disk in a guest's file (vdisk): a Device, read-only."""
+
+    sector_size = 512
+    read_only = True
+
+    def __init__(self, file: OpenFile, size: int) -> None:
+        self._file = file
+        self.size = size // 512 * 512
+
+    def read(self, offset: int, length: int) -> Buffer:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise FileSystemError(EIO, f"{self._file.name}: read of {length} bytes at {offset} is outside the file")
+        return b"".join(self._file.file.read(offset, length))
+
+    def write(self, offset: int, data: Buffer) -> None:
+        raise FileSystemError(EROFS, f"{self._file.name}: a mapped file is not written")
+
+
+def map_vdisk(loader: Loader, argv: list[str]) -> int:
+    if len(argv) != 2:
+        loader.print("usage: map-vdisk filename\n")
+        return CMD_ERROR
+    name = argv[1]
+    vdisks = loader.disks.vdisks
+    for unit, (known, _) in vdisks.items():
+        if known == name:
+            loader.print(f"map-vdisk: file {name} is already mapped as vdisk{unit}\n")
+            return CMD_ERROR
+    try:
+        size = loader.files.stat(name).size
+    except FileSystemError as error:
+        loader.print(f"map-vdisk: stat failed: {strerror(error.errno)}\n")
+        return CMD_ERROR
+    if size < _MIN_VDISK:
+        loader.print(f"map-vdisk: file {name} is too small.\n")
+        return CMD_ERROR
+    try:
+        file = loader.files.open(name)
+    except FileSystemError as error:
+        loader.print(f"map-vdisk: open failed: {strerror(error.errno)}\n")
+        return CMD_ERROR
+    unit = next(number for number in range(len(vdisks) + 1) if number not in vdisks)
+    vdisks[unit] = name, FileDisk(file, size)
+    loader.print(f"map-vdisk: file {name} is mapped as vdisk{unit}\n")
+    return CMD_OK
+
+
+def unmap_vdisk(loader: Loader, argv: list[str]) -> int:
+    if len(argv) != 2:
+        loader.print("usage: unmap-vdisk vdiskN\n")
+        return CMD_ERROR
+    for unit, (name, _) in loader.disks.vdisks.items():
+        if argv[1] == f"vdisk{unit}":
+            del loader.disks.vdisks[unit]
+            loader.disks.forget("vdisk", unit)
+            loader.print(f"vdisk{unit} ({name}) unmapped\n")
+            return CMD_OK
+    loader.print(f"unmap-vdisk: unknown device {argv[1]}\n")
+    return CMD_ERROR
+
+
+def _zfs() -> Any:
+    return need("bhyveload.loader.zfs")
+
+
+def lszfs(loader: Loader, argv: list[str]) -> int:
+    if len(argv) != 2:
+        return loader.fail("a single dataset must be supplied")
+    if loader.files.pools is None:
+        return loader.fail(strerror(ENXIO))
+    result: int = _zfs().lszfs(loader, argv[1])
+    return result
+
+
+def reloadbe(loader: Loader, argv: list[str]) -> int:
+    if len(argv) > 2:
+        return loader.fail("wrong number of arguments")
+    if loader.files.pools is None:
+        # init_zfs_boot_options' pool does not exist: only a root named by hand is an error
+        return loader.fail("invalid argument") if len(argv) == 2 else CMD_OK
+    result: int = _zfs().reloadbe(loader, argv[1] if len(argv) == 2 else None)
+    return result
+
+
+def nvstore(loader: Loader, argv: list[str]) -> int:
+    if loader.files.pools is not None and len(argv) > 1:
+        result: int = _zfs().nvstore(loader, argv, _NVSTORE_USAGE)
+        return result
+    if argv[1:] == ["-l"]:
+        loader.print("No configured nvstores\n")
+        return CMD_OK
+    loader.print(_NVSTORE_USAGE)
+    return CMD_ERROR
+
+
+COMMANDS: dict[str, Command] = {
+    "map-vdisk": map_vdisk,
+    "unmap-vdisk": unmap_vdisk,
+    "lszfs": lszfs,
+    "reloadbe": reloadbe,
+    "nvstore": nvstore,
+}

@@ -1,0 +1,215 @@
+"""loader_main: from an empty VM to a prompt or a running kernel (stand/userboot/userboot/main.c, common/interp.c;
+spec/userboot-flow.md 1, 5-7)."""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError, LoaderError
+from bhyveload.freebsd_errno import strerror
+from bhyveload.host.callbacks import SwapInterpreter
+from bhyveload.loader.commands.boot import autoboot, autoboot_maybe
+from bhyveload.loader.commands.table import commands
+from bhyveload.loader.devices import DeviceSpec
+from bhyveload.loader.environment import no_set, no_unset
+from bhyveload.loader.prompt import print_prompt
+from bhyveload.loader.state import Loader
+from bhyveload.need import need
+from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from bhyveload.loader.environment import Variable
+
+LOADER_PATH = "/boot/loader"
+LUA_SCRIPT = "/boot/lua/loader.lua"
+INTERP_MARKER = b"$Interpreter:"
+_MAX_LOADER_FILE = 64 << 20  # userboot's whole heap
+_INPUT = 256
+
+
+def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
+    """Run the loader; leaves by a LoaderEnd (guest ready, quit, swap, end of input) or an error of ours.
+
+    ``interpreter``: which loader this is, "lua" or "simp".  Raises LoaderError when --batch cannot boot.
+    """
+    environment, console, host = loader.environment, loader.console, loader.host
+    loader.commands = commands()
+    console.probe()
+    environment.define("currdev", "", lambda variable, value: _set_currdev(loader, variable, value), no_unset)
+    revision = "3.0" if loader.current else "1.2"
+    console.print(f"\nFreeBSD/amd64 User boot {interpreter}, Revision {revision}\n")
+    environment.set("LINES", "24")
+    number = 0
+    while (variable := host.getenv(number)) is not None:
+        environment.put(variable.decode("latin-1"))
+        number += 1
+    _probe_pools(loader)
+    _choose_currdev(loader)
+    _check_interpreter(loader, interpreter)
+    if interpreter == "simp":
+        from bhyveload.loader.interpreter.simple import SimpleInterpreter
+
+        loader.interpreter = SimpleInterpreter(loader)
+    elif loader.options.batch and not loader.options.commands and not _has_lua_script(loader):
+        loader.interpreter = NoScripts(loader)
+    else:
+        lua: Any = need("bhyveload.loader.interpreter.lua")
+        loader.interpreter = lua.LuaInterpreter(loader)
+    interact(loader)
+
+
+class NoScripts:
+    """The Lua interpreter of a guest without scripts, in a run that never types a line: Lua itself is not needed.
+
+    It says and sets what the interpreter would (stand/common/interp_lua.c interp_init).
+    """
+
+    name = "lua"
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def start(self) -> None:
+        environment = self.loader.environment
+        environment.set("script.lang", "lua")
+        path = _lua_script(self.loader)
+        try:
+            self.loader.files.open(path)
+        except FileSystemError as error:
+            self.loader.print(f"ERROR: cannot open {path}: {strerror(error.errno)}.\n")
+        environment.set("autoboot_delay", "NO")
+
+    def run(self, line: str) -> int:
+        return self.loader.fail("no interpreter")
+
+    def include(self, path: str) -> int:
+        return self.loader.fail("no interpreter")
+
+
+def _lua_script(loader: Loader) -> str:
+    script = loader.environment.get("loader_lua") if loader.current else None
+    return script or LUA_SCRIPT
+
+
+def _has_lua_script(loader: Loader) -> bool:
+    """Whether the first Lua script can be opened; looking shows no twiddles."""
+    loader.console.silent = True
+    try:
+        loader.files.open(_lua_script(loader))
+        return True
+    except FileSystemError:
+        return False
+    finally:
+        loader.console.silent = False
+
+
+def interact(loader: Loader) -> NoReturn:
+    """The interpreter's scripts, autoboot, then the prompt for ever."""
+    assert loader.interpreter is not None
+    loader.interpreter.start()
+    loader.print("\n")
+    for line in loader.options.commands:
+        if loader.interpreter.run(line) and loader.options.batch:
+            raise LoaderError(f"--loader-command {line!r} failed: {loader.message or 'unknown command'}")
+    if loader.options.batch:
+        autoboot(loader, -2, None)
+        raise LoaderError(batch_reason(loader), "run it without --batch to look around at the loader's prompt")
+    autoboot_maybe(loader)
+    loader.print("\nType '?' for a list of commands, 'help' for more detailed help.\n")
+    environment = loader.environment
+    environment.set("prompt", "${interpret}", overwrite=False)
+    environment.set("interpret", "OK", overwrite=False)
+    while True:
+        print_prompt(loader)
+        loader.interpreter.run(loader.console.gets(_INPUT))
+
+
+def batch_reason(loader: Loader) -> str:
+    """Why the boot failed, in one line: our own diagnosis where there is one, else the loader's words."""
+    reason = loader.diagnosis or loader.message or "the guest cannot be booted"
+    where = loader.environment.get("currdev") or ""
+    return f"{where} {reason}".strip()
+
+
+def _probe_pools(loader: Loader) -> None:
+    """Look for ZFS on every disk; loads the ZFS reader only when a label is in sight (it costs milliseconds)."""
+    if any(_may_hold_zfs(loader, unit) for unit in range(len(loader.host.disks))):
+        zfs: Any = need("bhyveload.loader.zfs")
+        zfs.probe_pools(loader)
+
+
+def _may_hold_zfs(loader: Loader, unit: int) -> bool:
+    """Whether the disk, or a partition that loader(8) would probe, starts like a vdev label (spec/disks.md 8)."""
+    from bhyveload.loader.vdev_hint import may_hold_zfs
+
+    try:
+        return may_hold_zfs(loader.disks.media("disk", unit), loader.disks.table("disk", unit))
+    except FileSystemError:
+        return False
+
+
+def _choose_currdev(loader: Loader) -> None:
+    """extract_currdev: ZFS, else disk 0's best partition or disk 0 itself, else the host directory."""
+    if loader.files.pools is not None and loader.files.pools.pools:
+        need("bhyveload.loader.zfs").choose_currdev(loader, set_currdev)
+        return
+    if loader.host.disks:
+        spec = DeviceSpec("disk", 0, SLICEWILD, PARTWILD)
+        try:
+            loader.disks.open(spec)
+        except FileSystemError:
+            spec = DeviceSpec("disk", 0, SLICENONE, PARTNONE)
+    else:
+        spec = DeviceSpec("host", 0)
+    set_currdev(loader, spec.format())
+
+
+def set_currdev(loader: Loader, device: str) -> None:
+    """Set currdev through its hook and loaddev for good."""
+    loader.environment.set("currdev", device)
+    loader.environment.define("loaddev", device, no_set, no_unset)
+
+
+def _set_currdev(loader: Loader, variable: Variable, value: str | None) -> int:
+    """gen_setcurrdev: the name must parse; what it names becomes the mounted root, whether that works or not."""
+    device = value or ""
+    try:
+        loader.files.parse_device(device)
+    except FileSystemError as error:
+        return error.errno
+    loader.files.mount(device)
+    if variable.value is not None:
+        loader.files.unmount(variable.value)
+    variable.value = device
+    return 0
+
+
+def _check_interpreter(loader: Loader, interpreter: str) -> None:
+    """check_interpreter: the guest's own /boot/loader says what its scripts are written for (userboot-flow.md 6).
+
+    Unlike FreeBSD's, a loader file without a marker is not taken for Forth's when there are Lua scripts.
+    """
+    wanted = guest_interpreter(loader)
+    if wanted is None or wanted == interpreter.encode():
+        return
+    if wanted == b"" and interpreter == "lua" and _has_lua_script(loader):
+        return
+    raise SwapInterpreter(wanted or b"4th")
+
+
+def guest_interpreter(loader: Loader) -> bytes | None:
+    """The text behind the marker in /boot/loader; b"" without a marker, None when the file cannot be read whole."""
+    try:
+        size = loader.files.stat(LOADER_PATH).size
+        if not 0 <= size <= _MAX_LOADER_FILE:
+            return None
+        data = loader.files.open(LOADER_PATH).read(size)
+    except FileSystemError:
+        return None
+    if len(data) < size:
+        return None
+    at = data.find(INTERP_MARKER)
+    if at < 0:
+        return b""
+    return data[at + len(INTERP_MARKER) : at + len(INTERP_MARKER) + 64].partition(b"\0")[0]

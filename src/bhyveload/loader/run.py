@@ -1,0 +1,63 @@
+"""One run of the built-in loader over the host callbacks: what the child process does."""
+
+from __future__ import annotations
+
+import time
+
+from bhyveload.errors import LoaderError
+from bhyveload.host.callbacks import GuestReady, LoaderExit, SwapInterpreter
+from bhyveload.loader.batch import lock_variables
+from bhyveload.loader.console import InputEnded
+from bhyveload.loader.main import loader_main
+from bhyveload.loader.report import describe
+from bhyveload.loader.state import Loader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.loader.state import Options
+
+
+def run_loader(
+    host: LoaderCallbacks,
+    interpreter: str = "lua",
+    current: bool = True,
+    options: Options | None = None,
+    leave: Callable[[dict[str, Any]], NoReturn] | None = None,
+) -> dict[str, Any]:
+    """Run the built-in loader; how it ended.
+
+    The result has "end": "exec" (with the report of loader/report.py and "vcpu"), "exit" (with "code") or "swap" (with
+    "interpreter").  ``leave``: where given, called with the result instead of returning, from wherever the loader is
+    (a guest's Lua cannot hold it back).  Raises LoaderError at the end of input and when --batch cannot boot.
+    """
+    started = time.perf_counter_ns()
+    loader = Loader(host, current, options)
+
+    def outcome(end: BaseException) -> dict[str, Any]:
+        if isinstance(end, GuestReady):
+            result = describe(loader, interpreter)
+            result["end"] = "exec"
+            result["vcpu"] = host.vcpu.as_dict()
+            result["timings"] = {**loader.timings, "loader": time.perf_counter_ns() - started}
+            return result
+        if isinstance(end, LoaderExit):
+            return {"end": "exit", "code": end.code}
+        if isinstance(end, SwapInterpreter):
+            return {"end": "swap", "interpreter": end.name.decode("latin-1")}
+        if isinstance(end, InputEnded):
+            raise LoaderError(
+                "end of input at the loader's prompt: nothing was booted", "use --batch to boot without a prompt"
+            )
+        raise end
+
+    if leave is not None:
+        loader.leave = lambda end: leave(outcome(end))
+    lock_variables(loader)
+    try:
+        loader_main(loader, interpreter)
+    except (GuestReady, LoaderExit, SwapInterpreter, InputEnded) as end:
+        return outcome(end)
