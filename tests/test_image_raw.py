@@ -1,0 +1,120 @@
+"""Raw images: image/raw.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from bhyveload.errors import FileSystemError, InputError
+from bhyveload.freebsd_errno import EIO, EROFS
+from bhyveload.image.raw import RawImage, open_raw
+
+
+def disk(tmp_path: Path, content: bytes) -> tuple[Path, RawImage]:
+    path = tmp_path / "disk.img"
+    path.write_bytes(content)
+    return path, open_raw(str(path))
+
+
+def test_read_gives_a_view_of_exactly_these_bytes(tmp_path: Path) -> None:
+    content = os.urandom(100_003)
+    _, image = disk(tmp_path, content)
+    assert (image.size, image.sector_size, image.read_only) == (100_003, 512, False)
+    piece = image.read(4097, 5000)
+    assert isinstance(piece, memoryview)
+    assert bytes(piece) == content[4097:9097]
+    assert bytes(image.read(0, 100_003)) == content
+    assert bytes(image.read(100_003, 0)) == b""
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, -1), (0, 1025), (1024, 1), (1 << 70, 512), (512, 1 << 70)])
+def test_outside_is_an_input_output_error(tmp_path: Path, offset: int, length: int) -> None:
+    _, image = disk(tmp_path, bytes(1024))
+    with pytest.raises(FileSystemError) as caught:
+        image.read(offset, length)
+    assert caught.value.errno == EIO
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 700, 4095])
+def test_empty_and_odd_sizes(tmp_path: Path, size: int) -> None:
+    _, image = disk(tmp_path, b"x" * size)
+    assert image.size == size
+    assert bytes(image.read(0, size)) == b"x" * size
+    with pytest.raises(FileSystemError):
+        image.read(0, size + 1)
+
+
+def test_write_goes_to_the_file_and_shows_in_earlier_views(tmp_path: Path) -> None:
+    path, image = disk(tmp_path, bytes(8192))
+    before = image.read(0, 8192)
+    image.write(5000, b"nextboot")
+    image.write(0, memoryview(b"abc"))
+    assert bytes(before[5000:5008]) == b"nextboot"
+    assert path.read_bytes() == b"abc" + bytes(4997) + b"nextboot" + bytes(8192 - 5008)
+    for offset in (-1, 8191):
+        with pytest.raises(FileSystemError) as caught:
+            image.write(offset, b"xy")
+        assert caught.value.errno == EIO
+    assert path.stat().st_size == 8192
+
+
+def test_a_disk_that_may_not_be_written_is_opened_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"content")
+    real_open = os.open
+
+    def refusing(name: str, flags: int) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(name, flags)
+
+    monkeypatch.setattr(os, "open", refusing)
+    image = open_raw(str(path))
+    assert image.read_only
+    assert bytes(image.read(0, 7)) == b"content"
+    with pytest.raises(FileSystemError) as caught:
+        image.write(0, b"x")
+    assert caught.value.errno == EROFS
+    assert path.read_bytes() == b"content"
+
+
+def test_what_is_no_disk_image_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    for name, reason in (
+        ("missing", "No such file"),
+        ("", "s a directory"),
+        ("fifo", "neither a regular file nor a block device"),
+        ("socket", ""),
+        ("nul\0byte", "null"),
+    ):
+        with pytest.raises(InputError) as caught:
+            open_raw(os.path.join(str(tmp_path), name))
+        assert reason in str(caught.value)
+    listener.close()
+    with pytest.raises(InputError, match="neither a regular file nor a block device"):
+        open_raw("/dev/null")
+
+
+def test_close_does_not_need_the_views_back(tmp_path: Path) -> None:
+    _, image = disk(tmp_path, b"a" * 10_000)
+    held = image.read(0, 10_000)
+    image.close()
+    image.close()
+    assert bytes(held) == b"a" * 10_000
+    with pytest.raises(FileSystemError):
+        image.read(0, 1)
+
+
+def test_opening_leaves_no_descriptor_behind_on_failure(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(InputError):
+            open_raw(str(tmp_path / "fifo"))
+    assert len(os.listdir("/proc/self/fd")) == before
