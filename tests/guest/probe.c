@@ -35,6 +35,13 @@ typedef unsigned long word;
 #define STRIDE 4
 #endif
 
+/* PROBE_SHORT: without firmware, and where every instruction counts (emulated KVM). */
+#ifdef PROBE_SHORT
+#define FULL 0
+#else
+#define FULL 1
+#endif
+
 #define ROUND(x, n) (((x) + (n)-1) & ~((word)(n)-1))
 
 extern u8 bss_start[], bss_end[], data_start[], data_end[], btext[], kernel_end[];
@@ -608,16 +615,15 @@ probe(void)
 	kernend = frame[7];
 #endif
 	line("kernend", kernend);
-#ifndef PROBE_SHORT
-	low_memory();
-#endif
+	if (FULL)
+		low_memory();
 	map_memory();
 	metadata(modulep);
 	end = environment();
 	memory_ends();
-#ifndef PROBE_SHORT
-	acpi();
-	devices();
-#endif
+	if (FULL) {
+		acpi();
+		devices();
+	}
 	finish(end);
 }

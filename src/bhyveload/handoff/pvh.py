@@ -12,20 +12,19 @@ QEMU 7.2 and SeaBIOS 1.16 for 16 MiB to 5 GiB of RAM):
 where top is the end of low memory.  Guest data in what stays the firmware's is refused.  The guest's own memory map
 is cut down to what the firmware leaves (memory_map.py).  The VM's file is never written: QEMU maps it privately.
 
-Sources: Xen's public/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY) and arch-x86/hvm/start_info.h.
+Source: Xen's public/arch-x86/hvm/start_info.h; pvh_image.py writes the ELF image.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.entry_state import entry_state
+from bhyveload.handoff.extents import data_extents, round_page
 from bhyveload.handoff.memory_map import map_fields
 from bhyveload.handoff.stub_code import STUB
-from bhyveload.vm.memory import GB, MB, PAGE_SIZE, VM_HIGHMEM_BASE
+from bhyveload.vm.memory import GB, MB, PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,15 +52,7 @@ _IDENTITY_LIMIT = 1 * GB
 
 PG_V, PG_PS = 0x1, 0x80
 _PG_FRAME = 0x000FFFFFFFFFF000
-
-XEN_ELFNOTE_PHYS32_ENTRY = 18
-_NOTE = struct.Struct("<III4sI")
-_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-_ELF_IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-_ET_EXEC, _EM_X86_64, _PT_LOAD, _PT_NOTE = 2, 62, 1, 4
-_PF_RWX = 7
-_COPY_STEP = 4 * MB
+_READ_STEP = 4 * MB
 
 
 class Stub:
@@ -86,7 +77,7 @@ def build_stub(memory: GuestMemory, state: Mapping[str, Any]) -> Stub:
     copies = list(_low_copies(memory)) + list(_scratch_copies(memory))
     content = PAGE_SIZE * sum(words * 4 // PAGE_SIZE for _, data, words in copies if data)
     lists_size = (len(copies) + 1) * _COPY.size + (len(fields) + 1) * _FIX.size
-    size = PAGE_SIZE + _round_page(lists_size) + content
+    size = PAGE_SIZE + round_page(lists_size) + content
     base = _free_region(memory, size)
     if entry.long_mode and not _mapped_identically(memory, entry.cr3, base):
         raise HandoffError(f"the guest's page tables at {entry.cr3:#x} do not map {base:#x} to itself")
@@ -102,7 +93,7 @@ def _assemble(
     struct.pack_into("<I", image, STUB_BASE, base)
     copies_at = PAGE_SIZE
     fixes_at = copies_at + (len(copies) + 1) * _COPY.size
-    data_at = _round_page(fixes_at + (len(fields) + 1) * _FIX.size)
+    data_at = round_page(fixes_at + (len(fields) + 1) * _FIX.size)
     _PARAMETERS.pack_into(
         image,
         STUB_PARAMETERS,
@@ -173,28 +164,12 @@ def _scratch_copies(memory: GuestMemory) -> Iterator[tuple[int, bytes, int]]:
             yield start, data, len(data) // 4
 
 
-def data_extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """[first, last) file offsets that hold data, by SEEK_DATA and SEEK_HOLE; a hole is zero for sure."""
-    at = start
-    while at < end:
-        try:
-            first = os.lseek(fd, at, os.SEEK_DATA)
-            if first >= end:
-                return
-            at = min(os.lseek(fd, first, os.SEEK_HOLE), end)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise HandoffError(f"guest memory: {error.strerror}") from None
-        yield max(first, start), at
-
-
 def _data_pages(memory: GuestMemory, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Runs of pages of low memory that are not zero."""
     zero = bytes(PAGE_SIZE)
     for first, last in data_extents(memory.fd, start, end):
         first &= -PAGE_SIZE
-        data = memory.read(first, min(_round_page(last), memory.low) - first)
+        data = memory.read(first, min(round_page(last), memory.low) - first)
         run = -1
         for at in range(0, len(data) + PAGE_SIZE, PAGE_SIZE):
             used = at < len(data) and data[at : at + PAGE_SIZE] != zero
@@ -208,7 +183,7 @@ def _data_pages(memory: GuestMemory, start: int, end: int) -> Iterator[tuple[int
 def _is_zero(memory: GuestMemory, start: int, size: int) -> bool:
     for first, last in data_extents(memory.fd, start, start + size):
         while first < last:
-            data = memory.read(first, min(last - first, _COPY_STEP))
+            data = memory.read(first, min(last - first, _READ_STEP))
             if data.count(0) != len(data):
                 return False
             first += len(data)
@@ -225,10 +200,10 @@ def _free_region(memory: GuestMemory, size: int) -> int:
     limit = _stub_limit(memory)
     at = ROM_END
     for first, last in data_extents(memory.fd, ROM_END, limit):
-        if _round_page(at) + size <= first:
+        if round_page(at) + size <= first:
             break
         at = last
-    at = _round_page(at)
+    at = round_page(at)
     if at + size <= limit:
         return at
     raise HandoffError(
@@ -259,78 +234,3 @@ def _mapped_identically(memory: GuestMemory, cr3: int, address: int) -> bool:
             return entry & _PG_FRAME & ~span == address & ~span
         table = entry & _PG_FRAME
     return False
-
-
-def write_stub_elf(fd: int, stub: Stub) -> None:
-    """Write the stub alone as an ELF image for ``qemu -kernel``, the VM's memory file being guest RAM."""
-    _write_elf(fd, stub, [])
-
-
-def write_image(fd: int, stub: Stub, memory: GuestMemory) -> None:
-    """Write one ELF image that holds the stub and all of the guest's memory content: a VM in a single file.
-
-    It runs anywhere with ``qemu-system-x86_64 -M pc,max-ram-below-4g=3G -m SIZE -kernel FILE`` and the VM's size.
-    """
-    _write_elf(fd, stub, [extent for extent in _content(memory) if extent[1] > extent[0]], memory)
-
-
-def _content(memory: GuestMemory) -> Iterator[tuple[int, int]]:
-    yield from data_extents(memory.fd, ROM_END, memory.low)
-    yield from data_extents(memory.fd, memory.low, memory.low + memory.high)
-
-
-def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: GuestMemory | None = None) -> None:
-    """One PT_LOAD for the stub and one per extent (file offsets of the memory file)."""
-    end = stub.base + len(stub.image)
-    pieces = []
-    for first, last in extents:  # the stub's own pages are zero in the guest: leave them out
-        if first < end and last > stub.base:
-            pieces += [(a, b) for a, b in ((first, min(last, stub.base)), (max(first, end), last)) if a < b]
-        else:
-            pieces.append((first, last))
-    count = len(pieces) + 2
-    note_at = _ELF_HEADER.size + _PROGRAM_HEADER.size * count
-    at = _round_page(note_at + _NOTE.size)
-    headers = [_PROGRAM_HEADER.pack(_PT_NOTE, 4, note_at, 0, 0, _NOTE.size, _NOTE.size, 4)]
-    headers.append(_load(at, stub.base, len(stub.image)))
-    places = []
-    offset = at + _round_page(len(stub.image))
-    for first, last in pieces:
-        low = 0 if memory is None else memory.low
-        headers.append(_load(offset, first if first < low else VM_HIGHMEM_BASE + first - low, last - first))
-        places.append((offset, first, last))
-        offset += _round_page(last - first)
-    if count > 0xFFFE:
-        raise HandoffError("guest memory is in too many pieces for one ELF image")
-    head = _ELF_HEADER.pack(
-        _ELF_IDENT, _ET_EXEC, _EM_X86_64, 1, stub.base, _ELF_HEADER.size, 0, 0, 64, _PROGRAM_HEADER.size, count, 0, 0, 0
-    )
-    note = _NOTE.pack(4, 4, XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", stub.base)
-    try:
-        _write_all(fd, head + b"".join(headers) + note, 0)
-        _write_all(fd, stub.image, at)
-        for to, first, last in places:
-            while memory is not None and first < last:
-                data = os.pread(memory.fd, min(last - first, _COPY_STEP), first)
-                if not data:
-                    raise HandoffError("guest memory: the memory file is shorter than the VM's memory")
-                _write_all(fd, data, to)
-                first, to = first + len(data), to + len(data)
-        os.ftruncate(fd, offset)
-    except OSError as error:
-        raise HandoffError(f"PVH image: {error.strerror}") from None
-
-
-def _load(offset: int, address: int, size: int) -> bytes:
-    return _PROGRAM_HEADER.pack(_PT_LOAD, _PF_RWX, offset, address, address, size, size, PAGE_SIZE)
-
-
-def _write_all(fd: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
-
-
-def _round_page(size: int) -> int:
-    return (size + PAGE_SIZE - 1) & -PAGE_SIZE

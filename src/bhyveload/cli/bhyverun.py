@@ -1,0 +1,301 @@
+"""bhyverun: run the guest that bhyveload has loaded, its console on the terminal; exit statuses as bhyve(8)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import signal
+import sys
+import termios
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.cli.getopt import Options as Getopt
+from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
+from bhyveload.cli.messages import run as run_program
+from bhyveload.errors import BhyveloadError, UsageError
+from bhyveload.handoff.outcome import HALTED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.handoff.qemu import MAX_CPUS, NETWORKS, disk_from_path
+from bhyveload.vm.store import VirtualMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from bhyveload.handoff.qemu import Disk
+    from bhyveload.handoff.run import RunResult, Session
+
+USAGE = """\
+usage: bhyverun [-c N] [-d PATH]... [--no-disk] [--accel auto|kvm|tcg] [--net none|user]
+                [--timeout SECONDS] [--dry-run] [--stub FILE] [--export FILE] NAME [-- QEMU-ARGUMENT...]
+       bhyverun --help | --version
+"""
+HELP = (
+    USAGE
+    + """
+Run the guest that bhyveload(8) has loaded into the VM NAME under QEMU.  The console is the terminal:
+Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there is.
+
+  --accel auto|kvm|tcg  auto takes KVM where a short test shows that it runs kernels, else QEMU's translator
+  -c, --cpus N          processors (1)
+  -d, --disk PATH       a disk; repeat for more.  Default: the disks that bhyveload was given
+  --no-disk             no disk at all
+  --net none|user       no network (default), or QEMU's user network
+  --timeout SECONDS     end the run after that time with exit status 4
+  --dry-run             print the QEMU command and do nothing
+  --stub FILE           keep the start-up stub in FILE (with --dry-run: the printed command then runs)
+  --export FILE         write the whole VM as one PVH image and print the command that runs it
+  QEMU-ARGUMENT...      handed to QEMU as they are
+
+Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 130 interrupted.
+"""
+)
+EXIT_ERROR = 4
+ACCELERATORS = ("auto", "kvm", "tcg")
+_LONG_OPTIONS = {
+    "accel": "accel:",
+    "cpus": "c:",
+    "disk": "d:",
+    "dry-run": "dry-run",
+    "export": "export:",
+    "help": "help",
+    "net": "net:",
+    "no-disk": "no-disk",
+    "stub": "stub:",
+    "timeout": "timeout:",
+    "version": "version",
+}
+
+
+class Arguments:
+    """The command line.  ``disks`` is None for those that bhyveload was given."""
+
+    def __init__(self) -> None:
+        self.accel = "auto"
+        self.cpus = 1
+        self.disks: list[Disk] | None = None
+        self.net = "none"
+        self.timeout: float | None = None
+        self.dry_run = False
+        self.stub = ""
+        self.export = ""
+        self.show = ""
+        self.name = ""
+        self.extra: list[str] = []
+
+
+def main() -> int:
+    """The program.  Every error is bhyve(8)'s exit status 4."""
+    program = program_name("bhyverun")
+
+    def body() -> int:
+        try:
+            return bhyverun(program, sys.argv[1:])
+        except BhyveloadError as error:
+            report_error(program, error)
+            return EXIT_ERROR
+
+    return run_program(program, body)
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """The command line ``words``.  Raises UsageError, HandoffError (a disk that is not there)."""
+    arguments = Arguments()
+    words = list(words)
+    if "--" in words:
+        at = words.index("--")
+        words, arguments.extra = words[:at], words[at + 1 :]
+    paths: list[str] = []
+    no_disk = False
+    options = Getopt(words, "c:d:", _LONG_OPTIONS)
+    for option, value in options:
+        value = value or ""
+        if option in ("help", "version"):
+            arguments.show = option
+            return arguments
+        if option == "accel":
+            arguments.accel = _one_of("accel", value, ACCELERATORS)
+        elif option == "c":
+            arguments.cpus = _cpus(value)
+        elif option == "d":
+            paths.append(value)
+        elif option == "dry-run":
+            arguments.dry_run = True
+        elif option == "export":
+            arguments.export = value
+        elif option == "net":
+            arguments.net = _one_of("net", value, NETWORKS)
+        elif option == "no-disk":
+            no_disk = True
+        elif option == "stub":
+            arguments.stub = value
+        elif option == "timeout":
+            arguments.timeout = _seconds(value)
+    if no_disk and paths:
+        raise UsageError("--no-disk and --disk exclude each other")
+    if len(options.operands) != 1:
+        what = "name the VM" if not options.operands else f"one VM, not {len(options.operands)}"
+        raise UsageError(what, "bhyverun --help; arguments for QEMU stand behind --")
+    arguments.name = options.operands[0]
+    if no_disk or paths:
+        arguments.disks = [disk_from_path(path) for path in paths]
+    return arguments
+
+
+def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise UsageError(f"--{option} {value}: must be one of {', '.join(choices)}")
+    return value
+
+
+def _cpus(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 3 and 1 <= int(value) <= MAX_CPUS):
+        raise UsageError(f"--cpus {value}: must be a number from 1 to {MAX_CPUS}")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 1e9:
+        raise UsageError(f"--timeout {value}: must be a number of seconds above 0")
+    return seconds
+
+
+def bhyverun(program: str, words: Sequence[str]) -> int:
+    """Do what the command line says; the exit status.  Raises BhyveloadError."""
+    arguments = parse(words)
+    if arguments.show == "help":
+        sys.stdout.write(HELP)
+        return 0
+    if arguments.show == "version":
+        from bhyveload import __version__
+
+        sys.stdout.write(f"bhyverun (bhyveload) {__version__}\n")
+        return 0
+    with VirtualMachine.open(arguments.name, require_loaded=True) as vm:
+        if arguments.dry_run or arguments.export or arguments.stub:
+            print(_prepare(vm, arguments))
+            if arguments.dry_run or arguments.export:
+                return 0
+        return _run(program, vm, arguments)
+
+
+def _prepare(vm: VirtualMachine, arguments: Arguments) -> str:
+    """Write the files that were asked for; the command that runs the VM, quoted for a shell."""
+    from bhyveload.handoff.machine import loaded
+    from bhyveload.handoff.pvh import build_stub
+    from bhyveload.handoff.pvh_image import save_image, save_stub
+    from bhyveload.handoff.qemu import qemu_command
+    from bhyveload.handoff.run import run_options
+
+    options = run_options(
+        vm,
+        accel=arguments.accel,
+        cpus=arguments.cpus,
+        disks=arguments.disks,
+        net=arguments.net,
+        extra=arguments.extra,
+    )
+    memory, state = loaded(vm)
+    stub = build_stub(memory, state)
+    if arguments.stub:
+        save_stub(arguments.stub, stub)
+    if arguments.export:
+        save_image(arguments.export, stub, memory)
+    kernel = os.path.abspath(arguments.export or arguments.stub) if arguments.export or arguments.stub else "STUB"
+    return shlex.join(qemu_command(vm, kernel, options, whole_image=bool(arguments.export)))
+
+
+def _run(program: str, vm: VirtualMachine, arguments: Arguments) -> int:
+    from bhyveload.handoff.run import run
+
+    with _Terminal(), _Signals() as signals:
+        result = run(
+            vm,
+            accel=arguments.accel,
+            cpus=arguments.cpus,
+            disks=arguments.disks,
+            net=arguments.net,
+            timeout=arguments.timeout,
+            extra=arguments.extra,
+            started=signals.attach,
+        )
+    _tell(program, arguments, result)
+    return EXIT_INTERRUPTED if signals.interrupted else result.exit_status
+
+
+def _tell(program: str, arguments: Arguments, result: RunResult) -> None:
+    for line in result.messages.splitlines():
+        warn(program, line)
+    if result.outcome == TIMED_OUT:
+        warn(program, f"{arguments.name}: stopped after {arguments.timeout:g} seconds")
+    elif result.outcome in (HALTED, TRIPLE_FAULT):
+        warn(program, f"{arguments.name}: {result.outcome}")
+
+
+class _Terminal:
+    """The terminal as it was, whatever QEMU did to it and however it ended."""
+
+    def __init__(self) -> None:
+        self._modes: list[tuple[int, list[Any]]] = []
+        self._flags: list[tuple[int, int]] = []
+
+    def __enter__(self) -> _Terminal:
+        for fd in (0, 1):
+            try:
+                self._flags.append((fd, fcntl.fcntl(fd, fcntl.F_GETFL)))
+                if os.isatty(fd):
+                    self._modes.append((fd, termios.tcgetattr(fd)))
+            except OSError:
+                continue  # closed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd, flags in self._flags:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        for fd, mode in self._modes:
+            try:
+                termios.tcsetattr(fd, termios.TCSADRAIN, mode)
+            except termios.error:
+                pass  # the terminal is gone
+
+
+class _Signals:
+    """SIGTERM presses the guest's power button, as with bhyve(8); a second one, SIGINT and SIGHUP stop the run."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._session: Session | None = None
+        self._pending = 0
+        self._old: list[tuple[int, object]] = []
+
+    def attach(self, session: Session) -> None:
+        self._session = session
+        if self._pending:
+            session.stop()
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._old.append((number, signal.signal(number, self._arrived)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old:
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+        self._pending += 1
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        if self._session is None:
+            return
+        if number == signal.SIGTERM and self._pending == 1:
+            self._session.power_button()
+        else:
+            self._session.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""How a run can end, and bhyve(8)'s exit status for it (bhyve.8, EXIT STATUS)."""
+
+from __future__ import annotations
+
+REBOOTED, POWERED_OFF, HALTED, TRIPLE_FAULT = "rebooted", "powered off", "halted", "triple fault"
+STOPPED, TIMED_OUT = "stopped", "timed out"
+
+# A run that the user stopped is a machine whose plug was pulled.
+EXIT_STATUS = {REBOOTED: 0, POWERED_OFF: 1, HALTED: 2, TRIPLE_FAULT: 3, STOPPED: 1, TIMED_OUT: 4}
