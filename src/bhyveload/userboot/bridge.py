@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAX_OPEN = 64  # libsa has SOPEN_MAX 64 descriptors
 MAX_READ = 64 << 20  # more than the loader's whole heap
 PATH_MAX = 1024
+_NEWLINE = 10
 _DRY_LIMIT = 16
 _SPIN_POLLS = 64
 _SPIN_INTERVAL = 100e-6
@@ -144,11 +145,13 @@ class Bridge:
     # Console
 
     def _putc(self) -> Callable[[int | None, int], None]:
-        putc, failed = self.host.putc, self._failed
+        putc, flush, failed = self.host.putc, self.host.console.flush, self._failed
 
         def callback(_arg: int | None, ch: int) -> None:
             try:
                 putc(ch)
+                if ch == _NEWLINE:
+                    flush()  # whole lines go out at once: a crash must not swallow what was said before it
             except BaseException as error:
                 failed(error)
 
@@ -168,6 +171,8 @@ class Bridge:
     def _poll(self, _arg: int | None) -> int:
         """autoboot's countdown polls without pause (its clock is time(3)): give the processor away meanwhile."""
         ready = self.host.poll()
+        if not ready:
+            self.host.console.flush()
         now = time.monotonic()
         self._spins = 0 if ready or now - self._polled > _SPIN_INTERVAL else self._spins + 1
         if self._spins > _SPIN_POLLS:

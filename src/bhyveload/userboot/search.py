@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from bhyveload.errors import InputError, LoaderError
+from bhyveload.fs.stat import S_IFMT, S_IFREG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,11 +85,14 @@ def read_loader(path: str) -> bytes:
 
 
 def _read(fd: int, path: str) -> bytes:
-    with os.fdopen(fd, "rb") as file:
-        try:
-            size = os.fstat(fd).st_size
-            if size > MAX_LOADER_SIZE:
-                raise InputError(f"{path}: {size >> 20} MiB is too large for a loader object")
-            return file.read(MAX_LOADER_SIZE)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from None
+    try:
+        found = os.fstat(fd)
+        if found.st_mode & S_IFMT != S_IFREG:
+            raise InputError(f"{path}: not a regular file")
+        if found.st_size > MAX_LOADER_SIZE:
+            raise InputError(f"{path}: {found.st_size >> 20} MiB is too large for a loader object")
+        return os.pread(fd, MAX_LOADER_SIZE, 0)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
