@@ -1,0 +1,170 @@
+"""Every checksum a block pointer can name, and their verification (sys/cddl/boot/zfs/zfssubr.c, spec/zfs.md 7).
+
+A checksum is four 64-bit words.  Hashes are compared as bytes: `digest_words` gives the words as they stand in memory.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EINVAL
+
+from . import fletcher
+from . import zfs_format as zf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .blkptr import BlockPointer
+
+    Buffer = bytes | memoryview
+    Words = tuple[int, int, int, int]
+
+_WORDS = Struct("<4Q")
+_SWAPPED = Struct(">4Q")
+_CHECKSUM_NAMES = (
+    "inherit on off label gang_header zilog fletcher2 fletcher4 sha256 zilog2 noparity sha512 skein edonr blake3"
+).split()
+
+_STRONG = frozenset(
+    (zf.ZIO_CHECKSUM_SHA256, zf.ZIO_CHECKSUM_SHA512, zf.ZIO_CHECKSUM_SKEIN, zf.ZIO_CHECKSUM_EDONR, zf.ZIO_CHECKSUM_BLAKE3)
+)
+
+_sha256: Callable[..., Any] | None = None
+_sha512_256: Callable[..., Any] | None = None
+_blake3: Callable[..., Any] | None = None
+
+
+def checksum_name(number: int) -> str:
+    return _CHECKSUM_NAMES[number] if number < len(_CHECKSUM_NAMES) else str(number)
+
+
+def prepare() -> None:
+    """Import and map all that checksums may need.  Call before confinement: a later import fails there."""
+    global _sha256, _sha512_256, _blake3
+    fletcher.prepare()
+    import hashlib
+
+    from . import blake3_python, edonr, skein  # noqa: F401
+
+    _sha256 = hashlib.sha256
+    if "sha512_256" in hashlib.algorithms_available:
+        hashlib.new("sha512_256", b"")
+        _sha512_256 = lambda data: hashlib.new("sha512_256", data)  # noqa: E731
+    if _blake3 is None:
+        try:
+            from blake3 import blake3
+
+            _blake3 = blake3
+        except ImportError:
+            _blake3 = None
+
+
+def sha256(data: Buffer) -> bytes:
+    if _sha256 is None:
+        prepare()
+    assert _sha256 is not None
+    digest: bytes = _sha256(data).digest()
+    return digest
+
+
+def _sha512_256_digest(data: Buffer) -> bytes:
+    if _sha512_256 is None:
+        raise FileSystemError(
+            EINVAL, "ZFS: this Python's OpenSSL lacks SHA-512/256", "use an OpenSSL built with sha512-256"
+        )
+    digest: bytes = _sha512_256(data).digest()
+    return digest
+
+
+class Salt:
+    """A pool's checksum salt (MOS directory `org.illumos:checksum_salt`) and the hash states derived from it."""
+
+    __slots__ = ("_edonr", "_skein", "salt")
+
+    def __init__(self, salt: bytes = bytes(32)) -> None:
+        self.salt = salt
+        self._skein: tuple[int, ...] | None = None
+        self._edonr: tuple[int, ...] | None = None
+
+    def skein(self, data: Buffer) -> bytes:
+        from .skein import keyed_state, skein_512
+
+        if self._skein is None:
+            self._skein = keyed_state(self.salt)
+        return skein_512(self._skein, data)
+
+    def edonr(self, data: Buffer) -> bytes:
+        from .edonr import edonr_salted, salted_state
+
+        if self._edonr is None:
+            self._edonr = salted_state(self.salt)
+        return edonr_salted(self._edonr, data)
+
+    def blake3(self, data: Buffer) -> bytes:
+        if _blake3 is not None:
+            digest: bytes = _blake3(data, key=self.salt).digest()
+            return digest
+        from .blake3_python import blake3_keyed
+
+        return blake3_keyed(self.salt, data)
+
+
+def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | None:
+    """The four words of a plain (not embedded) checksum over ``data``; None for a number that is none of them.
+
+    ``swapped``: the block was written by a machine of the other byte order."""
+    if checksum == zf.ZIO_CHECKSUM_FLETCHER_4:
+        return fletcher.fletcher_4_byteswap(data) if swapped else fletcher.fletcher_4_native(data)
+    if checksum == zf.ZIO_CHECKSUM_FLETCHER_2:
+        return fletcher.fletcher_2_byteswap(data) if swapped else fletcher.fletcher_2_native(data)
+    if checksum in (zf.ZIO_CHECKSUM_OFF, zf.ZIO_CHECKSUM_NOPARITY):
+        return 0, 0, 0, 0
+    if checksum == zf.ZIO_CHECKSUM_SHA256:
+        return _SWAPPED.unpack(sha256(data))
+    if checksum not in _STRONG:
+        return None
+    if _sha256 is None:
+        prepare()
+    if checksum == zf.ZIO_CHECKSUM_SHA512:
+        digest = _sha512_256_digest(data)
+    elif checksum == zf.ZIO_CHECKSUM_SKEIN:
+        digest = salt.skein(data)
+    elif checksum == zf.ZIO_CHECKSUM_EDONR:
+        digest = salt.edonr(data)
+    else:
+        digest = salt.blake3(data)
+    return (_SWAPPED if swapped else _WORDS).unpack(digest)
+
+
+def verify(bp: BlockPointer, data: Buffer, salt: Salt) -> bool:
+    """Whether ``data`` (PSIZE bytes) is what the block pointer says (zio_checksum_verify)."""
+    if bp.checksum == zf.ZIO_CHECKSUM_GANG_HEADER:
+        dva = bp.dvas[0]
+        return verify_embedded(data, (dva.vdev, dva.offset, bp.physical_birth, 0))
+    return compute(bp.checksum, data, salt, bp.big_endian) == bp.words[12:16]
+
+
+def verify_embedded(data: Buffer, verifier: Words) -> bool:
+    """Whether the checksum in a region's last 40 bytes is right (labels, uberblocks, gang headers): SHA-256 over the
+    region with the stored checksum replaced by ``verifier``."""
+    tail = len(data) - zf.ZIO_ECK_SIZE
+    magic, *stored = zf.ZIO_ECK.unpack_from(data, tail)
+    if magic == zf.ZEC_MAGIC:
+        words = _WORDS.pack(*verifier)
+        expected = _SWAPPED.pack(*stored)
+    elif magic == int.from_bytes(zf.ZEC_MAGIC.to_bytes(8, "little"), "big"):
+        words = _SWAPPED.pack(*verifier)
+        expected = _WORDS.pack(*stored)
+    else:
+        return False
+    return sha256(bytes(data[: tail + 8]) + words) == expected
+
+
+def seal_embedded(region: bytes, verifier: Words) -> bytes:
+    """``region`` with magic number and checksum put in its last 40 bytes (vdev_label_write)."""
+    body = region[: -zf.ZIO_ECK_SIZE] + zf.ZEC_MAGIC.to_bytes(8, "little")
+    return body + _WORDS.pack(*_SWAPPED.unpack(sha256(body + _WORDS.pack(*verifier))))

@@ -1,0 +1,157 @@
+"""ZFS on disk: labels, block pointers, dnodes, ZAPs, DSL and ZPL, under FreeBSD's and OpenZFS's names.
+
+Sources: sys/cddl/boot/zfs/zfsimpl.h, sys/contrib/openzfs/include/sys/{spa,dmu,dnode,zap_impl,zap_leaf,zfs_sa}.h;
+spec/zfs.md 1, 5, 11-14.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+SPA_MINBLOCKSHIFT = 9
+SPA_MAXBLOCKSIZE = 16 << 20
+SPA_MINDEVSIZE = 64 << 20
+SPA_VERSION_BEFORE_FEATURES = 28
+SPA_VERSION_FEATURES = 5000
+
+# the four labels of a leaf (spec 1)
+VDEV_LABELS = 4
+VDEV_LABEL_SIZE = 256 << 10
+VDEV_PAD_SIZE = 8 << 10
+VDEV_BOOTENV_OFFSET = 8 << 10
+VDEV_PHYS_OFFSET = 16 << 10
+VDEV_PHYS_SIZE = 112 << 10
+VDEV_UBERBLOCK_RING_OFFSET = 128 << 10
+VDEV_UBERBLOCK_RING = 128 << 10
+VDEV_LABEL_START_SIZE = 4 << 20
+VDEV_LABEL_END_SIZE = 512 << 10
+UBERBLOCK_SHIFT = 10
+MAX_UBERBLOCK_SHIFT = 13
+
+ZEC_MAGIC = 0x0210DA7AB10C7A11
+ZIO_ECK_SIZE = 40
+ZIO_ECK = Struct("<5Q")
+
+UBERBLOCK_MAGIC = 0x00BAB10C
+UBERBLOCK_SIZE = 208
+"""Up to and with ub_checkpoint_txg: all that is looked at."""
+MMP_MAGIC = 0xA11CEA11
+
+POOL_STATE_DESTROYED = 2
+
+# block pointers (spec 5)
+BLKPTR_SIZE = 128
+BLKPTR = Struct("<16Q")
+SPA_BLKPTRSHIFT = 7
+SPA_DVAS_PER_BP = 3
+BPE_PAYLOAD_SIZE = 112
+BP_EMBEDDED_TYPE_DATA = 0
+SPA_GANGBLOCKSIZE = 512
+
+ZIO_CHECKSUM_OFF = 2
+ZIO_CHECKSUM_LABEL = 3
+ZIO_CHECKSUM_GANG_HEADER = 4
+ZIO_CHECKSUM_ZILOG = 5
+ZIO_CHECKSUM_FLETCHER_2 = 6
+ZIO_CHECKSUM_FLETCHER_4 = 7
+ZIO_CHECKSUM_SHA256 = 8
+ZIO_CHECKSUM_ZILOG2 = 9
+ZIO_CHECKSUM_NOPARITY = 10
+ZIO_CHECKSUM_SHA512 = 11
+ZIO_CHECKSUM_SKEIN = 12
+ZIO_CHECKSUM_EDONR = 13
+ZIO_CHECKSUM_BLAKE3 = 14
+
+ZIO_COMPRESS_OFF = 2
+ZIO_COMPRESS_LZJB = 3
+ZIO_COMPRESS_EMPTY = 4
+ZIO_COMPRESS_GZIP_1 = 5
+ZIO_COMPRESS_GZIP_9 = 13
+ZIO_COMPRESS_ZLE = 14
+ZIO_COMPRESS_LZ4 = 15
+ZIO_COMPRESS_ZSTD = 16
+
+# dnodes and objects (spec 11)
+DNODE_SIZE = 512
+DNODE_CORE_SIZE = 64
+DN_MAX_NBLKPTR = 3
+DNODE_FLAG_SPILL_BLKPTR = 4
+DNODE_CORE = Struct("<8B2H4x2Q")
+"""type, indblkshift, nlevels, nblkptr, bonustype, checksum, compress, flags, datablkszsec, bonuslen; then (after
+extra_slots and padding) maxblkid, used."""
+
+OBJSET_OS_TYPE_OFFSET = 704
+DMU_OST_META = 1
+DMU_OST_ZFS = 2
+
+DMU_OT_PACKED_NVLIST = 3
+DMU_OT_PACKED_NVLIST_SIZE = 4
+DMU_OT_DSL_DIR = 12
+DMU_OT_DSL_DATASET = 16
+DMU_OT_ZNODE = 17
+DMU_OT_SA = 44
+DMU_OTN_ZAP_METADATA = 0xC4
+
+DMU_POOL_DIRECTORY_OBJECT = 1
+MASTER_NODE_OBJ = 1
+
+# ZAP (spec 12)
+ZBT_LEAF = 0x8000000000000000
+ZBT_HEADER = 0x8000000000000001
+ZBT_MICRO = 0x8000000000000003
+ZAP_MAGIC = 0x2F52AB2AB
+ZAP_LEAF_MAGIC = 0x2AB1EAF
+ZFS_CRC64_POLY = 0xC96C5795D7870F42
+ZAP_HASHBITS = 28
+MZAP_ENT_LEN = 64
+ZAP_LEAF_CHUNKSIZE = 24
+ZAP_LEAF_HEADER_SIZE = 48
+ZAP_LEAF_ARRAY_BYTES = 21
+ZAP_CHUNK_ARRAY = 251
+ZAP_CHUNK_ENTRY = 252
+CHAIN_END = 0xFFFF
+ZAP_PHYS = Struct("<2Q5Q3Q3Q")
+"""block_type, magic, ptrtbl {blk, numblks, shift, nextblk, blks_copied}, freeblk, num_leafs, num_entries, salt,
+normflags, flags."""
+ZAP_LEAF_ENTRY = Struct("<2B5HIQ")
+"""type, value_intlen, next, name_chunk, name_numints, value_chunk, value_numints, cd, hash."""
+
+# DSL (spec 13), offsets in the bonus
+DD_HEAD_DATASET_OBJ = 8
+DD_PARENT_OBJ = 16
+DD_CHILD_DIR_ZAPOBJ = 32
+DD_SIZE = 256
+DS_DIR_OBJ = 0
+DS_SNAPNAMES_ZAPOBJ = 32
+DS_CREATION_TXG = 56
+DS_BP = 128
+DS_SIZE = 320
+
+# ZPL (spec 14)
+SA_MAGIC = 0x2F505A
+ZNODE_PHYS_SIZE = 264
+ZFS_DIRENT_OBJ_MASK = (1 << 48) - 1
+ZFS_MAX_SYMLINKS = 11
+PATH_MAX = 1024
+NAME_MAX = 255
+
+# label boot environment block (spec 15)
+VB_RAW = 0
+VB_NVLIST = 1
+BOOTENV_SIZE = VDEV_PAD_SIZE - ZIO_ECK_SIZE - 8
+BOOTENV_VERSION = b"version"
+GRUB_ENVMAP = b"grub:envmap"
+FREEBSD_BOOTONCE = b"freebsd:bootonce"
+FREEBSD_BOOTONCE_USED = b"freebsd:bootonce-used"
+FREEBSD_NVSTORE = b"freebsd:nvstore"
+
+# vdev states (vdev_state_t of zfsimpl.h) and what lsdev -v calls them
+VDEV_STATE_UNKNOWN = 0
+VDEV_STATE_CLOSED = 1
+VDEV_STATE_OFFLINE = 2
+VDEV_STATE_REMOVED = 3
+VDEV_STATE_CANT_OPEN = 4
+VDEV_STATE_FAULTED = 5
+VDEV_STATE_DEGRADED = 6
+VDEV_STATE_HEALTHY = 7
+VDEV_STATE_NAMES = ("UNKNOWN", "CLOSED", "OFFLINE", "REMOVED", "CANT_OPEN", "FAULTED", "DEGRADED", "ONLINE")

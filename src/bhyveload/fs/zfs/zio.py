@@ -1,0 +1,163 @@
+"""Reading blocks through block pointers: copies, gangs, embedded data, decompression (spec/zfs.md 5, 6).
+
+Source: zio_read and zio_read_gang of stand/libsa/zfs/zfsimpl.c.  Blocks that were read are remembered; a block read
+again from memory is counted as the reads of devices that libsa, which remembers nothing, would make.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EIO, EOPNOTSUPP
+
+from . import blkptr, checksum
+from . import zfs_format as zf
+from .decompress import compression_name, decompress, supported_by_loader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .blkptr import BlockPointer
+    from .label import Reads
+    from .vdev import Vdev
+
+    Buffer = bytes | memoryview
+
+CACHE_BYTES = 8 << 20
+_MAX_GANG_DEPTH = 8
+
+
+class BlockReader:
+    """Reads a pool's blocks.  ``strict`` is the loader version whose limits hold ("13.2", "current") or None."""
+
+    __slots__ = ("_cache", "_cached", "printer", "reads", "salt", "strict", "top_vdevs")
+
+    def __init__(
+        self, top_vdevs: dict[int, Vdev], reads: Reads, printer: Callable[[str], None], strict: str | None
+    ) -> None:
+        self.top_vdevs = top_vdevs
+        self.reads = reads
+        self.printer = printer
+        self.strict = strict
+        self.salt = checksum.Salt()
+        self._cache: dict[bytes, tuple[Buffer, int]] = {}
+        self._cached = 0
+
+    def read(self, stored: bytes) -> Buffer:
+        """The block of ``lsize`` bytes that a stored block pointer (128 bytes, no hole) names.
+
+        Raises FileSystemError (EIO): no copy can be read; the loader's words go to the printer."""
+        cache = self._cache
+        entry = cache.pop(stored, None)
+        if entry is not None:
+            cache[stored] = entry
+            self.reads.count(entry[1])
+            return entry[0]
+        before = self.reads.total
+        data = self.read_bp(blkptr.decode(stored))
+        self._remember(stored, data, self.reads.total - before)
+        return data
+
+    def _remember(self, stored: bytes, data: Buffer, calls: int) -> None:
+        size = len(data)
+        if size > CACHE_BYTES // 2:
+            return
+        cache = self._cache
+        cache[stored] = (data, calls)
+        self._cached += size
+        while self._cached > CACHE_BYTES:
+            oldest = next(iter(cache))
+            self._cached -= len(cache.pop(oldest)[0])
+
+    def read_bp(self, bp: BlockPointer, depth: int = 0) -> Buffer:
+        """The same for a decoded block pointer, nothing remembered."""
+        if bp.embedded:
+            return self._embedded(bp)
+        if bp.lsize > zf.SPA_MAXBLOCKSIZE or bp.psize > zf.SPA_MAXBLOCKSIZE:
+            raise FileSystemError(EIO, f"ZFS: a block of {max(bp.lsize, bp.psize)} bytes")
+        error = FileSystemError(EIO, "ZFS: the block pointer is empty")
+        for dva in bp.dvas:
+            vdev = self.top_vdevs.get(dva.vdev)
+            if vdev is None:
+                error = FileSystemError(EIO, f"ZFS: a block lies on the device {dva.vdev}, which is unknown")
+                continue
+            try:
+                data = self._gang(bp, depth) if dva.gang else self._plain(bp, vdev, dva.offset)
+            except FileSystemError as failure:
+                error = failure
+                self.printer(f"zio_read error: {failure.errno}")
+                continue
+            try:
+                return self._decompressed(bp, data)
+            except FileSystemError as failure:
+                error = failure
+        self.printer("ZFS: i/o error - all block copies unavailable")
+        raise FileSystemError(EIO, f"ZFS: all copies of a block are unavailable: {error.message}", error.hint)
+
+    def _plain(self, bp: BlockPointer, vdev: Vdev, offset: int) -> Buffer:
+        size = bp.psize
+        if vdev.type == "raidz":
+            size = size + (1 << vdev.ashift) - 1 & -(1 << vdev.ashift)
+        if self.strict is not None and not _loader_verifies(bp.checksum, self.strict):
+            raise FileSystemError(EOPNOTSUPP, f"ZFS: the loader lacks checksum {checksum.checksum_name(bp.checksum)}")
+        return vdev.read(offset, size, bp.psize, lambda data: checksum.verify(bp, data, self.salt))[: bp.psize]
+
+    def _decompressed(self, bp: BlockPointer, data: Buffer) -> Buffer:
+        if bp.compress == zf.ZIO_COMPRESS_OFF:
+            return data
+        if not supported_by_loader(bp.compress, self.strict):
+            message = f"ZFS: unsupported compression algorithm {compression_name(bp.compress)}"
+            self.printer(message)
+            raise FileSystemError(EIO, message)
+        return decompress(bp.compress, data, bp.lsize)
+
+    def _embedded(self, bp: BlockPointer) -> Buffer:
+        if bp.checksum != zf.BP_EMBEDDED_TYPE_DATA:
+            raise FileSystemError(EIO, f"ZFS: an embedded block pointer of type {bp.checksum}")
+        if bp.lsize > zf.SPA_MAXBLOCKSIZE or bp.psize > zf.BPE_PAYLOAD_SIZE:
+            raise FileSystemError(EIO, f"ZFS: an embedded block pointer of {bp.psize} bytes for {bp.lsize}")
+        try:
+            data = self._decompressed(bp, bp.payload())
+        except FileSystemError as error:
+            self.printer(f"ZFS: i/o error - unable to decompress block pointer data, error {error.errno}")
+            raise
+        return bytes(data).ljust(bp.lsize, b"\0")
+
+    def _gang(self, bp: BlockPointer, depth: int) -> Buffer:
+        """The members' stored bytes in order, verified as a whole by the outer pointer."""
+        if depth >= _MAX_GANG_DEPTH:
+            raise FileSystemError(EIO, "ZFS: gang blocks nested too deep")
+        header = self._gang_header(bp, depth)
+        count = (len(header) - zf.ZIO_ECK_SIZE) // zf.BLKPTR_SIZE
+        parts: list[Buffer] = []
+        length = 0
+        for index in range(count):
+            member = blkptr.decode(header, index * zf.BLKPTR_SIZE)
+            if member.is_hole:
+                continue
+            if length + member.psize > bp.psize:
+                raise FileSystemError(EIO, "ZFS: a gang block's members are longer than the block")
+            part = self.read_bp(member, depth + 1)
+            parts.append(part[: member.psize])
+            length += member.psize
+        data = b"".join(map(bytes, parts))
+        if len(data) != bp.psize or not checksum.verify(bp, data, self.salt):
+            raise FileSystemError(EIO, "ZFS: wrong checksum of a gang block")
+        return data
+
+    def _gang_header(self, bp: BlockPointer, depth: int) -> Buffer:
+        size = zf.SPA_GANGBLOCKSIZE
+        if self.strict != "13.2":
+            shifts = [self.top_vdevs[dva.vdev].ashift for dva in bp.dvas if dva.vdev in self.top_vdevs]
+            size = max(size, 1 << min(max(min(shifts), 9), 16)) if shifts else size
+        if size > zf.SPA_GANGBLOCKSIZE:
+            try:
+                return self.read_bp(bp.gang_header(size), depth + 1)
+            except FileSystemError:
+                pass
+        return self.read_bp(bp.gang_header(zf.SPA_GANGBLOCKSIZE), depth + 1)
+
+
+def _loader_verifies(number: int, strict: str) -> bool:
+    """Whether that version's loader has the checksum (spec/zfs.md 0)."""
+    return number != zf.ZIO_CHECKSUM_EDONR and (number != zf.ZIO_CHECKSUM_BLAKE3 or strict != "13.2")
