@@ -1,0 +1,66 @@
+"""Starting a 64-bit kernel: stack, page tables, descriptor table, registers.
+
+Source: stand/userboot/userboot/elf64_freebsd.c; spec/amd64-handoff.md 1-2.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import EFTYPE
+from bhyveload.loader.kernel.elf_format import ELF64, Header
+from bhyveload.loader.kernel.metadata import build
+from bhyveload.loader.kernel.metadata_format import MODINFOMD_ELFHDR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.state import Loader
+
+STACK, PML4, PDPT, PD, GDT = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
+PAGE_SIZE = 4096
+PG_V, PG_RW, PG_PS = 0x1, 0x2, 0x80
+_ENTRIES = 512
+_LARGE_PAGE = 2 << 20
+MSR_EFER = 0xC0000080
+EFER_LME, EFER_LMA = 0x100, 0x400
+CR0_PE, CR0_NE, CR0_PG = 0x1, 0x20, 0x80000000
+CR4_PAE, CR4_VMXE = 0x20, 0x2000
+RSP = 4
+_CODE_SEGMENT = 0x0020980000000000  # present, long mode, execute only
+_DATA_SEGMENT = 0x0000900000000000  # present, read only
+
+
+def page_tables() -> bytes:
+    """PML4, PDPT and PD, one page each: every GiB of the address space is the first GiB of memory."""
+    top = pack("<Q", PDPT | PG_V | PG_RW) * _ENTRIES
+    middle = pack("<Q", PD | PG_V | PG_RW) * _ENTRIES
+    pages = pack(f"<{_ENTRIES}Q", *range(PG_V | PG_RW | PG_PS, _ENTRIES * _LARGE_PAGE, _LARGE_PAGE))
+    return top + middle + pages
+
+
+def exec_kernel(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
+    """elf64_exec: leaves with GuestReady.  Raises KernelError(EFTYPE, ENOMEM)."""
+    data = kernel.find_metadata(MODINFOMD_ELFHDR)
+    if data is None:
+        raise KernelError(EFTYPE, f"{kernel.name} is not a kernel")
+    entry = Header(ELF64, data).e_entry
+    placement = build(loader, kernel, howto, wide=True)
+    loader.facts["placement"] = placement
+    host = loader.host
+    host.copyin(pack("<III", 0, placement.modulep, placement.kernend).ljust(PAGE_SIZE, b"\0"), STACK)
+    tables = memoryview(page_tables())
+    for number, address in enumerate((PML4, PDPT, PD)):
+        host.copyin(tables[number * PAGE_SIZE : (number + 1) * PAGE_SIZE], address)
+    host.setreg(RSP, STACK)
+    host.setmsr(MSR_EFER, EFER_LMA | EFER_LME)
+    host.setcr(4, CR4_PAE | CR4_VMXE)
+    host.setcr(3, PML4)
+    host.setcr(0, CR0_PG | CR0_PE | CR0_NE)
+    gdt = pack("<QQQ", 0, _CODE_SEGMENT, _DATA_SEGMENT)
+    host.copyin(gdt, GDT)
+    host.setgdt(GDT, len(gdt))
+    host.exec(entry)

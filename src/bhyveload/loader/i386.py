@@ -1,0 +1,98 @@
+"""Starting a 32-bit kernel: bootinfo, stack, registers.
+
+Sources: stand/userboot/userboot/{elf32_freebsd,bootinfo32}.c; spec/amd64-handoff.md 3, spec/kernel-loading.md 12,
+spec/errata.md 8.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import EFTYPE
+from bhyveload.loader.kernel.elf_format import ELF32, Header
+from bhyveload.loader.kernel.metadata import build
+from bhyveload.loader.kernel.metadata_format import (
+    BASE_MEMORY,
+    BOOTINFO,
+    BOOTINFO_SIZE_13,
+    BOOTINFO_VERSION,
+    EXTENDED_MEMORY,
+    MODINFOMD_ELFHDR,
+    MODINFOMD_ESYM,
+    MODINFOMD_SSYM,
+    RB_BOOTINFO,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from bhyveload.loader.kernel.metadata import Placement, PreloadedFile
+    from bhyveload.loader.state import Loader
+
+GUEST_STACK, GUEST_BOOTINFO, GUEST_GDT = 0x1000, 0x2000, 0x3000
+_STACK_SIZE = 4096
+_GDT_ENTRIES = 4
+ESP = 4
+_RETURN_ADDRESS = 0xBEEFFACE
+_ENTRY_MASK = 0xFFFFFF
+_U32 = 0xFFFFFFFF
+
+
+def exec_kernel(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
+    """elf32_exec: leaves with GuestReady.  Raises KernelError(EFTYPE, ENOMEM)."""
+    data = kernel.find_metadata(MODINFOMD_ELFHDR)
+    if data is None:
+        raise KernelError(EFTYPE, f"{kernel.name} is not a kernel")
+    entry = Header(ELF32, data).e_entry & _ENTRY_MASK
+    placement = build(loader, kernel, howto, wide=False)
+    loader.facts["placement"] = placement
+    host = loader.host
+    bootinfo, kernel_name = bootinfo_block(loader, kernel, placement)
+    host.copyin(bootinfo, GUEST_BOOTINFO)
+    host.copyin(kernel_name, GUEST_BOOTINFO + len(bootinfo))
+    words = pack(
+        "<9I",
+        _RETURN_ADDRESS,
+        (howto | RB_BOOTINFO) & _U32,
+        0,  # bootdev
+        0,
+        0,
+        0,
+        GUEST_BOOTINFO,
+        placement.modulep,
+        placement.kernend,
+    )
+    host.copyin(words.rjust(_STACK_SIZE, b"\0"), GUEST_STACK)
+    host.setreg(ESP, GUEST_STACK + _STACK_SIZE - len(words))
+    host.setgdt(GUEST_GDT, _GDT_ENTRIES * 8 - 1)
+    host.exec(entry)
+
+
+def bootinfo_block(loader: Loader, kernel: PreloadedFile, placement: Placement) -> tuple[bytes, bytes]:
+    """(struct bootinfo, the kernel's path with its NUL, which lies behind it)."""
+    ssym, esym = (
+        int.from_bytes((kernel.find_metadata(type_) or b"")[:4], "little") for type_ in (MODINFOMD_SSYM, MODINFOMD_ESYM)
+    )
+    if ssym == 0 or esym == 0:
+        ssym = esym = 0
+    low, _ = loader.host.getmem()
+    size = BOOTINFO.size if loader.current else BOOTINFO_SIZE_13
+    block = BOOTINFO.pack(
+        BOOTINFO_VERSION,
+        GUEST_BOOTINFO + size,
+        0,  # nfs_diskless
+        0,  # n_bios_used
+        size,
+        1,  # memsizes_valid
+        BASE_MEMORY // 1024,
+        ((low - EXTENDED_MEMORY) // 1024) & _U32,
+        ssym,
+        esym,
+        placement.kernend,
+        placement.envp,
+        placement.modulep,
+    ).ljust(size, b"\0")
+    name = (loader.environment.get("kernelname") or "").encode("latin-1", "replace")
+    return block, name[: GUEST_GDT - GUEST_BOOTINFO - size - 1] + b"\0"

@@ -1,0 +1,176 @@
+"""The dynamic section of kernels and shared modules: symbols by name, and through them the module metadata.
+
+Source: stand/common/load_elf.c (the end of loadimage, lookup_symbol, parse_modmetadata, reloc_ptr);
+spec/kernel-loading.md 3, spec/errata.md A2.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import EIO
+from bhyveload.loader.kernel.elf_format import (
+    DT_HASH,
+    DT_REL,
+    DT_RELA,
+    DT_RELASZ,
+    DT_RELSZ,
+    DT_STRSZ,
+    DT_STRTAB,
+    DT_SYMTAB,
+    SHN_UNDEF,
+    STN_UNDEF,
+    STT_NOTYPE,
+    STT_OBJECT,
+)
+from bhyveload.loader.kernel.guest import MIB, WORD_MASK, copyout, string
+from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE
+from bhyveload.loader.kernel.modmetadata import ModuleSet, fake_module_name
+from bhyveload.loader.kernel.relocation import Relocations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.loader.kernel.elf_format import ElfClass, Segment
+    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.kernel.modmetadata import Relocate
+    from bhyveload.loader.state import Loader
+
+_MAX_DYNAMIC = MIB
+_MAX_CHAIN = 65536
+
+
+class SymbolTable:
+    """The DT_HASH table of a loaded file; addresses are guest physical."""
+
+    __slots__ = ("buckets", "chains", "nbuckets", "nchains", "strtab", "symtab")
+
+    def __init__(self, loader: Loader, hashtab: int, symtab: int, strtab: int) -> None:
+        self.symtab = symtab
+        self.strtab = strtab
+        self.nbuckets = _u32(loader, hashtab)
+        self.nchains = _u32(loader, hashtab + 4)
+        self.buckets = hashtab + 8
+        self.chains = self.buckets + 4 * self.nbuckets
+
+
+def _u32(loader: Loader, address: int) -> int:
+    return int.from_bytes(copyout(loader, address & WORD_MASK, 4), "little")
+
+
+def read(
+    loader: Loader, elf: ElfClass, file: PreloadedFile, segment: Segment | None, offset: int
+) -> SymbolTable | None:
+    """Read the modules and dependencies of a loaded file.  The symbol table, or None for a file without a usable one.
+
+    Raises KernelError(EIO) when there is a symbol table but no module metadata set in it.
+    """
+    if segment is None:
+        return None
+    entries = _entries(loader, elf, segment, offset)
+    hashtab, symtab, strtab = (
+        (entries[tag] + offset) & WORD_MASK if tag in entries else 0 for tag in (DT_HASH, DT_SYMTAB, DT_STRTAB)
+    )
+    if 0 in (hashtab, symtab, strtab, entries.get(DT_STRSZ, 0)):
+        return None
+    symbols = SymbolTable(loader, hashtab, symtab, strtab)
+    bounds = [
+        lookup(loader, elf, symbols, f"__{side}_set_modmetadata_set".encode(), STT_NOTYPE) for side in ("start", "stop")
+    ]
+    start, stop = bounds
+    if start is None or stop is None:
+        raise KernelError(EIO, f"{file.name} has no module metadata set: it is not a FreeBSD kernel or module")
+    relocate = _no_relocation(elf, offset)
+    if file.type != KERNEL_TYPE:
+        relocate = _relocation(loader, elf, entries, offset)
+    modules = ModuleSet(loader, elf, start + offset, stop + offset, relocate, dependencies=file.type != KERNEL_TYPE)
+    try:
+        if modules.read(file) == 0:
+            file.add_module(fake_module_name(file.name), 1)
+    except RelocationFailed:
+        pass  # as the original: what was read so far stays
+    return symbols
+
+
+class RelocationFailed(Exception):
+    """A record of a shared module could not be relocated."""
+
+
+def _entries(loader: Loader, elf: ElfClass, segment: Segment, offset: int) -> dict[int, int]:
+    """The dynamic section up to DT_NULL, tag -> value (the last one of a tag counts)."""
+    size = min(segment.p_filesz, _MAX_DYNAMIC) // elf.dyn.size * elf.dyn.size
+    entries: dict[int, int] = {}
+    for tag, value in elf.dyn.iter_unpack(copyout(loader, (segment.p_vaddr + offset) & WORD_MASK, size)):
+        if tag == 0:
+            break
+        entries[tag] = value
+    return entries
+
+
+def _no_relocation(elf: ElfClass, offset: int) -> Relocate:
+    """Pointers of a kernel: linked addresses, moved by ``offset``."""
+    word = elf.word
+
+    def relocate(value: bytearray, address: int) -> None:
+        start = 0 if len(value) == word else 8  # a pointer of the set, or md_data and md_cval
+        for at in range(start, len(value), word):
+            moved = int.from_bytes(value[at : at + word], "little") + offset
+            value[at : at + word] = (moved & WORD_MASK).to_bytes(8, "little")[:word]
+
+    return relocate
+
+
+def _relocation(loader: Loader, elf: ElfClass, entries: dict[int, int], offset: int) -> Relocate:
+    """Pointers of a shared module.  The 64-bit loader has no relocations for i386: it moves pointers as in a kernel
+    when the module has a relocation at all, and leaves them alone otherwise."""
+    kinds = ((DT_REL, DT_RELSZ, elf.rel), (DT_RELA, DT_RELASZ, elf.rela))
+    tables = [
+        ((entries.get(tag, 0) + offset) & WORD_MASK, entries.get(size_tag, 0), layout is elf.rela, layout.size)
+        for tag, size_tag, layout in kinds
+    ]
+    if elf.word == 4:
+        some = any(size >= entry for _, size, _, entry in tables)
+        return _no_relocation(elf, offset if some else 0)
+    found = [Relocations(loader, address, size, offset, addend) for address, size, addend, _ in tables]
+
+    def relocate(value: bytearray, address: int) -> None:
+        try:
+            for relocations in found:
+                relocations.apply(value, address, lambda symbol: 0)
+        except KernelError as error:
+            raise RelocationFailed from error
+
+    return relocate
+
+
+def lookup(loader: Loader, elf: ElfClass, symbols: SymbolTable | None, name: bytes, type_: int) -> int | None:
+    """lookup_symbol: st_value of a defined symbol of that type; None, complaining about a damaged table."""
+    if symbols is not None and symbols.nbuckets:
+        number = _u32(loader, symbols.buckets + elf_hash(name) % symbols.nbuckets * 4)
+        for _ in range(_MAX_CHAIN):
+            if number == STN_UNDEF:
+                return None
+            if number >= symbols.nchains:
+                break
+            data = copyout(loader, (symbols.symtab + number * elf.sym.size) & WORD_MASK, elf.sym.size)
+            st_name, st_type, shndx, value = elf.symbol(data)
+            if st_name == 0:
+                break
+            if string(loader, (symbols.strtab + st_name) & WORD_MASK) == name:
+                return value if shndx != SHN_UNDEF and value != 0 and st_type == type_ else None
+            number = _u32(loader, symbols.chains + number * 4)
+    loader.print(f"{elf.name}_lookup_symbol: corrupt symbol table\n")
+    return None
+
+
+def look_for_kernphys(loader: Loader, elf: ElfClass, symbols: SymbolTable | None) -> None:
+    """is_kernphys_relocatable: userboot makes no use of the answer, but the search may complain."""
+    lookup(loader, elf, symbols, b"kernphys", STT_OBJECT)
+
+
+def elf_hash(name: bytes) -> int:
+    """The System V ABI's hash of a symbol name."""
+    value = 0
+    for byte in name:
+        value = (value << 4) + byte
+        high = value & 0xF0000000
+        value = (value ^ high >> 24) & ~high
+    return value

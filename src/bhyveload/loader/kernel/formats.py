@@ -1,0 +1,91 @@
+"""The four file formats of userboot, tried in turn (stand/userboot/userboot/conf.c, file_load in stand/common/module.c;
+spec/kernel-loading.md 1, spec/errata.md B8)."""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError, KernelError
+from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
+from bhyveload.loader import amd64, i386
+from bhyveload.loader.kernel import elf
+from bhyveload.loader.kernel.elf_format import ELF32, ELF64, ET_REL, Header
+from bhyveload.loader.kernel.metadata import PreloadedFile, find_file
+from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE
+from bhyveload.need import need
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from bhyveload.loader.kernel.elf_format import ElfClass
+    from bhyveload.loader.state import Loader
+
+
+def _load_object(loader: Loader, class_: ElfClass, path: str, dest: int) -> PreloadedFile:
+    """elfN_obj_loadfile up to the point where the file is known to be its: raises KernelError(EFTYPE, EPERM)."""
+    file = loader.files.open(path)
+    try:
+        try:
+            data = file.read(class_.ehdr.size)
+        except FileSystemError as error:
+            raise KernelError(EFTYPE, f"{path} cannot be read: {error.message}") from None
+        if len(data) < class_.ehdr.size or not elf.acceptable(class_, data):
+            raise KernelError(EFTYPE, f"{path} {elf.describe_foreign(data)}")
+        header = Header(class_, data)
+        if header.e_type != ET_REL:
+            raise KernelError(EFTYPE, f"{path} is not an object module")
+        if header.e_shnum == 0 or header.e_shoff == 0 or header.e_shentsize != class_.shdr.size:
+            raise KernelError(EFTYPE, f"{path} has no section headers")
+        if find_file(loader, None, KERNEL_TYPE) is None:
+            loader.print(f"{class_.name}_obj_loadfile: can't load module before kernel\n")
+            raise KernelError(EPERM, f"{path} is a module: load a kernel first")
+        objects: Any = need("bhyveload.loader.kernel.object")
+        preloaded: PreloadedFile = objects.load(loader, class_, file, header, path, dest)
+        return preloaded
+    finally:
+        file.close()
+
+
+FILE_FORMATS = ((elf.load, ELF32), (_load_object, ELF32), (elf.load, ELF64), (_load_object, ELF64))
+_AMD64 = 2  # whose reason is the most telling when no format takes a file
+
+
+def load_file(loader: Loader, path: str, dest: int) -> tuple[int, PreloadedFile | None]:
+    """file_load: (0, file) or (errno, None), with the loader's message set and our reason in loader.diagnosis.
+
+    Begins with the format that took the last file; when that one refuses, all are tried from the first.
+    """
+    number = EFTYPE
+    index = loader.last_file_format
+    while index < len(FILE_FORMATS):
+        load, class_ = FILE_FORMATS[index]
+        try:
+            preloaded = load(loader, class_, path, dest)
+        except (KernelError, FileSystemError) as error:
+            number = error.errno
+            if number != EFTYPE or index == _AMD64:
+                loader.diagnosis = f"{error.message}: {error.hint}" if error.hint else error.message
+        else:
+            preloaded.loader = loader.last_file_format = index
+            loader.diagnosis = ""
+            return 0, preloaded
+        if loader.last_file_format == index and index != 0:
+            index = loader.last_file_format = 0
+            continue
+        if number != EFTYPE:
+            loader.fail_with(f"can't load file '{path}': {strerror(number)}")
+            break
+        index += 1
+    return number, None
+
+
+def exec_file(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
+    """Start ``kernel``: leaves with GuestReady.
+
+    Raises KernelError: EFTYPE (not a kernel), ENOMEM (kernel, modules and variables do not fit into memory).
+    """
+    _, class_ = FILE_FORMATS[kernel.loader]
+    if kernel.type != KERNEL_TYPE:
+        raise KernelError(EFTYPE, f"{kernel.name} is not a kernel")
+    if class_ is ELF64:
+        amd64.exec_kernel(loader, kernel, howto)
+    i386.exec_kernel(loader, kernel, howto)

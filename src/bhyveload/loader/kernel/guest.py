@@ -1,0 +1,121 @@
+"""Guest memory as userboot's archsw functions see it (stand/userboot/userboot/copy.c, stand/common/misc.c).
+
+The real copyin and copyout ignore what the host answers: writing outside low memory does nothing.  That stays so for
+addresses that no memory size could make right (2 GiB and above); memory that is merely too small is refused by the
+loader before (``refuse_if_too_small``).
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError, KernelError
+from bhyveload.freebsd_errno import EIO, ENOMEM
+from bhyveload.host.callbacks import GUEST_ADDRESS_MASK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.host.interface import Buffer
+    from bhyveload.loader.files import OpenFile
+    from bhyveload.loader.state import Loader
+
+ADDRESS_SPACE = 1 << 64
+WORD_MASK = ADDRESS_SPACE - 1
+PAGE_SIZE = 4096
+MIB = 1 << 20
+REACH = GUEST_ADDRESS_MASK + 1  # guest addresses that copyin can name
+_STEP = 32  # MiB; memory sizes are suggested in multiples of it
+_MAX_STRING = 4096
+
+
+def round_up(value: int, step: int) -> int:
+    return (value + step - 1) // step * step
+
+
+def copyin(loader: Loader, data: Buffer, gpa: int) -> None:
+    """archsw.arch_copyin."""
+    try:
+        loader.host.copyin(data, gpa)
+    except FileSystemError:
+        pass  # as the original, which does not look at the result
+
+
+def zero(loader: Loader, gpa: int, size: int) -> None:
+    """kern_bzero."""
+    try:
+        loader.host.zero(gpa, size)
+    except FileSystemError:
+        pass
+
+
+def copyout(loader: Loader, gpa: int, size: int) -> bytes:
+    """archsw.arch_copyout; zeros from outside guest memory.  ``size`` must be bounded by the caller."""
+    try:
+        return loader.host.copyout(gpa, size)
+    except FileSystemError:
+        return bytes(size)
+
+
+def string(loader: Loader, gpa: int) -> bytes:
+    """strdupout: the bytes up to a NUL.  Raises KernelError(EIO) when there is none within 4096 bytes."""
+    low, _ = loader.host.getmem()
+    start = gpa & GUEST_ADDRESS_MASK
+    text, end, _ = copyout(loader, start, max(1, min(_MAX_STRING, low - start))).partition(b"\0")
+    if not end:
+        raise KernelError(EIO, f"a string at guest address {gpa:#x} has no end")
+    return text
+
+
+def pread(file: OpenFile, offset: int, size: int) -> bytes | None:
+    """alloc_pread: exactly ``size`` bytes (which the caller bounds) at ``offset``; None when they are not there."""
+    try:
+        file.lseek(signed(offset))
+        data = file.read(size)
+    except FileSystemError:
+        return None
+    return data if len(data) == size else None
+
+
+def read_into(loader: Loader, file: OpenFile, gpa: int, size: int) -> int:
+    """archsw.arch_readin: how many of ``size`` bytes were read to ``gpa``; -1 for an error."""
+    known = file.file.size
+    if known >= 0:
+        size = min(size, max(0, known - file.tell))
+    low, _ = loader.host.getmem()
+    try:
+        if (gpa & GUEST_ADDRESS_MASK) + size <= low:
+            return file.readin(gpa, size)
+        done = 0
+        while done < size and (data := file.read(min(PAGE_SIZE, size - done))):
+            copyin(loader, data, gpa + done)
+            done += len(data)
+        return done
+    except FileSystemError:
+        return -1
+
+
+def kern_pread(loader: Loader, file: OpenFile, gpa: int, size: int, offset: int) -> bool:
+    """Read exactly ``size`` bytes at ``offset`` of the file to ``gpa``; False when that fails."""
+    try:
+        file.lseek(signed(offset))
+    except FileSystemError:
+        return False
+    return read_into(loader, file, gpa, size) == size
+
+
+def signed(value: int) -> int:
+    """An unsigned 64-bit number as off_t."""
+    return value - ADDRESS_SPACE if value >> 63 else value
+
+
+def refuse_if_too_small(loader: Loader, what: str, end: int, extra: int = 0) -> None:
+    """Raise KernelError(ENOMEM), saying how much is needed, unless [0, end) lies in low memory.
+
+    ``extra`` bytes are going to follow (symbols, environment): they only count for the size that is suggested.
+    """
+    low, _ = loader.host.getmem()
+    if end <= low:
+        return
+    need = round_up(end + extra, MIB) // MIB
+    have = f"{what} needs {need} MiB, the VM has {low // MIB} MiB"
+    if end >= REACH:
+        raise KernelError(ENOMEM, f"{have} below the PCI hole: a loader reaches the first 2 GiB only")
+    raise KernelError(ENOMEM, have, f"use -m {round_up(need, _STEP)}M")

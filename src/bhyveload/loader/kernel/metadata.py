@@ -1,0 +1,196 @@
+"""Preloaded files, and the environment and module information that a kernel finds behind them.
+
+Sources: stand/common/{module,modinfo}.c, stand/userboot/userboot/{bootinfo32,bootinfo64,biossmap}.c;
+spec/kernel-loading.md 8-11.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import ENOMEM
+from bhyveload.loader.kernel.guest import MIB, PAGE_SIZE, REACH, refuse_if_too_small, round_up
+from bhyveload.loader.kernel.metadata_format import (
+    BASE_MEMORY,
+    EXTENDED_MEMORY,
+    HIGH_MEMORY,
+    MODINFO_ADDR,
+    MODINFO_ARGS,
+    MODINFO_END,
+    MODINFO_METADATA,
+    MODINFO_NAME,
+    MODINFO_SIZE,
+    MODINFO_TYPE,
+    MODINFOMD_ENVP,
+    MODINFOMD_HOWTO,
+    MODINFOMD_KERNEND,
+    MODINFOMD_NOCOPY,
+    MODINFOMD_SMAP,
+    RECORD,
+    SMAP_ENTRY,
+    SMAP_TYPE_MEMORY,
+    U32,
+    U64,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.loader.state import Loader
+
+BOOT_MAP_END = 1 << 30  # the page tables a kernel starts with map the first GiB (spec/amd64-handoff.md 1)
+
+
+class PreloadedFile:
+    """struct preloaded_file.  ``metadata`` (type, data) and ``modules`` (name, version) have the newest entry first;
+    ``loader`` is the index of the format that loaded it, -1 for a raw file."""
+
+    __slots__ = ("addr", "args", "loader", "metadata", "modules", "name", "size", "type")
+
+    def __init__(self, name: str, type_: str, addr: int = 0, size: int = 0) -> None:
+        self.name = name
+        self.type = type_
+        self.args: str | None = None
+        self.addr = addr
+        self.size = size
+        self.metadata: list[tuple[int, bytes]] = []
+        self.modules: list[tuple[str, int]] = []
+        self.loader = -1
+
+    def add_metadata(self, type_: int, data: bytes) -> None:
+        """file_addmetadata."""
+        self.metadata.insert(0, (type_, data))
+
+    def find_metadata(self, type_: int) -> bytes | None:
+        """file_findmetadata: the newest of that type."""
+        for number, data in self.metadata:
+            if number == type_:
+                return data
+        return None
+
+    def add_module(self, name: str, version: int) -> None:
+        """file_addmodule: unless the file provides that version already."""
+        if (name, version) not in self.modules:
+            self.modules.insert(0, (name, version))
+
+
+def find_file(loader: Loader, name: str | None = None, type_: str | None = None) -> PreloadedFile | None:
+    """file_findfile: the first loaded file of that name and type; None matches all."""
+    for file in loader.preloaded:
+        if (name is None or file.name == name) and (type_ is None or file.type == type_):
+            return file
+    return None
+
+
+class Placement:
+    """Where things ended up, as guest physical addresses."""
+
+    __slots__ = ("envp", "kernend", "modulep")
+
+    def __init__(self, envp: int, modulep: int, kernend: int) -> None:
+        self.envp = envp
+        self.modulep = modulep
+        self.kernend = kernend
+
+
+def build(loader: Loader, kernel: PreloadedFile, howto: int, wide: bool) -> Placement:
+    """bi_load64 (``wide``) and the common part of bi_load32: put environment and module information into memory.
+
+    Raises KernelError(ENOMEM) when they, or a preloaded file, do not fit.
+    """
+    end = 0
+    for file in loader.preloaded:
+        if file.addr + file.size > REACH:
+            raise KernelError(
+                ENOMEM, f"{file.name} is to be loaded at {file.addr:#x}, above the 2 GiB that a loader reaches"
+            )
+        end = max(end, file.addr + file.size)
+    envp = round_up(end, PAGE_SIZE)
+    environment = environment_block(loader)
+    modulep = round_up(envp + len(environment), PAGE_SIZE)
+    without = kernel.metadata
+    kernel.metadata = [
+        (MODINFOMD_SMAP, smap(*loader.host.getmem())),
+        (MODINFOMD_KERNEND, bytes(8)),
+        (MODINFOMD_ENVP, U64.pack(envp)),
+        (MODINFOMD_HOWTO, U32.pack(howto & 0xFFFFFFFF)),
+        *without,
+    ]
+    align = 8 if wide else 4
+    kernend = round_up(modulep + sum(_room(record, align) for record in records(loader.preloaded, wide)), PAGE_SIZE)
+    try:
+        _refuse_unbootable(loader, kernel, kernend)
+    except KernelError:
+        kernel.metadata = without
+        raise
+    kernel.metadata[1] = MODINFOMD_KERNEND, U64.pack(kernend)
+    loader.host.copyin(environment, envp)
+    _copy_records(loader, modulep, records(loader.preloaded, wide), align)
+    return Placement(envp, modulep, kernend)
+
+
+def environment_block(loader: Loader) -> bytes:
+    """bi_copyenv, md_copyenv: name=value NUL in order of names, one more NUL behind the last."""
+    parts = [
+        f"{variable.name}={variable.value or ''}\0"
+        for variable in loader.environment.sorted()
+        if variable.kenv or not loader.current
+    ]
+    return ("".join(parts) + "\0").encode("latin-1", "replace")
+
+
+def smap(low: int, high: int) -> bytes:
+    """bios_addsmapdata's memory map, made from the two memory sizes."""
+    entries = [(0, BASE_MEMORY), (EXTENDED_MEMORY, low - EXTENDED_MEMORY)]
+    if high:
+        entries.append((HIGH_MEMORY, high))
+    return b"".join(SMAP_ENTRY.pack(base, size & (1 << 64) - 1, SMAP_TYPE_MEMORY) for base, size in entries)
+
+
+def _refuse_unbootable(loader: Loader, kernel: PreloadedFile, kernend: int) -> None:
+    if kernend > BOOT_MAP_END:
+        raise KernelError(
+            ENOMEM,
+            f"{kernel.name} and what is loaded with it end at {round_up(kernend, MIB) // MIB} MiB, "
+            "but a kernel starts with the first 1024 MiB mapped",
+            "load less",
+        )
+    refuse_if_too_small(loader, f"kernel {kernel.name} with its modules and variables", kernend)
+
+
+def records(files: list[PreloadedFile], wide: bool) -> list[bytes]:
+    """bi_copymodules64, md_copymodules: every record with its header and without padding, the terminator last."""
+    found: list[bytes] = []
+
+    def add(type_: int, payload: bytes) -> None:
+        found.append(RECORD.pack(type_, len(payload)) + payload)
+
+    for file in files:
+        add(MODINFO_NAME, file.name.encode("latin-1", "replace") + b"\0")
+        add(MODINFO_TYPE, file.type.encode("latin-1", "replace") + b"\0")
+        if file.args is not None:
+            add(MODINFO_ARGS, file.args.encode("latin-1", "replace") + b"\0")
+        add(MODINFO_ADDR, U64.pack(file.addr) if wide else U32.pack(file.addr & 0xFFFFFFFF))
+        add(MODINFO_SIZE, U64.pack(file.size))  # 8 bytes for 32-bit kernels too: the loader's own size_t
+        for type_, data in file.metadata:
+            if not type_ & MODINFOMD_NOCOPY:
+                add(MODINFO_METADATA | type_, data)
+    found.append(RECORD.pack(MODINFO_END, 0))
+    return found
+
+
+def _room(record: bytes, align: int) -> int:
+    return RECORD.size + round_up(len(record) - RECORD.size, align)
+
+
+def _copy_records(loader: Loader, at: int, found: list[bytes], align: int) -> None:
+    """Copy records in; padding is not written, it keeps what memory held before."""
+    run: list[bytes] = []  # neighbours without padding between them
+    size = 0
+    for record in found:
+        run.append(record)
+        size += len(record)
+        room = _room(record, align)
+        if room != len(record):
+            loader.host.copyin_pieces(run, size, at)
+            at += size - len(record) + room
+            run, size = [], 0
+    loader.host.copyin_pieces(run, size, at)
