@@ -93,6 +93,16 @@ def test_state_json_is_what_the_document_says(vmm_directory: Path) -> None:
     assert vcpu["selectors"]["cs"] == 8
 
 
+def test_the_documents_example_is_a_state(vmm_directory: Path) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "state-json.md").read_text()
+    example = document.split("```json\n")[1].split("```")[0]
+    load("guest", b"one", 256 * MB)
+    (vmm_directory / "guest" / "state.json").write_text(example)
+    with VirtualMachine.open("guest", require_loaded=True) as vm:
+        assert vm.state is not None and set(vm.state) == {"schema", "name", "memory", "vcpus", "loaded"}
+        assert vm.registers().as_dict() == loaded_vcpu().as_dict()
+
+
 def test_memory_is_sparse_and_high_memory_lies_behind_low(vmm_directory: Path) -> None:
     vm = VirtualMachine.create("big", 5 * GB)
     assert vm.memory is not None and (vm.memory.low, vm.memory.high) == (3 * GB, 2 * GB)

@@ -1,0 +1,134 @@
+/*
+ * A stand-in for FreeBSD's libvmmapi: the functions that bhyveload calls, with the signatures of 13.2 (-DOLD) or of
+ * 14.0 and later.  Every call is written down; trace() gives the text.  fail_on() makes one function fail.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct vmctx { char name[256]; int memflags; size_t low, high; char *lowmem, *highmem; };
+struct vcpu { struct vmctx *ctx; int id; };
+
+static char text[65536], failing[64], existing[256];
+static int failure;
+
+const char *trace(void) { return text; }
+void forget(void) { text[0] = failing[0] = existing[0] = 0; }
+void exists(const char *name) { strcpy(existing, name); }
+void fail_on(const char *function, int error) { strcpy(failing, function); failure = error; }
+
+static int note(const char *function, const char *format, ...)
+{
+	size_t used = strlen(text);
+	va_list list;
+
+	used += snprintf(text + used, sizeof(text) - used, "%s", function);
+	va_start(list, format);
+	used += vsnprintf(text + used, sizeof(text) - used, format, list);
+	va_end(list);
+	snprintf(text + used, sizeof(text) - used, "\n");
+	if (strcmp(function, failing) == 0) {
+		errno = failure;
+		return -1;
+	}
+	return 0;
+}
+
+int vm_create(const char *name)
+{
+	if (note("vm_create", " %s", name))
+		return -1;
+	if (strcmp(name, existing) == 0) {
+		errno = EEXIST;
+		return -1;
+	}
+	strcpy(existing, name);
+	return 0;
+}
+
+struct vmctx *vm_open(const char *name)
+{
+	struct vmctx *ctx;
+
+	if (note("vm_open", " %s", name))
+		return NULL;
+	if (strcmp(name, existing) != 0) {
+		errno = ENOENT;
+		return NULL;
+	}
+	ctx = calloc(1, sizeof(*ctx));
+	strcpy(ctx->name, name);
+	return ctx;
+}
+
+void vm_destroy(struct vmctx *ctx) { note("vm_destroy", " %s", ctx->name); existing[0] = 0; free(ctx); }
+int vm_reinit(struct vmctx *ctx) { return note("vm_reinit", " %s", ctx->name); }
+void vm_set_memflags(struct vmctx *ctx, int flags) { note("vm_set_memflags", " %d", flags); ctx->memflags = flags; }
+size_t vm_get_lowmem_size(struct vmctx *ctx) { return ctx->low; }
+size_t vm_get_highmem_size(struct vmctx *ctx) { return ctx->high; }
+
+int vm_setup_memory(struct vmctx *ctx, size_t len, int style)
+{
+	size_t limit = 1 << 20;	/* instead of 3 GiB */
+
+	if (note("vm_setup_memory", " %zu %d", len, style))
+		return -1;
+	ctx->low = len > limit ? limit : len;
+	ctx->high = len - ctx->low;
+	ctx->lowmem = calloc(1, ctx->low);
+	ctx->highmem = calloc(1, ctx->high);
+	return 0;
+}
+
+void *vm_map_gpa(struct vmctx *ctx, uint64_t gpa, size_t len)
+{
+	if (note("vm_map_gpa", " %#lx %zu", (unsigned long)gpa, len))
+		return NULL;
+	if (gpa + len <= ctx->low)
+		return ctx->lowmem + gpa;
+	return ctx->highmem + (gpa - (4UL << 30));
+}
+
+#ifdef OLD
+#define VCPU struct vmctx *ctx, int vcpu
+#define ID vcpu
+#define NAME ctx->name
+#else
+#define VCPU struct vcpu *vcpu
+#define ID vcpu->id
+#define NAME vcpu->ctx->name
+struct vcpu *vm_vcpu_open(struct vmctx *ctx, int id)
+{
+	struct vcpu *vcpu = malloc(sizeof(*vcpu));
+
+	vcpu->ctx = ctx;
+	vcpu->id = id;
+	return note("vm_vcpu_open", " %d", id) ? NULL : vcpu;
+}
+void vm_vcpu_close(struct vcpu *vcpu) { note("vm_vcpu_close", " %d", vcpu->id); free(vcpu); }
+void vm_close(struct vmctx *ctx) { note("vm_close", " %s", ctx->name); free(ctx); }
+#endif
+
+int vm_set_register(VCPU, int reg, uint64_t value)
+{
+	return note("vm_set_register", " %s %d %d %#lx", NAME, ID, reg, (unsigned long)value);
+}
+
+int vm_set_desc(VCPU, int reg, uint64_t base, uint32_t limit, uint32_t access)
+{
+	return note("vm_set_desc", " %s %d %d %#lx %#x %#x", NAME, ID, reg, (unsigned long)base, limit, access);
+}
+
+int vm_get_capability(VCPU, int cap, int *value)
+{
+	*value = 0;
+	return note("vm_get_capability", " %s %d %d", NAME, ID, cap);
+}
+
+int vm_set_capability(VCPU, int cap, int value)
+{
+	return note("vm_set_capability", " %s %d %d %d", NAME, ID, cap, value);
+}
