@@ -333,6 +333,15 @@ def test_damaged_state(text: bytes, reason: str, vmm_directory: Path) -> None:
     destroy_machine("guest")
 
 
+def test_a_report_that_could_not_be_read_back_is_refused() -> None:
+    load("guest", b"one")
+    vm = VirtualMachine.create("guest", MB)
+    with pytest.raises(VmStateError, match="report makes a state.json of"):
+        vm.commit([loaded_vcpu()], {"name": "\0" * (11 << 20)})
+    vm.abandon()
+    assert mark_of("guest") == (b"one", "one")
+
+
 def test_missing_memory_file(vmm_directory: Path) -> None:
     load("guest", b"one")
     (vmm_directory / "guest" / "memory").unlink()

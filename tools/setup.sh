@@ -4,11 +4,16 @@ set -eu
 cd "$(dirname "$0")/.."
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
+# A virtual environment whose making failed half-way has no pip.
+complete() {
+	new_enough .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1
+}
+
 new_enough() {
 	"$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-if ! new_enough .venv/bin/python; then
+if ! complete; then
 	for python in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
 		if new_enough "$python"; then
 			break

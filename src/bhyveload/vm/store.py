@@ -197,8 +197,8 @@ class VirtualMachine:
         """Make the new memory, registers and report the VM.
 
         Everything that can fail for want of space comes first.  From the removal of the old state.json to the
-        appearance of the new one the VM is not loaded.  Raises VmStorageError; the old VM is then as before, or marked
-        not loaded.
+        appearance of the new one the VM is not loaded.  Raises VmStorageError, VmStateError (the report is larger than
+        64 MiB); the old VM is then as before, or marked not loaded.
         """
         memory = self._loading()
         state: dict[str, object] = {
@@ -210,8 +210,11 @@ class VirtualMachine:
         }
         for key, value in (extra or {}).items():
             state.setdefault(key, value)
+        text = dumps(state).encode() + b"\n"
+        if len(text) > _MAX_STATE:
+            raise VmStateError(f"{self.path}: the load's report makes a state.json of {len(text)} bytes")
         try:
-            self._write_file("state.json.new", dumps(state).encode() + b"\n")
+            self._write_file("state.json.new", text)
             if self._unnamed:
                 self._unlink("memory.new")
                 _link_descriptor(memory.fd, self.path, "memory.new")
