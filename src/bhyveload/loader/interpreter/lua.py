@@ -1,0 +1,122 @@
+"""The Lua interpreter of loader(8): its start, typed lines, included files (stand/common/interp_lua.c)."""
+
+from __future__ import annotations
+
+from bhyveload.loader.interpreter import (
+    lua_base,
+    lua_errno,
+    lua_io,
+    lua_lfs,
+    lua_loader,
+    lua_package,
+    lua_pager,
+    lua_sandbox,
+)
+from bhyveload.loader.parse import ParseError, failure_line, parse
+from bhyveload.loader.state import CMD_ERROR, CMD_OK, CMD_WARN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.loader.state import Loader
+
+LOADER_LUA = "/boot/lua/loader.lua"
+_LIBRARIES = (
+    (lua_base.CHECKS, "checks"),
+    (lua_base.SOURCE, "base"),
+    (lua_package.SOURCE, "package"),
+    (lua_errno.SOURCE, "errno"),
+    (lua_io.SOURCE, "io"),
+    (lua_lfs.SOURCE, "lfs"),
+    (lua_loader.SOURCE, "loader"),
+    (lua_pager.SOURCE, "pager"),
+)
+
+
+def prepare() -> None:
+    """Make everything ready that cannot be imported once the child is confined: lupa loads its parts at first use."""
+    sandbox = lua_sandbox.Sandbox()
+    sandbox.define({"current": lambda: True})
+    sandbox.install(lua_base.CHECKS, "checks")
+
+
+class LuaInterpreter:
+    """One Lua state with the loader's libraries.
+
+    FreeBSD's interp_run looks at slot 1 of the Lua stack where it means the result of cli_execute.  Values that typed
+    lines and included files leave on the stack stay there for ever, so the oldest of them decides for all later lines
+    (spec/errata.md A6): ``_bottom`` is that value as lua_tointeger has it, None while the stack is empty.
+    """
+
+    name = "lua"
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self._bottom: int | None = None
+        self._sandbox = lua_sandbox.Sandbox(getattr(loader, "leave", None))
+        for primitives in (
+            lua_loader.LoaderLibrary(loader, self.run).primitives(),
+            lua_io.IoLibrary(loader).primitives(),
+            lua_lfs.LfsLibrary(loader).primitives(),
+            lua_pager.primitives(loader),
+        ):
+            self._sandbox.define(primitives)
+        for source, name in _LIBRARIES:
+            self._sandbox.install(source, name)
+
+    def start(self) -> None:
+        """interp_init: run the guest's first script."""
+        loader = self.loader
+        loader.environment.set("script.lang", "lua")
+        path = (loader.environment.get("loader_lua") if loader.current else None) or LOADER_LUA
+        ok, values, first, message = self._call("run_file", path)
+        if ok:
+            self._keep(values, first)
+            return
+        loader.print(f"ERROR: {'unknown' if message is None else lua_loader.cut(message)}.\n")
+        loader.environment.set("autoboot_delay", "NO")
+
+    def run(self, line: str) -> int:
+        """interp_run: as Lua, else as a command through cli_execute, else straight as a builtin command."""
+        loader = self.loader
+        line = lua_loader.cut(line)
+        nested = self._sandbox.depth > 0  # then slot 1 is the argument of loader.interpret: the line
+        ok, values, first, _ = self._call("run_line", line)
+        if ok:
+            if not nested:
+                self._keep(values, first)
+            return CMD_OK
+        loader.clear_message()
+        try:
+            words = parse(line, loader.environment)
+        except ParseError as error:
+            loader.print(f"fail at line {failure_line(error.reason, loader.current)}\nFailed to parse '{line}'\n")
+            return CMD_ERROR
+        bottom = self._sandbox.call("numeric", line) if nested else self._bottom
+        ok, _, result, _ = self._call("run_command", *words)
+        if ok and (result if bottom is None else bottom) == 0:
+            return CMD_OK
+        status = loader.perform(words)
+        if status == CMD_OK:
+            return CMD_OK
+        loader.print(f"{'Command failed' if loader.message is None else loader.message}\n")
+        return CMD_ERROR
+
+    def include(self, path: str) -> int:
+        """luaL_dofile: what the file returns, or its error, stays on the stack of the call that included it."""
+        nested = self._sandbox.depth > 0
+        ok, values, first, _ = self._call("run_file", path)
+        if not nested:
+            self._keep(values, first)
+        return CMD_OK if ok else CMD_WARN
+
+    def _call(self, name: str, *arguments: str) -> tuple[bool, int, int, str | None]:
+        """(ok, number of values, the first as an integer, the error message)."""
+        result = self._sandbox.call(name, *arguments)
+        if result is None:
+            return False, 1, 0, "not enough memory"
+        ok, values, first, message = result
+        return bool(ok), int(values), int(first), message
+
+    def _keep(self, values: int, first: int) -> None:
+        if values and self._bottom is None:
+            self._bottom = first
