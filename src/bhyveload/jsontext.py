@@ -55,6 +55,8 @@ def _key(key: object) -> str:
 
 
 def _string(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
     text = text.translate(_ESCAPES)
     if not text.isascii():
         text = "".join(char if char < "\x80" else _escape(ord(char)) for char in text)
