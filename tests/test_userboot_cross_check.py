@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import struct
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,43 +12,14 @@ from hypothesis import strategies as st
 from bhyveload.userboot import cross_check
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.handover import describe, read_handover
-from bhyveload.vm.memory import VM_HIGHMEM_BASE, GuestMemory
-from bhyveload.vm.registers import Registers, setup_freebsd_registers
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-DATA = Path(__file__).parent / "data" / "userboot"
+from bhyveload.vm.memory import VM_HIGHMEM_BASE
+from userboot_testing import RECORDS, machine
 
 
 def state(name: str, label: str = "") -> LoadedState:
     """A recorded load as the VM it left."""
     memory, vcpu = machine(name)
     return LoadedState(label or name, memory, vcpu)
-
-
-def machine(name: str) -> tuple[GuestMemory, Registers]:
-    run = (DATA / name / "run.txt").read_text()
-    found = re.search(r"getmem -> (\S+) (\S+)", run)
-    assert found is not None
-    low, high = (int(number, 0) for number in found.groups())
-    fd = os.memfd_create(name)
-    os.ftruncate(fd, low + high)
-    os.pwrite(fd, zstd.decompress((DATA / name / "memory.zst").read_bytes()), 0)
-    memory = GuestMemory(fd, low, high, fresh=False)
-
-    def argument(call: str) -> int:
-        value = re.search(call + r"\s*=?\s*(0x[0-9a-f]+)", run)
-        return int(value[1], 16) if value else 0
-
-    vcpu = Registers()
-    if argument("setcr 3"):
-        setup_freebsd_registers(vcpu, argument("exec rip="), argument("setcr 3"), 0x5000, argument("setreg 4"))
-    else:
-        vcpu.registers.update(rip=argument("exec rip="), rsp=argument("setreg 4"), efer=0)
-    return memory, vcpu
 
 
 def test_the_records_of_a_real_load() -> None:
@@ -96,7 +64,7 @@ def test_the_records_of_a_real_i386_load() -> None:
     assert handover.files[1].extent() == (0x8011BC, 0x22BD)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in DATA.iterdir() if path.is_dir()))
+@pytest.mark.parametrize("name", sorted(path.name for path in RECORDS.iterdir() if path.is_dir()))
 def test_a_load_is_the_same_as_itself(name: str) -> None:
     assert compare(state(name, "one"), state(name, "other")) == []
 

@@ -152,8 +152,7 @@ def test_registers_bhyveload_does_not_know(loader: bytes, do: str, text: bytes) 
 
 def test_waiting_for_a_key_that_cannot_come_ends(loader: bytes) -> None:
     end = run_loader(loader, host_for("getc", TypedConsole(b"", ends=True)))
-    assert end.kind == "error"
-    assert end.value == "LoaderError: the console's input has ended while the loader waits for a key"
+    assert (end.kind, end.value) == ("error", "InputEnded: ")
 
 
 def test_waiting_for_a_key_goes_on_while_one_may_come(loader: bytes) -> None:

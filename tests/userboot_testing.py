@@ -5,11 +5,12 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import select
 import shutil
 import signal
-import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,19 @@ from typing import Any, NoReturn
 import pytest
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EINVAL, EIO, ENOTCAPABLE, EROFS, from_host
+from bhyveload.freebsd_errno import EROFS
 from bhyveload.host.callbacks import GuestReady, LoaderCallbacks, LoaderExit, SwapInterpreter, loader_environment
+from bhyveload.host.directory import HostDirectory, open_host_directory
 from bhyveload.userboot.run import prepare
 from bhyveload.vm.memory import GuestMemory
+from bhyveload.vm.registers import Registers, setup_freebsd_registers
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+RECORDS = Path(__file__).parent / "data" / "userboot"
 GUEST = Path(__file__).parent / "guest"
 CFLAGS = ["-shared", "-nostdlib", "-fPIC", "-ffreestanding", "-mno-red-zone", "-O1", "-Wall", "-Wextra", "-Werror"]
 ELFOSABI_FREEBSD = 9
@@ -92,63 +101,12 @@ class TypedConsole:
         return self.ends and not self.keys
 
 
-class OpenedFile:
-    def __init__(self, path: Path) -> None:
-        found = path.stat()
-        self.is_directory = stat.S_ISDIR(found.st_mode)
-        self.mode, self.uid, self.gid = found.st_mode, found.st_uid, found.st_gid
-        self.size, self.mtime, self.dev, self.ino = found.st_size, int(found.st_mtime), found.st_dev, found.st_ino
-        self._file = None if self.is_directory else path.open("rb")
-        self._entries = [] if self._file else [(1, 4, b"."), (2, 4, b"..")]
-        if self._file is None:
-            self._entries += [(p.stat().st_ino, 8, os.fsencode(p.name)) for p in path.iterdir()]
-
-    def read(self, size: int) -> bytes:
-        assert self._file is not None
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int) -> int:
-        assert self._file is not None
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError):
-            raise FileSystemError(EINVAL, "seek") from None
-
-    def readdir(self) -> tuple[int, int, bytes] | None:
-        return self._entries.pop(0) if self._entries else None
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-
-
-class Folder:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def open(self, name: bytes) -> OpenedFile:
-        path = self.path / os.fsdecode(name).lstrip("/")
-        if ".." in path.parts:
-            raise FileSystemError(ENOTCAPABLE, f"{path} is outside")
-        try:
-            if path.exists() and not (path.is_dir() or path.is_file()):
-                raise FileSystemError(EINVAL, f"{path} is neither file nor folder")
-            return OpenedFile(path)
-        except OSError as error:
-            raise FileSystemError(from_host(error.errno), str(error)) from None
-
-
 def patterned_disk() -> MemoryDisk:
     sectors = (bytes((sector * 7 + i) & 0xFF for i in range(512)) for sector in range(256))
     return MemoryDisk(b"".join(sectors) * 8)  # the pattern repeats every 256 sectors
 
 
-class BrokenDisk(MemoryDisk):
-    def read(self, offset: int, length: int) -> memoryview:
-        raise FileSystemError(EIO, "the medium is broken")
-
-
-def folder(directory: Path) -> Folder:
+def folder(directory: Path) -> HostDirectory:
     """The host directory that testboot.c expects."""
     directory.mkdir()
     (directory / "file").write_bytes(b"hello, loader")
@@ -157,7 +115,7 @@ def folder(directory: Path) -> Folder:
     os.mkfifo(directory / "fifo")
     (directory / "sub").mkdir()
     (directory / "sub" / ("n" * 255)).write_bytes(b"")
-    return Folder(directory)
+    return open_host_directory(str(directory))
 
 
 def memory(low: int = 64 * MB, high: int = 0) -> GuestMemory:
@@ -171,6 +129,29 @@ def host_for(do: str, console: TypedConsole | None = None, **arguments: Any) -> 
     return LoaderCallbacks(
         console or TypedConsole(), environment=loader_environment([f"do={do}".encode(), b"last=one"]), **arguments
     )
+
+
+def machine(name: str) -> tuple[GuestMemory, Registers]:
+    """A recorded load (tests/data/userboot) as the machine it left."""
+    run = (RECORDS / name / "run.txt").read_text()
+    found = re.search(r"getmem -> (\S+) (\S+)", run)
+    assert found is not None
+    low, high = (int(number, 0) for number in found.groups())
+    fd = os.memfd_create(name)
+    os.ftruncate(fd, low + high)
+    os.pwrite(fd, zstd.decompress((RECORDS / name / "memory.zst").read_bytes()), 0)
+    memory = GuestMemory(fd, low, high, fresh=False)
+
+    def argument(call: str) -> int:
+        value = re.search(call + r"\s*=?\s*(0x[0-9a-f]+)", run)
+        return int(value[1], 16) if value else 0
+
+    vcpu = Registers()
+    if argument("setcr 3"):
+        setup_freebsd_registers(vcpu, argument("exec rip="), argument("setcr 3"), 0x5000, argument("setreg 4"))
+    else:
+        vcpu.registers.update(rip=argument("exec rip="), rsp=argument("setreg 4"), efer=0)
+    return memory, vcpu
 
 
 class Ended:

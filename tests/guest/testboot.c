@@ -3,8 +3,8 @@
  * over putc as `ok NAME` or `FAIL NAME got X want Y`.  Built -shared -nostdlib; the test sets EI_OSABI to FreeBSD.
  *
  * What to do is the first `do=` variable of getenv:
- *   do=all        every check, then exec
- *   do=segv, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exit7, do=getc, do=deep, do=i386,
+ *   do=all        every check, then exec; do=boot: exec at once
+ *   do=segv, do=say-and-crash, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exit7, do=getc, do=deep, do=i386,
  *   do=rodata, do=relro, do=data-is-no-program, do=swap:NAME, do=swapnull, do=setreg, do=setmsr, do=setcr,
  *   do=version, do=bench:KIND:COUNT:SIZE (p putc, r diskread, c copyin)
  * Host: disk 0 of 1 MiB (byte i of sector s is (s*7+i)&0xff), disk 1 read-only; 64 MiB of low memory; a directory
@@ -422,13 +422,18 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		number(failures);
 		say("\n");
 		boot();
-	} else if (starts(todo, "i386")) {
+	} else if (starts(todo, "boot"))
+		boot();
+	else if (starts(todo, "i386")) {
 		cb->setreg(arg, 4, 0xabcd00001fdcull);
 		cb->setgdt(arg, 0x3000, 31);
 		cb->exec(arg, 0x200100);
 	} else if (starts(todo, "segv"))
 		*(volatile int *)8 = 1;
-	else if (starts(todo, "rodata"))
+	else if (starts(todo, "say-and-crash")) {
+		say("about to crash\n");
+		*(volatile int *)8 = 1;
+	} else if (starts(todo, "rodata"))
 		*(volatile char *)words[0] = 1;
 	else if (starts(todo, "relro"))
 		((const char *volatile *)words)[0] = NULL;

@@ -12,9 +12,9 @@ import ctypes
 import os
 import time
 
-from bhyveload.errors import EX_SOFTWARE, DataError, FileSystemError, LoaderError, MemoryAccessError
+from bhyveload.errors import EX_SOFTWARE, DataError, FileSystemError, MemoryAccessError
 from bhyveload.freebsd_errno import EBADF, EFAULT, EIO, EMFILE, ENAMETOOLONG
-from bhyveload.host.callbacks import DIOCGSECTORSIZE, GUEST_ADDRESS_MASK, SwapInterpreter
+from bhyveload.host.callbacks import DIOCGSECTORSIZE, GUEST_ADDRESS_MASK, LoaderEnd, SwapInterpreter
 from bhyveload.userboot.abi import LIBSA_NAME_MAX, FreeBSDStat
 
 TYPE_CHECKING = False
@@ -36,6 +36,10 @@ _SPIN_PAUSE = 0.005
 
 _memmove = ctypes.memmove
 _string_at = ctypes.string_at
+
+
+class InputEnded(LoaderEnd):
+    """The loader waits for a key and the console's input has ended: it would ask for ever."""
 
 
 class Bridge:
@@ -165,7 +169,7 @@ class Bridge:
         elif self.host.console.at_end:
             self._dry += 1
             if self._dry > _DRY_LIMIT:
-                raise LoaderError("the console's input has ended while the loader waits for a key")
+                raise InputEnded
         return value
 
     def _poll(self, _arg: int | None) -> int:

@@ -51,7 +51,7 @@ class LoadedState:
 def compare(a: LoadedState, b: LoadedState) -> list[str]:
     """The differences, a line each, most telling first; empty when the guests are the same.
 
-    At most MAX_LINES lines; the last then says how many more there are.
+    At most MAX_LINES lines; the last then says how many more there are.  Lines print, whatever the guests hold.
     """
     lines = [*_registers(a, b), *_faults(a), *_faults(b), *_metadata(a, b), *_environment(a, b), *_contents(a, b)]
     if (a.memory.low, a.memory.high) != (b.memory.low, b.memory.high):
@@ -63,7 +63,7 @@ def compare(a: LoadedState, b: LoadedState) -> list[str]:
         lines += _pages(a, b)
     if len(lines) > MAX_LINES:
         lines[MAX_LINES - 1 :] = [f"... and {len(lines) - MAX_LINES + 1} more differences"]
-    return lines
+    return [line if line.isprintable() else ascii(line)[1:-1] for line in lines]
 
 
 def _both(what: str, one: str, other: str, a: LoadedState, b: LoadedState) -> str:

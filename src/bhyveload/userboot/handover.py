@@ -110,8 +110,8 @@ class Handover:
 
 
 def text(raw: bytes) -> str:
-    """A NUL-terminated guest string, printable whatever it holds."""
-    return ascii(raw.partition(b"\0")[0].decode("latin-1"))[1:-1]
+    """A NUL-terminated guest string, a character a byte."""
+    return raw.partition(b"\0")[0].decode("latin-1")
 
 
 def describe(record: str, payload: bytes) -> str:
