@@ -55,7 +55,11 @@ class BlockPointer:
         self.lsize = (prop & 0xFFFF) + 1 << zf.SPA_MINBLOCKSHIFT
         self.psize = (prop >> 16 & 0xFFFF) + 1 << zf.SPA_MINBLOCKSHIFT
         self.dvas = tuple(
-            Dva(words[index] >> 32, (words[index + 1] & (1 << 63) - 1) << zf.SPA_MINBLOCKSHIFT, words[index + 1] >> 63 == 1)
+            Dva(
+                words[index] >> 32,
+                (words[index + 1] & (1 << 63) - 1) << zf.SPA_MINBLOCKSHIFT,
+                words[index + 1] >> 63 == 1,
+            )
             for index in range(0, 2 * zf.SPA_DVAS_PER_BP, 2)
             if words[index] or words[index + 1]
         )

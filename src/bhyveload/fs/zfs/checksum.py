@@ -26,11 +26,18 @@ if TYPE_CHECKING:
 _WORDS = Struct("<4Q")
 _SWAPPED = Struct(">4Q")
 _CHECKSUM_NAMES = (
-    "inherit on off label gang_header zilog fletcher2 fletcher4 sha256 zilog2 noparity sha512 skein edonr blake3"
-).split()
+    *("inherit", "on", "off", "label", "gang_header", "zilog", "fletcher2", "fletcher4", "sha256", "zilog2"),
+    *("noparity", "sha512", "skein", "edonr", "blake3"),
+)
 
 _STRONG = frozenset(
-    (zf.ZIO_CHECKSUM_SHA256, zf.ZIO_CHECKSUM_SHA512, zf.ZIO_CHECKSUM_SKEIN, zf.ZIO_CHECKSUM_EDONR, zf.ZIO_CHECKSUM_BLAKE3)
+    (
+        zf.ZIO_CHECKSUM_SHA256,
+        zf.ZIO_CHECKSUM_SHA512,
+        zf.ZIO_CHECKSUM_SKEIN,
+        zf.ZIO_CHECKSUM_EDONR,
+        zf.ZIO_CHECKSUM_BLAKE3,
+    )
 )
 
 _sha256: Callable[..., Any] | None = None

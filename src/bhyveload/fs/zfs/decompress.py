@@ -112,7 +112,9 @@ def _zstd_magicless(data: Buffer, size: int) -> bytes:
     if _zstd is None:
         prepare()
     if _zstd is None:
-        raise FileSystemError(EIO, "ZFS: this pool is compressed with zstd", "install the Python package backports.zstd")
+        raise FileSystemError(
+            EIO, "ZFS: this pool is compressed with zstd", "install the Python package backports.zstd"
+        )
     length = int.from_bytes(data[:4], "big")
     if length + 8 > len(data):
         raise _failed(zf.ZIO_COMPRESS_ZSTD, f"{length} bytes do not fit in the block")

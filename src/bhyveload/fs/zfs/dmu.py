@@ -31,8 +31,8 @@ def zeros(length: int) -> memoryview:
 
 
 class Dnode:
-    """A dnode_phys_t.  ``bonus`` is all there is of it, also in slots beyond the first; ``spill`` the stored spill block
-    pointer or None; ``bsize`` the data block size."""
+    """A dnode_phys_t.  ``bonus`` is all there is of it, also in slots beyond the first; ``spill`` the stored spill
+    block pointer or None; ``bsize`` the data block size."""
 
     __slots__ = (
         "block_pointers",

@@ -121,7 +121,7 @@ def children(mos: Objset, number: int) -> list[bytes]:
     directory_number = _bonus_word(_dataset(mos, number), zf.DS_DIR_OBJ)
     directory = mos.dnode(directory_number)
     names = mos.dnode(_bonus_word(directory, zf.DD_CHILD_DIR_ZAPOBJ))
-    result = []
+    result: list[bytes] = []
     for name, _ in zap.entries(mos.objects, names):
         if len(result) >= _MAX_CHILDREN:
             raise FileSystemError(EIO, f"ZFS: dataset {number} has more than {_MAX_CHILDREN} children")
@@ -134,7 +134,7 @@ def snapshots(mos: Objset, number: int) -> list[bytes]:
     object_number = _bonus_word(_dataset(mos, number), zf.DS_SNAPNAMES_ZAPOBJ)
     if not object_number:
         return []
-    result = []
+    result: list[bytes] = []
     for name, _ in zap.entries(mos.objects, mos.dnode(object_number)):
         if len(result) >= _MAX_CHILDREN:
             raise FileSystemError(EIO, f"ZFS: dataset {number} has more than {_MAX_CHILDREN} snapshots")

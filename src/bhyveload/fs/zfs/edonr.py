@@ -71,13 +71,13 @@ def _quasigroup(x: Half, y: Half) -> Half:
 def _compress(pipe: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
     low: Half = block[:8]  # type: ignore[assignment]
     high: Half = block[8:]  # type: ignore[assignment]
-    p = _quasigroup(high[::-1], low)  # type: ignore[arg-type]
+    p = _quasigroup(high[::-1], low)
     q = _quasigroup(p, high)
     p = _quasigroup(pipe[8:], p)  # type: ignore[arg-type]
     q = _quasigroup(p, q)
     p = _quasigroup(p, pipe[:8])  # type: ignore[arg-type]
     q = _quasigroup(q, p)
-    p = _quasigroup(low[::-1], p)  # type: ignore[arg-type]
+    p = _quasigroup(low[::-1], p)
     q = _quasigroup(p, q)
     return tuple(old ^ data ^ new for old, data, new in zip(pipe, (*high, *low), (*p, *q), strict=True))
 

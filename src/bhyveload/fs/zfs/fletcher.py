@@ -77,7 +77,7 @@ def _map_native() -> Callable[[Buffer], Words]:
 def _buffer_address(ctypes: Any) -> Callable[[Buffer], int]:
     """The address of a buffer's bytes, also of a read-only one (a mapped image), by the buffer protocol."""
 
-    class PyBuffer(ctypes.Structure):
+    class PyBuffer(ctypes.Structure):  # type: ignore[misc]
         _fields_ = [
             ("buf", ctypes.c_void_p),
             ("obj", ctypes.py_object),

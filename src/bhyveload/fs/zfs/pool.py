@@ -52,7 +52,13 @@ class Pool:
     )
 
     def __init__(
-        self, guid: int, name: str, reads: Reads, last: LastBlock, printer: Callable[[str], None], strict: str | None,
+        self,
+        guid: int,
+        name: str,
+        reads: Reads,
+        last: LastBlock,
+        printer: Callable[[str], None],
+        strict: str | None,
         known: dict[int, Vdev],
     ) -> None:
         """``known``: all vdevs of all pools by guid (libsa's zfs_vdevs)."""
@@ -144,9 +150,7 @@ class Pool:
             if feature and value and value[0] and feature not in accepted:
                 self.printer(f"ZFS: unsupported feature: {feature}")
                 self.printer(f"ZFS: pool {self.name} is not supported")
-                raise FileSystemError(
-                    EIO, f"ZFS: pool {self.name} uses the feature {feature}", features.hint(feature)
-                )
+                raise FileSystemError(EIO, f"ZFS: pool {self.name} uses the feature {feature}", features.hint(feature))
 
     def _load_nvlist(self, mos: Objset, number: int) -> NvList:
         dnode = mos.dnode(number)

@@ -60,7 +60,10 @@ def columns_of(offset: int, size: int, ashift: int, children: int, nparity: int)
 
 
 def read(
-    columns: list[Column], nparity: int, read_child: ReadChild, healthy: Callable[[int], bool],
+    columns: list[Column],
+    nparity: int,
+    read_child: ReadChild,
+    healthy: Callable[[int], bool],
     verify: Callable[[Buffer], bool] | None,
 ) -> Buffer:
     """The block's data (whole columns' length), verified if ``verify`` is given.
@@ -102,7 +105,9 @@ def _combinatorial(
     absent = [number for number, piece in enumerate(content) if piece is None]
     spare = nparity - len(absent)
     if spare < 0:
-        raise FileSystemError(EIO, f"ZFS: raidz: {len(absent)} of {len(columns)} columns are missing, parity is {nparity}")
+        raise FileSystemError(
+            EIO, f"ZFS: raidz: {len(absent)} of {len(columns)} columns are missing, parity is {nparity}"
+        )
     present = [number for number, piece in enumerate(content) if piece is not None]
     attempts = 0
     for count in range(1, spare + 1):

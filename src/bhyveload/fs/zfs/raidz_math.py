@@ -69,5 +69,7 @@ def solve(matrix: list[list[int]]) -> list[list[int]] | None:
         for row in range(size):
             factor = rows[row][column]
             if row != column and factor:
-                rows[row] = [value ^ multiply(factor, other) for value, other in zip(rows[row], rows[column], strict=True)]
+                rows[row] = [
+                    value ^ multiply(factor, other) for value, other in zip(rows[row], rows[column], strict=True)
+                ]
     return [row[size:] for row in rows]

@@ -238,7 +238,11 @@ def children_of(config: NvList) -> list[tuple[int, NvList]]:
 
 
 def add_children(
-    parent: Vdev, config: NvList, types: tuple[str, ...], printer: Callable[[str], None], known: dict[int, Vdev],
+    parent: Vdev,
+    config: NvList,
+    types: tuple[str, ...],
+    printer: Callable[[str], None],
+    known: dict[int, Vdev],
     depth: int = 0,
 ) -> None:
     """Create the vdevs below ``parent`` and put them into ``known`` by guid.  libsa stops after one level; here a

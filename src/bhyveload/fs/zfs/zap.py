@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MASK = (1 << 64) - 1
 _INTEGERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MAX_VALUE = 8192
+_MZE_NAME = 14
 _MAX_ENTRY_CHUNKS = 1024
 
 
@@ -64,10 +65,7 @@ def lookup_array(objects: ObjectReader, dnode: Dnode, name: bytes, integer_size:
     block = _first_block(objects, dnode)
     kind = _block_type(block)
     if kind == zf.ZBT_MICRO:
-        for entry_name, value in micro_entries(block):
-            if entry_name == name:
-                return (value,)
-        raise FileSystemError(ENOENT, "ZFS: no such name")
+        return (micro_lookup(block, name),)
     if kind != zf.ZBT_HEADER:
         objects.blocks.printer(f"ZFS: invalid zap_type={kind:x}")
         raise _damaged(dnode, f"type {kind:#x}")
@@ -112,15 +110,28 @@ def is_micro(block: Buffer) -> bool:
 
 def micro_entry(block: Buffer, offset: int) -> tuple[bytes, int]:
     """(name, value) of the entry at ``offset`` of a micro ZAP's block; an empty name: the entry is free."""
-    stored = bytes(block[offset + 14 : offset + zf.MZAP_ENT_LEN])
+    stored = bytes(block[offset + _MZE_NAME : offset + zf.MZAP_ENT_LEN])
     name, _, _ = stored.partition(b"\0")
     return name, int.from_bytes(block[offset : offset + 8], "little")
+
+
+def micro_lookup(block: Buffer, name: bytes) -> int:
+    """The value of a name in a micro ZAP's block.  Raises FileSystemError (ENOENT)."""
+    data = bytes(block)
+    stored = name + b"\0"
+    place = data.find(stored, zf.MZAP_ENT_LEN) if name else -1
+    while place >= 0:
+        if place % zf.MZAP_ENT_LEN == _MZE_NAME:
+            start = place - _MZE_NAME
+            return int.from_bytes(data[start : start + 8], "little")
+        place = data.find(stored, place + 1)
+    raise FileSystemError(ENOENT, "ZFS: no such name")
 
 
 def micro_entries(block: Buffer) -> Iterator[tuple[bytes, int]]:
     """The used entries of a micro ZAP's block."""
     for offset in range(zf.MZAP_ENT_LEN, len(block) // zf.MZAP_ENT_LEN * zf.MZAP_ENT_LEN, zf.MZAP_ENT_LEN):
-        if block[offset + 14]:
+        if block[offset + _MZE_NAME]:
             yield micro_entry(block, offset)
 
 
@@ -207,7 +218,7 @@ class Leaf:
 
     def _array(self, chunk: int, length: int) -> bytes:
         """``length`` bytes out of a chain of array chunks."""
-        parts = []
+        parts: list[bytes] = []
         left = length
         while left > 0:
             if chunk >= self.count or len(parts) > _MAX_ENTRY_CHUNKS:
