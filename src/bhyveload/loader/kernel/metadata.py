@@ -13,6 +13,7 @@ from bhyveload.loader.kernel.metadata_format import (
     BASE_MEMORY,
     EXTENDED_MEMORY,
     HIGH_MEMORY,
+    KEYBUF_SIZE,
     MODINFO_ADDR,
     MODINFO_ARGS,
     MODINFO_END,
@@ -23,6 +24,7 @@ from bhyveload.loader.kernel.metadata_format import (
     MODINFOMD_ENVP,
     MODINFOMD_HOWTO,
     MODINFOMD_KERNEND,
+    MODINFOMD_KEYBUF,
     MODINFOMD_NOCOPY,
     MODINFOMD_SMAP,
     RECORD,
@@ -107,7 +109,10 @@ def build(loader: Loader, kernel: PreloadedFile, howto: int, wide: bool) -> Plac
     environment = environment_block(loader)
     modulep = round_up(envp + len(environment), PAGE_SIZE)
     without = kernel.metadata
+    # userboot's 32-bit path hands over its GELI keys, of which it never has any
+    keys = [] if wide else [(MODINFOMD_KEYBUF, bytes(KEYBUF_SIZE))]
     kernel.metadata = [
+        *keys,
         (MODINFOMD_SMAP, smap(*loader.host.getmem())),
         (MODINFOMD_KERNEND, bytes(8)),
         (MODINFOMD_ENVP, U64.pack(envp)),
@@ -121,7 +126,7 @@ def build(loader: Loader, kernel: PreloadedFile, howto: int, wide: bool) -> Plac
     except KernelError:
         kernel.metadata = without
         raise
-    kernel.metadata[1] = MODINFOMD_KERNEND, U64.pack(kernend)
+    kernel.metadata[len(keys) + 1] = MODINFOMD_KERNEND, U64.pack(kernend)
     loader.host.copyin(environment, envp)
     _copy_records(loader, modulep, records(loader.preloaded, wide), align)
     return Placement(envp, modulep, kernend)
