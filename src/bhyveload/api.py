@@ -11,9 +11,8 @@ from bhyveload.host.child import run_child
 from bhyveload.host.console import FdConsole
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
-from bhyveload.need import GROUPS, confine
+from bhyveload.need import GROUPS, confine, load_all
 from bhyveload.need import load as load_module
-from bhyveload.need import load_all
 from bhyveload.report import LoadReport
 from bhyveload.vm.registers import Registers
 from bhyveload.vm.store import VirtualMachine

@@ -56,8 +56,12 @@ class HostFileSystem:
         self._callbacks = callbacks
 
     def lookup(self, path: bytes, follow: bool = True) -> HostFile:
-        """The host follows links itself, whatever ``follow`` says.  Raises what the open callback raises."""
-        return self._callbacks.open(path)
+        """The host follows links itself, whatever ``follow`` says.  Raises what the open callback raises.
+
+        ``ls -l /`` asks for `//name`: several slashes are one here, as on every other file system (13.2's host side
+        appended the name to its path; beneath-only look-up would take the second slash for a way out).
+        """
+        return self._callbacks.open(b"/" + path.lstrip(b"/") if path.startswith(b"/") else path)
 
     def stat(self, node: HostFile) -> Stat:
         return Stat(node.mode, node.size, node.uid, node.gid, node.mtime, node.ino, node.dev)

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     Report = dict[str, Any]
 
-_SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 14: "SIGALRM", 24: "SIGXCPU", 31: "SIGSYS"}
+_SIGNALS = {
+    4: "SIGILL",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    14: "SIGALRM",
+    24: "SIGXCPU",
+    31: "SIGSYS",
+}
 
 
 class Leave:
@@ -75,7 +85,9 @@ def _describe(error: BaseException) -> Report:
     return {"error": "LoaderCrashed", "message": text[:4096], "hint": "please report it"}
 
 
-def run_child(work: Callable[[Leave], Report], before_leaving: Callable[[], None], timeout: float | None = None) -> Report:
+def run_child(
+    work: Callable[[Leave], Report], before_leaving: Callable[[], None], timeout: float | None = None
+) -> Report:
     """Fork, run ``work`` in the child, return its report.
 
     ``before_leaving`` runs in the child just before it reports (flush the console).  ``timeout`` in seconds.
@@ -146,7 +158,9 @@ def _understand(data: bytes, status: int) -> Report:
         why = {7: ": a disk image became shorter while it was read", 31: ": the sandbox stopped it"}.get(number, "")
         raise LoaderCrashed(f"the loader died by {name}{why}", "the VM is not loaded")
     if not data:
-        raise LoaderCrashed(f"the loader ended without a report (status {os.WEXITSTATUS(status)})", "the VM is not loaded")
+        raise LoaderCrashed(
+            f"the loader ended without a report (status {os.WEXITSTATUS(status)})", "the VM is not loaded"
+        )
     report = decode(data)
     if not isinstance(report, dict):
         raise ReportError("the loader's report is not a table")

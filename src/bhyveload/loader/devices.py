@@ -7,7 +7,7 @@ spec/disks.md 2-4, 9; spec/errata.md B5, B15, B16.
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, ENXIO, EPART, ESLICE, EUNIT, strerror
+from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, EPART, ESLICE, EUNIT, strerror
 from bhyveload.loader.strtol import strtol, to_int
 from bhyveload.partition.slices import (
     PARTISGPT,
@@ -39,7 +39,13 @@ class DeviceSpec:
     __slots__ = ("dataset", "kind", "partition", "pool", "slice", "unit")
 
     def __init__(
-        self, kind: str, unit: int = 0, slice_: int = SLICENONE, partition: int = PARTNONE, pool: str = "", dataset: str = ""
+        self,
+        kind: str,
+        unit: int = 0,
+        slice_: int = SLICENONE,
+        partition: int = PARTNONE,
+        pool: str = "",
+        dataset: str = "",
     ) -> None:
         self.kind = kind
         self.unit = unit
@@ -172,8 +178,6 @@ class Disks:
         Raises FileSystemError: EIO (no such unit), ENXIO (unreadable), ENOENT (no such partition).
         """
         media = self.media(spec.kind, spec.unit)
-        if media.size < media.sector_size:  # ptable_open cannot read sector 0
-            raise FileSystemError(ENXIO, f"{spec.kind}{spec.unit}: smaller than one sector")
         table = self.table(spec.kind, spec.unit)
         offset, slice_, partition, length = open_slice(media, spec.slice, spec.partition, table)
         spec.slice, spec.partition = slice_, partition

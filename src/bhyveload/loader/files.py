@@ -41,7 +41,9 @@ class OpenFile:
 
     __slots__ = ("_entries", "_file", "_left", "_position", "_readahead", "files", "flags", "fs", "name", "node")
 
-    def __init__(self, files: Files, name: str, flags: int, fs: FileSystem, node: Any, file: File | None = None) -> None:
+    def __init__(
+        self, files: Files, name: str, flags: int, fs: FileSystem, node: Any, file: File | None = None
+    ) -> None:
         self.files = files
         self.name = name
         self.flags = flags
@@ -257,8 +259,10 @@ class Files:
 
     def parse_device(self, spec: str) -> tuple[DeviceSpec, str]:
         device, path = parse_device(spec, self.current)
-        if device.kind == "zfs" and (self.pools is None or self.pools.find(device.pool) is None):
-            raise FileSystemError(ENXIO, f"{spec}: no such pool")
+        if device.kind == "zfs":
+            if self.pools is None:
+                raise FileSystemError(ENXIO, f"{spec}: no such pool")
+            self.pools.by_name(device.pool)
         return device, path
 
     def qualified(self, path: str) -> str:
@@ -319,7 +323,7 @@ class Files:
         return fs
 
     def _zfs(self, spec: DeviceSpec) -> FileSystem:
-        pool = self.pools.find(spec.pool)
+        pool = self.pools.by_name(spec.pool)
         mounted = [mount.device for mount in self._mounts if mount.kind == "zfs"]
         dataset = f"{spec.pool}/{spec.dataset}" if spec.dataset else spec.pool
         for name in mounted:  # a mounted dataset of the pool stands for every dataset of it (spec/zfs.md 16, quirk)

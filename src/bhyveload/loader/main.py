@@ -12,6 +12,7 @@ from bhyveload.loader.devices import DeviceSpec
 from bhyveload.loader.environment import no_set, no_unset
 from bhyveload.loader.prompt import print_prompt
 from bhyveload.loader.state import Loader
+from bhyveload.loader.vdev_probe import find_vdevs, show_label_reads
 from bhyveload.need import need
 from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
 
@@ -133,20 +134,11 @@ def batch_reason(loader: Loader) -> str:
 
 
 def _probe_pools(loader: Loader) -> None:
-    """Look for ZFS on every disk; loads the ZFS reader only when a label is in sight (it costs milliseconds)."""
-    if any(_may_hold_zfs(loader, unit) for unit in range(len(loader.host.disks))):
-        zfs: Any = need("bhyveload.loader.zfs")
-        zfs.probe_pools(loader)
-
-
-def _may_hold_zfs(loader: Loader, unit: int) -> bool:
-    """Whether the disk, or a partition that loader(8) would probe, starts like a vdev label (spec/disks.md 8)."""
-    from bhyveload.loader.vdev_hint import may_hold_zfs
-
-    try:
-        return may_hold_zfs(loader.disks.media("disk", unit), loader.disks.table("disk", unit))
-    except FileSystemError:
-        return False
+    """Look for ZFS on every disk; the ZFS reader is loaded only when a label is in sight (it costs milliseconds)."""
+    if find_vdevs(loader):
+        need("bhyveload.loader.zfs").probe_pools(loader)
+    else:
+        show_label_reads(loader)
 
 
 def _choose_currdev(loader: Loader) -> None:

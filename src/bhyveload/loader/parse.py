@@ -24,7 +24,16 @@ class ParseError(Exception):
 
 
 # "fail at line N": the line of interp_parse.c, 13.2's and the newer loader's (which lost three lines above them)
-LINES = {"escape": 113, "quote": 118, "dquote": 125, "insert": 133, "plain": 145, "variable": 159, "open": 180, "last": 184}
+LINES = {
+    "escape": 113,
+    "quote": 118,
+    "dquote": 125,
+    "insert": 133,
+    "plain": 145,
+    "variable": 159,
+    "open": 180,
+    "last": 184,
+}
 _CURRENT_SHIFT = -3
 
 

@@ -34,7 +34,9 @@ def split_memory(size: int) -> tuple[int, int]:
     Raises VmMemoryError when the size is zero or no multiple of a page: the kernel's EINVAL.
     """
     if size <= 0 or size % PAGE_SIZE:
-        raise VmMemoryError(f"vm_setup_memory: Invalid argument (memory size {size})", "give a multiple of 4 KiB: -m 256M")
+        raise VmMemoryError(
+            f"vm_setup_memory: Invalid argument (memory size {size})", "give a multiple of 4 KiB: -m 256M"
+        )
     if size <= VM_LOWMEM_LIMIT:
         return size, 0
     return VM_LOWMEM_LIMIT, size - VM_LOWMEM_LIMIT
@@ -61,7 +63,7 @@ class GuestMemory:
         Raises MemoryAccessError otherwise.
         """
         if length >= 0:
-            if 0 <= gpa and gpa + length <= self.low:
+            if gpa >= 0 and gpa + length <= self.low:
                 return gpa
             if gpa >= VM_HIGHMEM_BASE and gpa + length <= VM_HIGHMEM_BASE + self.high:
                 return self.low + gpa - VM_HIGHMEM_BASE
@@ -75,8 +77,7 @@ class GuestMemory:
         """Copy consecutive ``pieces`` (``length`` bytes in all) to ``gpa``: one pwritev for up to 1024 of them."""
         at = self.offset(gpa, length)
         end = at + length
-        if end > self._top:
-            self._top = end
+        self._top = max(self._top, end)
         try:
             for first in range(0, len(pieces), _IOV_MAX):
                 batch = pieces[first : first + _IOV_MAX]

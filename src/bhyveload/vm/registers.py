@@ -20,11 +20,57 @@ CR4_PAE = 0x20
 EFER_LME, EFER_LMA = 0x100, 0x400
 
 # VM_REG_GUEST_* by number (sys/amd64/include/vmm.h, enum vm_reg_name): spec/amd64-handoff.md 7
-VM_REG_NAMES = (
-    "rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15 cr0 cr3 cr4 dr7 rsp rip rflags "
-    "es cs ss ds fs gs ldtr tr idtr gdtr efer cr2 pdpte0 pdpte1 pdpte2 pdpte3 intr_shadow dr0 dr1 dr2 dr3 dr6 "
-    "entry_inst_length fs_base gs_base kgs_base tpr"
-).split()
+VM_REG_NAMES = [
+    "rax",
+    "rbx",
+    "rcx",
+    "rdx",
+    "rsi",
+    "rdi",
+    "rbp",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+    "cr0",
+    "cr3",
+    "cr4",
+    "dr7",
+    "rsp",
+    "rip",
+    "rflags",
+    "es",
+    "cs",
+    "ss",
+    "ds",
+    "fs",
+    "gs",
+    "ldtr",
+    "tr",
+    "idtr",
+    "gdtr",
+    "efer",
+    "cr2",
+    "pdpte0",
+    "pdpte1",
+    "pdpte2",
+    "pdpte3",
+    "intr_shadow",
+    "dr0",
+    "dr1",
+    "dr2",
+    "dr3",
+    "dr6",
+    "entry_inst_length",
+    "fs_base",
+    "gs_base",
+    "kgs_base",
+    "tpr",
+]
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldtr")
 _DATA_SEGMENTS = ("ds", "es", "fs", "gs", "ss")
 
