@@ -1,0 +1,110 @@
+"""What the image formats share: a mapped file whose every range is checked, and answers put together from pieces."""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError, ImageError
+from bhyveload.freebsd_errno import EIO, EROFS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from bhyveload.host.interface import BlockDevice, Buffer
+
+SECTOR_SIZE = 512
+MAX_READ = 2 << 30  # bytes of one read: what has to be put together is put together in memory
+
+
+class Container:
+    """An image file (image.raw.RawImage, or whatever holds it) as structures and data lie in it."""
+
+    __slots__ = ("name", "size", "source")
+
+    def __init__(self, source: BlockDevice, name: str) -> None:
+        self.source = source
+        self.name = name
+        self.size = source.size
+
+    def structure(self, offset: int, length: int, what: str) -> Buffer:
+        """``length`` bytes at ``offset``, all of which must be there.  Raises ImageError, naming ``what``."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise self.damaged(offset, f"{what} ({length} bytes) is outside the file of {self.size} bytes")
+        return self.source.read(offset, length)
+
+    def data(self, offset: int, length: int) -> list[Buffer | int]:
+        """Guest data at ``offset``; where the file ends within it, zero bytes follow.  Raises ImageError."""
+        there = min(length, self.size - offset)
+        if offset < 0 or there <= 0:
+            raise self.damaged(offset, f"guest data is outside the file of {self.size} bytes: the file is cut short")
+        pieces: list[Buffer | int] = [self.source.read(offset, there)]
+        if there < length:
+            pieces.append(length - there)
+        return pieces
+
+    def damaged(self, offset: int, why: str) -> ImageError:
+        return ImageError(f"{self.name}: at byte {offset:#x}: {why}", "qemu-img check tells more about a damaged image")
+
+    def refused(self, why: str, hint: str = "") -> ImageError:
+        return ImageError(f"{self.name}: {why}", hint)
+
+    def unpacked(self, decompressor: Any, packed: bytes, length: int, offset: int) -> bytes:
+        """``length`` bytes out of ``packed``, which lies at ``offset``.  Raises ImageError."""
+        try:
+            data: bytes = decompressor.decompress(packed, length)
+        except Exception as error:  # zlib.error, ZstdError, EOFError: each library has its own
+            raise self.damaged(offset, f"compressed data: {error}") from None
+        if len(data) != length:
+            raise self.damaged(offset, f"compressed data makes {len(data)} bytes, not {length}")
+        return data
+
+
+class Cache:
+    """The decompressed clusters used last, up to a number of bytes."""
+
+    __slots__ = ("_entries", "_limit", "_size")
+
+    def __init__(self, limit: int = 16 << 20) -> None:
+        self._entries: dict[int, bytes] = {}
+        self._limit = limit
+        self._size = 0
+
+    def get(self, key: int, make: Callable[[], bytes]) -> bytes:
+        data = self._entries.pop(key, None)
+        if data is None:
+            data = make()
+            self._size += len(data)
+            while self._entries and self._size > self._limit:
+                self._size -= len(self._entries.pop(next(iter(self._entries))))
+        self._entries[key] = data
+        return data
+
+
+def check_range(name: str, size: int, offset: int, length: int) -> None:
+    """The BlockDevice contract.  Raises FileSystemError(EIO)."""
+    if offset < 0 or length < 0 or offset + length > size:
+        raise FileSystemError(EIO, f"{name}: {length} bytes at {offset} lie outside the {size}-byte disk")
+    if length > MAX_READ:
+        raise FileSystemError(EIO, f"{name}: a read of {length} bytes at once")
+
+
+def refuse_write(name: str, form: str) -> FileSystemError:
+    return FileSystemError(
+        EROFS, f"{name}: a {form} image is only read", "convert it to a raw image if the loader is to write to it"
+    )
+
+
+def joined(pieces: Sequence[Buffer | int], length: int) -> Buffer:
+    """The pieces one behind the other; an int stands for that many zero bytes.  A single piece is not copied."""
+    if len(pieces) == 1:
+        (piece,) = pieces
+        return bytes(piece) if isinstance(piece, int) else piece
+    whole = bytearray(length)
+    position = 0
+    for piece in pieces:
+        if isinstance(piece, int):
+            position += piece
+        else:
+            whole[position : position + len(piece)] = piece
+            position += len(piece)
+    return memoryview(whole)

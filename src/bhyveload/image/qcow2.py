@@ -1,0 +1,318 @@
+"""qcow2 images, versions 2 and 3, read in place.
+
+Source: QEMU's docs/interop/qcow2.rst.  Snapshots and bitmaps are left alone: the active disk is read.  Encrypted
+images, external data files, images marked dirty or corrupt and unknown incompatible features are refused by name.
+A backing file is opened only through ``open_backing``, which the user has to ask for.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from bhyveload.errors import ImageError
+from bhyveload.image.container import SECTOR_SIZE, Cache, Container, check_range, joined, refuse_write
+from bhyveload.image.qcow2_format import (
+    COMPRESSION_TYPE,
+    COMPRESSION_ZLIB,
+    COMPRESSION_ZSTD,
+    EXTENSION_BACKING_FORMAT,
+    EXTENSION_END,
+    EXTENSION_FEATURE_TABLE,
+    FEATURE_ROW,
+    HEADER_EXTENSION,
+    HEADER_V2,
+    HEADER_V3,
+    INCOMPAT_CORRUPT,
+    INCOMPAT_DATA_FILE,
+    INCOMPAT_DIRTY,
+    INCOMPAT_EXTL2,
+    INCOMPAT_KNOWN,
+    L1E_OFFSET_MASK,
+    L2E_COMPRESSED,
+    L2E_OFFSET_MASK,
+    L2E_ZERO,
+    MAX_BACKING_NAME,
+    MAX_CLUSTER_BITS,
+    MAX_L1_SIZE,
+    MIN_CLUSTER_BITS,
+    MIN_EXTL2_CLUSTER_BITS,
+    QCOW_MAGIC,
+    SUBCLUSTERS,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bhyveload.host.interface import BlockDevice, Buffer
+
+    # (name as written in the image, its format or "") -> the disk behind it
+    OpenBacking = Callable[[str, str], BlockDevice]
+
+REPAIR = "qemu-img check -r all repairs it"
+
+
+class Header:
+    """The header, checked: ``cluster_bits``, ``size`` in bytes, ``l1_offset``, ``l1_size`` in entries."""
+
+    __slots__ = (
+        "backing",
+        "backing_format",
+        "cluster_bits",
+        "extended",
+        "l1_offset",
+        "l1_size",
+        "size",
+        "version",
+        "zstd",
+    )
+
+    def __init__(self, file: Container) -> None:
+        """Raises ImageError."""
+        fields = HEADER_V2.unpack_from(file.structure(0, HEADER_V2.size, "the qcow2 header"))
+        magic, self.version, backing_offset, backing_size, self.cluster_bits, self.size = fields[:6]
+        crypt_method, self.l1_size, self.l1_offset = fields[6:9]
+        if magic != QCOW_MAGIC:
+            raise file.refused("not a qcow2 image")
+        if self.version not in (2, 3):
+            raise file.refused(f"qcow2 version {self.version} is unknown", "qemu-img convert makes a raw image of it")
+        if crypt_method:
+            raise file.refused(f"the qcow2 image is encrypted (method {crypt_method})", "qemu-img convert decrypts it")
+        if not MIN_CLUSTER_BITS <= self.cluster_bits <= MAX_CLUSTER_BITS:
+            raise file.damaged(20, f"cluster_bits is {self.cluster_bits}")
+        self.extended = self.zstd = False
+        self.backing_format = ""
+        length = HEADER_V2.size
+        if self.version == 3:
+            length = self._read_v3(file)
+        else:
+            self._read_extensions(file, length, 0)
+        self.backing = ""
+        if backing_offset:
+            if backing_size > MAX_BACKING_NAME:
+                raise file.damaged(16, f"the backing file's name has {backing_size} bytes")
+            name = file.structure(backing_offset, backing_size, "the backing file's name")
+            self.backing = bytes(name).decode("utf-8", "surrogateescape")
+        self._check_l1(file)
+
+    def _read_v3(self, file: Container) -> int:
+        v3 = file.structure(HEADER_V2.size, HEADER_V3.size, "the qcow2 header")
+        incompatible, _, _, _, length = HEADER_V3.unpack_from(v3)
+        if length < HEADER_V2.size + HEADER_V3.size or length % 8 or length > 1 << self.cluster_bits:
+            raise file.damaged(100, f"the header's length is {length}")
+        self._read_extensions(file, length, incompatible)
+        if incompatible & INCOMPAT_DIRTY:
+            raise file.refused("the qcow2 image is marked dirty: it was not closed after its last use", REPAIR)
+        if incompatible & INCOMPAT_CORRUPT:
+            raise file.refused("the qcow2 image is marked corrupt", REPAIR)
+        if incompatible & INCOMPAT_DATA_FILE:
+            raise file.refused("the qcow2 image keeps its data in an external file", "qemu-img convert joins them")
+        self.extended = bool(incompatible & INCOMPAT_EXTL2)
+        if self.extended and self.cluster_bits < MIN_EXTL2_CLUSTER_BITS:
+            raise file.damaged(20, f"cluster_bits is {self.cluster_bits}, too few for extended L2 entries")
+        if length > COMPRESSION_TYPE:
+            kind = file.structure(COMPRESSION_TYPE, 1, "the compression type")[0]
+            if kind not in (COMPRESSION_ZLIB, COMPRESSION_ZSTD):
+                raise file.refused(f"the qcow2 image's compression type {kind} is unknown")
+            self.zstd = kind == COMPRESSION_ZSTD
+        return length
+
+    def _read_extensions(self, file: Container, offset: int, incompatible: int) -> None:
+        names: dict[int, str] = {}
+        end = min(1 << self.cluster_bits, file.size)
+        while offset + HEADER_EXTENSION.size <= end:
+            kind, length = HEADER_EXTENSION.unpack_from(file.structure(offset, HEADER_EXTENSION.size, "an extension"))
+            offset += HEADER_EXTENSION.size
+            if kind == EXTENSION_END or offset + length > end:
+                break
+            data = bytes(file.structure(offset, length, "an extension"))
+            if kind == EXTENSION_BACKING_FORMAT:
+                self.backing_format = data[:64].decode("ascii", "replace")
+            elif kind == EXTENSION_FEATURE_TABLE:
+                for group, bit, name in FEATURE_ROW.iter_unpack(data[: length - length % FEATURE_ROW.size]):
+                    if group == 0:
+                        names[bit] = name.rstrip(b"\0").decode("ascii", "replace")
+            offset += (length + 7) // 8 * 8
+        unknown = incompatible & ~(INCOMPAT_KNOWN | INCOMPAT_DIRTY | INCOMPAT_CORRUPT | INCOMPAT_DATA_FILE)
+        if unknown:
+            listed = ", ".join(names.get(bit) or f"bit {bit}" for bit in range(64) if unknown >> bit & 1)
+            raise file.refused(f"the qcow2 image needs features that are unknown here: {listed}")
+
+    def _check_l1(self, file: Container) -> None:
+        if self.size >= 1 << 63:
+            raise file.damaged(24, f"the disk's size is {self.size}")
+        if self.l1_size * 8 > MAX_L1_SIZE:
+            raise file.damaged(36, f"the L1 table has {self.l1_size} entries")
+        covered = self.l1_size << (2 * self.cluster_bits - (4 if self.extended else 3))
+        if covered < self.size:
+            raise file.damaged(36, f"an L1 table of {self.l1_size} entries is too small for {self.size} bytes")
+        if self.l1_offset % (1 << self.cluster_bits):
+            raise file.damaged(40, f"the L1 table's offset {self.l1_offset:#x} is not that of a cluster")
+
+
+class Qcow2Image:
+    """A BlockDevice (host/interface.py) over a qcow2 file; owns ``source``."""
+
+    format = "qcow2"
+    read_only = True
+    sector_size = SECTOR_SIZE
+
+    def __init__(self, source: BlockDevice, name: str, open_backing: OpenBacking | None = None) -> None:
+        """Raises ImageError: damaged, of an unknown kind, or with a backing file and no ``open_backing``."""
+        self.name = name
+        self._file = file = Container(source, name)
+        header = Header(file)
+        self.size = header.size
+        self._bits = header.cluster_bits
+        self._extended = header.extended
+        self._zero_flag = L2E_ZERO if header.version == 3 and not header.extended else 0
+        self._table_bits = header.cluster_bits - (4 if header.extended else 3)  # log2 of an L2 table's entries
+        table = file.structure(header.l1_offset, header.l1_size * 8, "the L1 table")
+        self._l1 = struct.unpack(f">{header.l1_size}Q", table)
+        self._unpacked = Cache()
+        self._zstd = _zstd_decompressor() if header.zstd else None
+        self._backing: BlockDevice | None = None
+        if header.backing:
+            if open_backing is None:
+                raise file.refused(
+                    f"the qcow2 image stands on another file, {header.backing!a}, which is not followed",
+                    "--allow-backing follows backing files; only use it on images whose names you trust",
+                )
+            self._backing = open_backing(header.backing, header.backing_format)
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Raises FileSystemError(EIO) outside the disk, ImageError where the image is damaged."""
+        check_range(self.name, self.size, offset, length)
+        pieces: list[Buffer | int] = []
+        run_start = run_length = 0  # of clusters that lie one behind the other in the file
+        for where, at, size in self._map(offset, length):
+            if where == "data" and run_length and at == run_start + run_length:
+                run_length += size
+                continue
+            if run_length:
+                pieces += self._file.data(run_start, run_length)
+                run_length = 0
+            if where == "data":
+                run_start, run_length = at, size
+            elif where == "zero":
+                pieces.append(size)
+            elif where == "hole":
+                pieces += self._below(at, size)
+            else:
+                start = at & ((1 << self._bits) - 1)
+                pieces.append(memoryview(self._cluster(at >> self._bits))[start : start + size])
+        if run_length:
+            pieces += self._file.data(run_start, run_length)
+        return joined(pieces, length)
+
+    def _map(self, offset: int, length: int) -> Iterator[tuple[str, int, int]]:
+        """(kind, where, bytes) for each cluster of the range.
+
+        "data": where in the file; "hole": offset in the disk; "packed": offset in the disk; "zero".
+        """
+        cluster_size = 1 << self._bits
+        end = offset + length
+        while offset < end:
+            l1_index = offset >> (self._bits + self._table_bits)
+            here_end = min(end, (l1_index + 1) << (self._bits + self._table_bits))
+            table = self._l1[l1_index] & L1E_OFFSET_MASK
+            if not table:
+                yield "hole", offset, here_end - offset
+                offset = here_end
+                continue
+            for entry, bitmap in self._entries(table, offset, here_end):
+                start = offset & (cluster_size - 1)
+                size = min(cluster_size - start, here_end - offset)
+                if entry & L2E_COMPRESSED:
+                    yield "packed", offset, size
+                elif self._extended:
+                    yield from self._subclusters(entry & L2E_OFFSET_MASK, bitmap, offset, size)
+                elif entry & self._zero_flag:
+                    yield "zero", 0, size
+                elif entry & L2E_OFFSET_MASK:
+                    yield "data", self._host(entry) + start, size
+                else:
+                    yield "hole", offset, size
+                offset += size
+
+    def _entries(self, table: int, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """(L2 entry, subcluster bitmap) of each cluster from ``offset`` to ``end``, which one table covers."""
+        mask = (1 << self._table_bits) - 1
+        first = offset >> self._bits & mask
+        count = (end - 1 >> self._bits & mask) - first + 1
+        if table & ((1 << self._bits) - 1):
+            raise self._file.damaged(table, "an L2 table does not lie at a cluster's start")
+        width = 16 if self._extended else 8
+        raw = self._file.structure(table + first * width, count * width, "an L2 table")
+        if self._extended:
+            return struct.iter_unpack(">QQ", raw)  # type: ignore[return-value]
+        return ((entry, 0) for (entry,) in struct.iter_unpack(">Q", raw))
+
+    def _host(self, entry: int) -> int:
+        """Where the cluster of a standard L2 entry lies in the file."""
+        host = entry & L2E_OFFSET_MASK
+        if host & ((1 << self._bits) - 1):
+            raise self._file.damaged(host, "a cluster does not lie at a multiple of the cluster size")
+        return host
+
+    def _subclusters(self, host: int, bitmap: int, offset: int, size: int) -> Iterator[tuple[str, int, int]]:
+        sub_size = (1 << self._bits) // SUBCLUSTERS
+        end = offset + size
+        while offset < end:
+            start = offset & ((1 << self._bits) - 1)
+            index = start // sub_size
+            here = min(sub_size - start % sub_size, end - offset)
+            allocated, zero = bitmap >> index & 1, bitmap >> (SUBCLUSTERS + index) & 1
+            if allocated and zero:
+                raise self._file.damaged(host, f"subcluster {index} is both allocated and zero")
+            if allocated:
+                yield "data", self._host(host) + start, here
+            elif zero:
+                yield "zero", 0, here
+            else:
+                yield "hole", offset, here
+            offset += here
+
+    def _below(self, offset: int, size: int) -> list[Buffer | int]:
+        """What the backing file has at ``offset``: zero bytes behind its end, or without one."""
+        if self._backing is None or offset >= self._backing.size:
+            return [size]
+        there = min(size, self._backing.size - offset)
+        pieces: list[Buffer | int] = [self._backing.read(offset, there)]
+        return pieces if there == size else [*pieces, size - there]
+
+    def _cluster(self, number: int) -> bytes:
+        return self._unpacked.get(number, lambda: self._unpack(number))
+
+    def _unpack(self, number: int) -> bytes:
+        """The compressed cluster ``number`` of the disk."""
+        offset = number << self._bits
+        table = self._l1[offset >> (self._bits + self._table_bits)] & L1E_OFFSET_MASK
+        entry, _ = next(iter(self._entries(table, offset, offset + 1)))
+        place_bits = 62 - (self._bits - 8)
+        place = entry & ((1 << place_bits) - 1)
+        sectors = (entry & (L2E_COMPRESSED - 1)) >> place_bits
+        length = (sectors + 1) * SECTOR_SIZE - place % SECTOR_SIZE
+        if place >= self._file.size:
+            raise self._file.damaged(place, "a compressed cluster is outside the file: the file is cut short")
+        packed = bytes(self._file.source.read(place, min(length, self._file.size - place)))
+        decompressor = self._zstd() if self._zstd else zlib.decompressobj(-zlib.MAX_WBITS)
+        return self._file.unpacked(decompressor, packed, 1 << self._bits, place)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        raise refuse_write(self.name, self.format)
+
+    def close(self) -> None:
+        for device in (self._file.source, self._backing):
+            close = getattr(device, "close", None)
+            if close is not None:
+                close()
+
+
+def _zstd_decompressor() -> Callable[[], object]:
+    try:
+        from bhyveload.image.zstd import ZstdDecompressor
+    except ImportError:
+        raise ImageError("a qcow2 image compressed with zstd", "install backports.zstd") from None
+    return ZstdDecompressor
