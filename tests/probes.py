@@ -94,7 +94,7 @@ def _layout(layout: str, tree: Path, tmp_path: Path, disk: Path) -> list[Path]:
     if layout in ("bare", "disk-and-host"):
         return [first]
     size = 24 * MIB if layout == "mbr-extended" else 16 * MIB
-    ufs = {
+    gpt: dict[str, list[tuple[int, int, int, str, Path | None]]] = {
         "gpt-boot-swap-ufs": [
             (1, 40, 1024, "A501", None),
             (2, 2048, 8192, "A502", None),
@@ -107,9 +107,9 @@ def _layout(layout: str, tree: Path, tmp_path: Path, disk: Path) -> list[Path]:
         "gpt-no-pmbr": [(1, 2048, 8192, "A503", first)],
         "gpt-primary-header-zero": [(1, 2048, 8192, "A503", first)],
         "gpt-ufs-first": [(1, 2048, 8192, "A503", first)],
-    }.get(layout)
-    if ufs is not None:
-        gpt_disk(disk, ufs, size)
+    }
+    if layout in gpt:
+        gpt_disk(disk, gpt[layout], size)
         if layout == "gpt-no-pmbr":
             write_at(disk, 0, bytes(512))
         if layout in ("gpt-both-headers-zero", "gpt-primary-header-zero"):

@@ -51,11 +51,12 @@ def load(
 
     A ScratchMachine is loaded but not kept.
 
-    ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output dropped;
-    ``compat``: "current" or "13.2"; ``sandbox``: called in the child before it reads a guest byte; ``flags``: kept in
-    state.json.
+    ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output
+    dropped; ``compat``: "current" or "13.2"; ``sandbox``: called in the child before it reads a guest byte; ``flags``:
+    kept in state.json.
 
-    Raises LoaderError (the loader quit, or could not boot), LoaderCrashed, VmStorageError and the other BhyveloadErrors.
+    Raises LoaderError (the loader quit, or could not boot), LoaderCrashed, VmStorageError and the other
+    BhyveloadErrors.
     """
     began = time.perf_counter_ns()
     options = options or Options()

@@ -1,7 +1,7 @@
 """FreeBSD's errno numbers and libsa's texts for them.
 
-Sources: sys/sys/errno.h, stand/libsa/stand.h (98-105), stand/libsa/strerror.c; spec/userboot-abi.md 4, spec/errata.md A3.
-Numbers above 34 differ from Linux's, so ``from_host`` translates what the host's kernel says.
+Sources: sys/sys/errno.h, stand/libsa/stand.h (98-105), stand/libsa/strerror.c; spec/userboot-abi.md 4,
+spec/errata.md A3.  Numbers above 34 differ from Linux's, so ``from_host`` translates what the host's kernel says.
 """
 
 from __future__ import annotations

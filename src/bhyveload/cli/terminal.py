@@ -6,6 +6,10 @@ import _signal
 import os
 import termios
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
 
@@ -20,13 +24,13 @@ class Terminated(BaseException):
 class RawTerminal:
     """``with RawTerminal(fd):`` raw mode on a terminal, nothing on anything else.
 
-    As cfmakeraw(3) with CLOCAL, except that Ctrl-C still interrupts: the loader knows no use for the byte, and a guest's
-    script must not be able to hold the user.
+    As cfmakeraw(3) with CLOCAL, except that Ctrl-C still interrupts: the loader knows no use for the byte, and a
+    guest's script must not be able to hold the user.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._saved: list[object] | None = None
+        self._saved: list[Any] | None = None
 
     def __enter__(self) -> RawTerminal:
         for number in (1, 15):

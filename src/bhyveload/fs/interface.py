@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from bhyveload.fs.stat import Stat
+
 Buffer = bytes | memoryview
 Twiddle = Callable[[int], None]
 
@@ -19,18 +21,6 @@ class Device(Protocol):
     def read(self, offset: int, length: int) -> Buffer: ...
 
     def write(self, offset: int, data: Buffer) -> None: ...
-
-
-class Stat(Protocol):
-    """fs.stat.Stat."""
-
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    ino: int
-    dev: int
 
 
 class File(Protocol):

@@ -72,6 +72,6 @@ class FdConsole:
     def poll(self) -> bool:
         """FIONREAD: bytes are pending.  0 at the end of input, and where the descriptor cannot tell."""
         try:
-            return struct.unpack("i", fcntl.ioctl(self.in_fd, termios.FIONREAD, _NOTHING))[0] > 0
+            return bool(struct.unpack("i", fcntl.ioctl(self.in_fd, termios.FIONREAD, _NOTHING))[0] > 0)
         except OSError:
             return False

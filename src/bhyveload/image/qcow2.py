@@ -116,7 +116,7 @@ class Header:
             if kind not in (COMPRESSION_ZLIB, COMPRESSION_ZSTD):
                 raise file.refused(f"the qcow2 image's compression type {kind} is unknown")
             self.zstd = kind == COMPRESSION_ZSTD
-        return length
+        return int(length)
 
     def _read_extensions(self, file: Container, offset: int, incompatible: int) -> None:
         names: dict[int, str] = {}
@@ -246,7 +246,7 @@ class Qcow2Image:
         width = 16 if self._extended else 8
         raw = self._file.structure(table + first * width, count * width, "an L2 table")
         if self._extended:
-            return struct.iter_unpack(">QQ", raw)  # type: ignore[return-value]
+            return struct.iter_unpack(">QQ", raw)
         return ((entry, 0) for (entry,) in struct.iter_unpack(">Q", raw))
 
     def _host(self, entry: int) -> int:

@@ -281,7 +281,7 @@ class Files:
         device = self._open_device(spec)
         flags = mode + 1
         if not name:
-            return OpenFile(self, path, flags, RawDevice(device, path, self), None)  # type: ignore[arg-type]
+            return OpenFile(self, path, flags, RawDevice(device, path, self), None)
         best = FileSystemError(ENOENT, f"{path}: no such file or directory")
         telling: FileSystemError | None = None
         for kind in ("host", "ufs", "cd9660", "zfs"):
@@ -381,7 +381,7 @@ class Files:
         """zf_open, bzf_open: the name without its device plus the suffix, so always on the current device."""
         if flags != F_READ:
             raise FileSystemError(EPERM, f"{path}: compressed files cannot be written")
-        base, dot, extension = name.rpartition(".")
+        _, dot, extension = name.rpartition(".")
         if dot and "." + extension in _COMPRESSED:
             raise FileSystemError(ENOENT, f"{path}: no such file or directory")
         inner = self.open(name + suffix)

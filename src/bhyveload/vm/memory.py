@@ -1,9 +1,9 @@
 """Guest memory: one file, one checked gateway for every guest physical address.
 
 Layout of the file (docs/architecture.md, "What a VM is"): guest RAM below the PCI hole at [0, low), then high memory
-(guest physical address 4 GiB + x) right behind it at low + x.  Low memory ends at 3 GiB at most (spec/amd64-handoff.md 8).
-Data is written with pwritev(2), not through a mapping: that is faster on fresh pages, cannot raise SIGBUS and takes
-pieces of a mapped disk image as they are.
+(guest physical address 4 GiB + x) right behind it at low + x.  Low memory ends at 3 GiB at most
+(spec/amd64-handoff.md 8).  Data is written with pwritev(2), not through a mapping: that is faster on fresh pages,
+cannot raise SIGBUS and takes pieces of a mapped disk image as they are.
 """
 
 from __future__ import annotations

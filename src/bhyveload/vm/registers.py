@@ -81,8 +81,9 @@ I386_TSS_LIMIT = 0x67
 
 
 class Registers:
-    """One vCPU: ``registers`` (name -> value), ``selectors`` (name -> value), ``descriptors`` (name -> (base, limit, access)).
+    """One vCPU.
 
+    ``registers`` (name -> value), ``selectors`` (name -> value), ``descriptors`` (name -> (base, limit, access)).
     Names are lower case as in state.json.  What nobody set is absent and means the power-on value.
     """
 

@@ -54,7 +54,7 @@ _ASSIGNMENT = 127  # the newer loader copies at most this much of a name=value w
 _MAX_FSTAB_LINES = 100_000
 
 
-def boot(loader: Loader, argv: list[str]) -> int:
+def boot(loader: Loader, argv: list[str]) -> int:  # noqa: RET503 exec_file does not return
     words = argv[1:]
     if words and not words[0].startswith("-"):
         if find_file(loader) is not None:
@@ -203,7 +203,7 @@ def _fstab_root(file: OpenFile, path: str) -> tuple[str, str, str] | None:
         device = line[:at]
         line[at] = 0
         at = _skip_space(line, at + 1)
-        if line[at] != 0x2F or line[at + 1 : at + 2] not in (b" ", b"\t", b"\v", b"\f", b"\r", b"\n"):
+        if line[at] != 0x2F or bytes(line[at + 1 : at + 2]) not in (b" ", b"\t", b"\v", b"\f", b"\r", b"\n"):
             continue
         at = _skip_space(line, at + 2)
         if line[at] == 0:

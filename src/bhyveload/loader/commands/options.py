@@ -1,4 +1,4 @@
-"""libsa's getopt(3) for builtin commands (stand/libsa/getopt.c): it prints its own complaints, without a program name."""
+"""libsa's getopt(3) for builtin commands (stand/libsa/getopt.c): it prints its complaints without a program name."""
 
 from __future__ import annotations
 
