@@ -1,4 +1,8 @@
-"""The library: load a guest into a VM.  The programs are thin users of ``VirtualMachine``, ``load`` and ``run``."""
+"""The library: load a guest into a VM and run it.
+
+The programs are thin users of ``VirtualMachine``, ``load`` and ``run``.  ``load`` forks: call it from a program with one
+thread, or accept what fork(2) says about threads.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from bhyveload.handoff.qemu import Disk
+    from bhyveload.handoff.run import RunResult
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, Console, HostDirectory
     from bhyveload.vm.memory import GuestMemory
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
 BUILT_IN = ("lua", "simp")
+__all__ = ["LoadReport", "Options", "VirtualMachine", "load", "run"]
 _SEGMENT_FIELDS = ("base", "limit", "access")
 
 
@@ -72,6 +79,27 @@ def load(
     if isinstance(vm, VirtualMachine):
         vm.commit([vcpu], report, {"flags": flags} if flags else None)
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": _memory(vm).low, "high": _memory(vm).high}})
+
+
+def run(
+    vm: VirtualMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: str = "none",
+    timeout: float | None = None,
+    extra: Sequence[str] = (),
+    console: tuple[int, int] = (0, 1),
+) -> RunResult:
+    """Run a loaded VM under QEMU until it ends; its ``outcome``, ``exit_status``, ``seconds`` (handoff/run.py).
+
+    ``console``: file descriptors of its input and output; ``disks``: None for those that ``load`` was given.
+    Raises HandoffError, VmNotLoaded.
+    """
+    from bhyveload.handoff.run import run as run_qemu  # subprocess and the like: not on the way of a load
+
+    return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=net, timeout=timeout, extra=extra, console=console)
 
 
 class _Silence:
