@@ -1,7 +1,7 @@
 """The library: load a guest into a VM and run it.
 
-The programs are thin users of ``VirtualMachine``, ``load`` and ``run``.  ``load`` forks: call it from a program with one
-thread, or accept what fork(2) says about threads.
+The programs are thin users of ``VirtualMachine``, ``load`` and ``run``.  ``load`` forks: call it from a program with
+one thread, or accept what fork(2) says about threads.
 """
 
 from __future__ import annotations
