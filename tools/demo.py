@@ -102,7 +102,8 @@ def say(text: str) -> None:
 def show(*words: str, quiet: bool = False) -> int:
     """Run a program as the user would see it; its exit status.  ``quiet``: without the loader's console."""
     print(f"$ {shlex.join(words)}", flush=True)
-    return subprocess.run(words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL if quiet else None).returncode
+    errors = subprocess.DEVNULL if quiet else None
+    return subprocess.run(words, stdin=subprocess.DEVNULL, stderr=errors, check=False).returncode
 
 
 def run(*words: str) -> None:
