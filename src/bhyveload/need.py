@@ -38,10 +38,23 @@ class ModulesNeeded(BaseException):
         self.name = name
 
 
+class LateImport(BaseException):
+    """An import in the confined process: it would fail there, and a fallback for it would be the wrong answer."""
+
+
+class _NoImports:
+    """A finder of modules that finds none, loudly."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        raise LateImport(name)
+
+
 def confine() -> None:
     """From now on nothing can be imported in this process."""
     global _confined
     _confined = True
+    sys.meta_path[:] = [_NoImports]
 
 
 def need(name: str) -> ModuleType:
