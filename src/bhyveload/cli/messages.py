@@ -71,6 +71,7 @@ def report_error(program: str, error: BaseException) -> int:
 
 def run(program: str, body: Callable[[], int]) -> int:
     """A program's whole life: ``body``'s exit status, or its error reported.  Standard output is always flushed."""
+    hold_standard_descriptors()
     try:
         status = body()
     except (Exception, KeyboardInterrupt) as error:
@@ -82,6 +83,16 @@ def run(program: str, body: Callable[[], int]) -> int:
         _discard(1)
         status = status or report_error(program, error)
     return status
+
+
+def hold_standard_descriptors() -> None:
+    """Keep 0, 1 and 2 from being given to a disk image when the program was started without them: what is meant for
+    the terminal would be written there.  Writing to them still fails."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number: this one
 
 
 def _discard(fd: int) -> None:

@@ -65,10 +65,18 @@ class FileSystem(Protocol):
     def open(self, node: Any) -> File: ...
 
 
+class DiskFileSystem(FileSystem, Protocol):
+    """A file system on a disk (all but the host's folder), which can also be walked as no loader does."""
+
+    def children(self, node: Any) -> Iterator[tuple[bytes, Any]]:
+        """(name, node) of each entry but `.` and `..`; a FileSystemError in place of a node that cannot be read."""
+        ...
+
+
 class FileSystemType(Protocol):
     """A module of this room: ``probe`` says whether the device holds its file system and mounts it.
 
     Raises FileSystemError: EINVAL "not mine" (libsa tries the next type), other numbers are remembered as the reason.
     """
 
-    def probe(self, device: Device, twiddle: Twiddle) -> FileSystem: ...
+    def probe(self, device: Device, twiddle: Twiddle) -> DiskFileSystem: ...

@@ -24,6 +24,7 @@ from bhyveload.fs.iso9660_format import (
     ISO_VD_PRIMARY,
     RRIP_CHILD_LINK,
     RRIP_LINK,
+    RRIP_PARENT_LINK,
     RRIP_PLACE,
     VD_ID,
     VD_LOGICAL_BLOCK_SIZE,
@@ -73,16 +74,22 @@ class Node:
 
 
 class Entry:
-    """One directory record: the name libsa gives it, its ISO name if Rock Ridge hid it, and its node."""
+    """One directory record: the name libsa gives it, its ISO name if Rock Ridge hid it, and its node.
 
-    __slots__ = ("extent", "iso_name", "name", "node", "rock_ridge")
+    ``child_link``: the record only says (CL) where the directory really is, that was too deep here.
+    """
 
-    def __init__(self, name: bytes, iso: bytes, rock_ridge: bool, extent: int, node: Node) -> None:
+    __slots__ = ("child_link", "extent", "iso_name", "name", "node", "rock_ridge")
+
+    def __init__(
+        self, name: bytes, iso: bytes, rock_ridge: bool, extent: int, node: Node, child_link: bool = False
+    ) -> None:
         self.name = name
         self.iso_name = iso
         self.rock_ridge = rock_ridge
         self.extent = extent
         self.node = node
+        self.child_link = child_link
 
     def matches(self, wanted: bytes) -> bool:
         """dirmatch: ISO names to the byte; in Rock Ridge names a lower-case letter also finds an upper-case one."""
@@ -165,6 +172,12 @@ class Iso9660FileSystem:
         self._skip = -1  # len_skp; -1: not looked yet
         self._rock_ridge = False
         self._blocks: dict[tuple[int, bool], Block] = {}
+
+    @property
+    def has_rock_ridge(self) -> bool:
+        """Whether libsa takes it for a Rock Ridge volume.  Raises FileSystemError(EIO)."""
+        self._look_for_rock_ridge()
+        return self._rock_ridge
 
     def lookup(self, path: bytes, follow: bool = True) -> Node:
         """cd9660_open.  Raises FileSystemError: ENOENT, ENOTDIR (``file/``), ELOOP, ENAMETOOLONG, EIO."""
@@ -289,7 +302,8 @@ class Iso9660FileSystem:
         if susp and not self.strict:
             node = self._rock_ridge_node(node, susp)
         node.more = bool(flags & ISO_FLAG_MULTI_EXTENT)
-        return Entry(iso_name(iso) if name is None else name, iso, name is not None, extent, node)
+        child_link = any(kind == RRIP_CHILD_LINK for kind, _ in susp)
+        return Entry(iso_name(iso) if name is None else name, iso, name is not None, extent, node, child_link)
 
     def _rock_ridge_node(self, node: Node, susp: list[tuple[bytes, bytes]]) -> Node:
         """``node``, or what a symbolic link or the placeholder of a relocated directory stands for."""
@@ -326,6 +340,39 @@ class Iso9660FileSystem:
                 if not (joining and not self.strict):
                     yield entry.extent, DT_DIR if entry.node.is_directory else DT_REG, entry.name
                 joining = entry.node.more
+
+    def children(self, node: Node) -> Iterator[tuple[bytes, Node | FileSystemError]]:
+        """(name, node) of each entry but `.` and `..`, also of those that a like name hides from ``lookup``.
+
+        A directory that Rock Ridge moved elsewhere is only where it belongs.  In place of a file whose last extent is
+        missing, why.  Raises FileSystemError: ENOTDIR, EIO.
+        """
+        if not node.is_directory:
+            raise FileSystemError(ENOTDIR, "iso9660: not a directory")
+        joining = False
+        for number in _blocks_of(node):
+            for entry in self._block(node, number).entries:
+                if not joining and entry.name not in (b".", b"..") and not self._is_relocated(entry):
+                    try:
+                        yield entry.name, self._joined(node, number, entry)
+                    except FileSystemError as error:
+                        yield entry.name, error
+                joining = entry.node.more
+
+    def _is_relocated(self, entry: Entry) -> bool:
+        """Whether a directory belongs elsewhere: its `..` then has a PL.  (RE, which should say it here, makefs leaves
+        out.)"""
+        if not self._rock_ridge or not entry.node.is_directory or entry.child_link:
+            return False
+        try:
+            data = self._read_block(entry.node.extents[0][0])
+        except FileSystemError:
+            return False
+        parent = data[data[0] :]
+        record = parent[: parent[0]] if parent else b""
+        if len(record) < DIRECTORY_RECORD_NAME:
+            return False
+        return any(kind == RRIP_PARENT_LINK for kind, _ in susp_entries(self._read_block, record, self._skip))
 
     def readlink(self, node: Node) -> bytes:
         if node.link is None:

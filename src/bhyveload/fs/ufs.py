@@ -110,7 +110,19 @@ class UfsFileSystem:
         """
         if node.mode & S_IFMT != S_IFDIR:
             raise FileSystemError(ENOTDIR, f"ufs: inode {node.ino} is not a directory")
-        return self._entries(node)
+        return ((0, d_type, name) for _, d_type, name in self._records(node))
+
+    def children(self, node: Node) -> Iterator[tuple[bytes, Node | FileSystemError]]:
+        """(name, node) of each entry but `.` and `..`; in place of a node that cannot be read, why.  Raises as
+        readdir."""
+        if node.mode & S_IFMT != S_IFDIR:
+            raise FileSystemError(ENOTDIR, f"ufs: inode {node.ino} is not a directory")
+        for ino, _, name in self._records(node):
+            if name not in (b".", b".."):
+                try:
+                    yield name, self._inode(ino)
+                except FileSystemError as error:
+                    yield name, error
 
     def readlink(self, node: Node) -> bytes:
         """The text of a symbolic link.  Raises FileSystemError: EINVAL not a link, EIO, ENOENT longer than a path."""
@@ -158,7 +170,8 @@ class UfsFileSystem:
                 raise self._damaged(node, (block << self.superblock.bshift) + damage)
         raise FileSystemError(ENOENT, f"{_shown(name)}: no such file or directory")
 
-    def _entries(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def _records(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+        """(inode, d_type, name) of each entry in use."""
         file = self._open_directory(node)
         old_format = self.superblock.maxsymlinklen <= 0
         for block in range(-(-node.size >> self.superblock.bshift)):
@@ -172,7 +185,7 @@ class UfsFileSystem:
                     d_type, namlen = DT_UNKNOWN, d_type
                 if ino:
                     start = position + DIRECT.size
-                    yield 0, d_type, bytes(content[start : start + namlen]).partition(b"\0")[0]
+                    yield ino, d_type, bytes(content[start : start + namlen]).partition(b"\0")[0]
                 position += reclen
 
     def _open_directory(self, node: Node) -> UfsFile:

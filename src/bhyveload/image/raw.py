@@ -31,7 +31,7 @@ class RawImage:
     Raises InputError when the descriptor cannot be measured or mapped.
     """
 
-    __slots__ = ("_view", "descriptor", "name", "read_only", "sector_size", "size")
+    __slots__ = ("_fd", "_view", "name", "read_only", "sector_size", "size")
 
     def __init__(self, fd: int, name: str, read_only: bool) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class RawImage:
         except (OSError, ValueError, OverflowError) as error:
             raise InputError(f"{name}: cannot be read as a disk image: {_reason(error)}") from None
         self._view = memoryview(mapping)
-        self.descriptor = fd
+        self._fd = fd
 
     def read(self, offset: int, length: int) -> memoryview:
         """A view of exactly ``length`` bytes.  Raises FileSystemError(EIO) outside [0, size)."""
@@ -63,30 +63,29 @@ class RawImage:
         try:
             done = 0
             while done < length:
-                done += os.pwrite(self.descriptor, memoryview(data)[done:], offset + done)
+                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
         except OSError as error:
             raise FileSystemError(from_host(error.errno), f"{self.name}: write at {offset}: {error.strerror}") from None
 
     def close(self) -> None:
         """Close the descriptor.  Views already handed out stay valid: the last one takes the mapping with it."""
-        if self.descriptor >= 0:
+        if self._fd >= 0:
             self._view = memoryview(b"")
             self.size = 0
-            os.close(self.descriptor)
-            self.descriptor = -1
+            os.close(self._fd)
+            self._fd = -1
 
 
-def open_raw(path: str) -> RawImage:
-    """Open a disk image read-write, or read-only where writing is not allowed (then ``read_only`` is set).
+def open_raw(path: str, read_only: bool = False) -> RawImage:
+    """Open a disk image read-write, or read-only where writing is not wanted or not allowed; ``read_only`` tells.
 
     Raises InputError: the file is missing, is a directory, a FIFO, a socket or a character device, or cannot be read.
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer; regular files and block devices ignore it.
     flags = os.O_CLOEXEC | os.O_NONBLOCK
-    read_only = False
     try:
         try:
-            fd = os.open(path, os.O_RDWR | flags)
+            fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | flags)
         except OSError as error:
             if error.errno not in _READ_ONLY_REASONS:
                 raise

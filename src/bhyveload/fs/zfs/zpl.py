@@ -202,6 +202,14 @@ class ZfsFileSystem:
             return self._readdir_micro(node)
         return self._readdir_fat(node)
 
+    def children(self, node: Node) -> Iterator[tuple[bytes, Node | FileSystemError]]:
+        """(name, node) of each entry; in place of a node that cannot be read, why.  Raises as readdir."""
+        for number, _, name in self.readdir(node):
+            try:
+                yield name, Node(number, self.objset.dnode(number))
+            except FileSystemError as error:
+                yield name, error
+
     def _readdir_micro(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
         dnode = node.dnode
         for offset in range(zf.MZAP_ENT_LEN, dnode.bsize - zf.MZAP_ENT_LEN + 1, zf.MZAP_ENT_LEN):

@@ -1,0 +1,279 @@
+"""bhyvedisk(8): look into a guest's disks without mounting them: what is there, what would boot, files out of them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from bhyveload.cli.getopt import Options
+from bhyveload.cli.messages import program_name, run, warn
+from bhyveload.errors import EX_DATAERR, DataError, InputError, LoaderCrashed, UsageError
+from bhyveload.host.child import run_child
+from bhyveload.image.raw import open_raw
+from bhyveload.need import GROUPS, confine
+from bhyveload.need import load as load_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bhyveload.cli.copytarget import CopyTarget
+    from bhyveload.host.child import Leave
+    from bhyveload.image.raw import RawImage
+
+HELP = """\
+usage: bhyvedisk info     [--json] DISK...
+       bhyvedisk ls       [-lR] [options] DISK... [PATH]
+       bhyvedisk cat      [options] DISK... PATH
+       bhyvedisk cp       [options] DISK... PATH HOST-PATH
+       bhyvedisk checksum [options] DISK... [PATH]
+
+Look into a guest's disks: nothing is mounted, nothing is written to them.
+
+  -d, --disk DISK       a disk of the guest; repeat for more.  With it, DISK... is left away
+      --partition NAME  the partition to look at: disk0p2, disk0s1a; disk0 is the whole first disk
+      --dataset NAME    the ZFS dataset to look at: pool/dataset
+      --timeout SECONDS give up after that long
+      --json            info as JSON
+  -l                    ls: permissions, owner, size and time, too
+  -R                    ls: directories below, too
+      --help, --version
+
+Without --partition and --dataset: the file system that would boot.
+PATH begins with `/' where it may be left away.  A last word that could be either is a path if the guest has it.
+"""
+LONG_OPTIONS = {
+    "disk": "d:",
+    "partition": "partition:",
+    "dataset": "dataset:",
+    "timeout": "timeout:",
+    "json": "json",
+    "help": "help",
+    "version": "version",
+}
+# command -> (paths that must follow the disks, paths that may)
+OPERANDS = {"info": (0, 0), "ls": (0, 1), "cat": (1, 1), "cp": (2, 2), "checksum": (0, 1)}
+_OWN_OPTIONS = {"json": "info", "l": "ls", "R": "ls"}
+
+
+class Request:
+    """What the command line asks for."""
+
+    __slots__ = (
+        "command",
+        "dataset",
+        "disks",
+        "doubtful",
+        "flags",
+        "host_path",
+        "named",
+        "partition",
+        "path",
+        "timeout",
+    )
+
+    def __init__(self) -> None:
+        self.command = ""
+        self.disks: list[str] = []
+        self.named = False  # with -d
+        self.doubtful = False  # whether the last operand is a path or a disk
+        self.path = ""
+        self.host_path = ""
+        self.partition = ""
+        self.dataset = ""
+        self.timeout: float | None = None
+        self.flags: set[str] = set()
+
+
+def main() -> int:
+    """The program.  Exit status: 0, or as errors.py says (64 usage, 65 damaged disk, 66 no such file, ...)."""
+    program = program_name("bhyvedisk")
+    return run(program, lambda: _main(program, sys.argv[1:]))
+
+
+def _main(program: str, words: list[str]) -> int:
+    request = parse(words)
+    if "help" in request.flags:
+        sys.stdout.write(HELP)
+        return 0
+    if "version" in request.flags:
+        from bhyveload import __version__
+
+        sys.stdout.write(f"bhyvedisk (bhyveload) {__version__}\n")
+        return 0
+    disks = _open(request)
+    request.doubtful = request.doubtful and _is_file(request.path)
+    if request.command == "cp":
+        from bhyveload.cli.copytarget import CopyTarget
+
+        with CopyTarget(request.host_path, request.path) as target:
+            return _look(program, request, disks, target) or 0
+    if request.doubtful:
+        return _look_twice(program, request, disks)
+    return _look(program, request, disks) or 0
+
+
+def _look_twice(program: str, request: Request, disks: list[RawImage]) -> int:
+    """The last operand is a path if the guest has it; else a disk, if one with anything on it has that name."""
+    path = request.path
+    request.doubtful = False
+    try:
+        return _look(program, request, disks) or 0
+    except (InputError, DataError) as error:
+        first = error
+    request.doubtful = True
+    request.path = ""
+    try:
+        last = open_raw(path, read_only=True)
+    except InputError:
+        raise first from None
+    status = _look(program, request, [*disks, last])
+    if status is None:
+        raise first
+    return status
+
+
+def _is_file(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _open(request: Request) -> list[RawImage]:
+    """Raises InputError."""
+    disks = []
+    for path in request.disks:
+        try:
+            disks.append(open_raw(path, read_only=True))
+        except InputError as error:
+            if disks and not request.named and "/" not in path:
+                raise InputError(error.message, "a path on the guest begins with '/'") from None
+            raise
+    return disks
+
+
+def parse(words: list[str]) -> Request:
+    """The request in the command line ``words``; options may stand anywhere before a `--`.  Raises UsageError."""
+    request = Request()
+    last = words.index("--") if "--" in words else len(words)
+    pending, behind = words[:last], words[last + 1 :]
+    operands: list[str] = []
+    while pending:
+        options = Options(pending, "d:lR", LONG_OPTIONS)
+        for option, argument in options:
+            _take(request, option, argument or "")
+        pending = options.operands
+        if pending:
+            operands.append(pending.pop(0))
+    operands += behind
+    if request.flags & {"help", "version"}:
+        return request
+    _sort_operands(request, operands)
+    for flag, command in _OWN_OPTIONS.items():
+        if flag in request.flags and request.command != command:
+            dashes = "-" if len(flag) == 1 else "--"
+            raise UsageError(f"{dashes}{flag} goes with {command} only")
+    if request.partition and request.dataset:
+        raise UsageError("--partition and --dataset exclude each other", "a dataset is on all of its pool's partitions")
+    return request
+
+
+def _take(request: Request, option: str, argument: str) -> None:
+    if option == "d":
+        request.disks.append(argument)
+    elif option in ("partition", "dataset"):
+        if not argument:
+            raise UsageError(f"--{option} wants a name")
+        setattr(request, option, argument)
+    elif option == "timeout":
+        request.timeout = _seconds(argument)
+    else:
+        request.flags.add(option)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise UsageError(f"--timeout wants a number of seconds, not '{text}'")
+    return value
+
+
+def _sort_operands(request: Request, operands: list[str]) -> None:
+    """Tell disks from paths: see HELP.  Raises UsageError."""
+    command = operands.pop(0) if operands else ""
+    if command not in OPERANDS:
+        known = ", ".join(OPERANDS)
+        raise UsageError(f"unknown command '{command}'" if command else "no command", f"it is one of {known}; --help")
+    request.command = command
+    least, most = OPERANDS[command]
+    if request.disks:
+        request.named = True
+        count = len(operands)
+    elif least < most:
+        count = 1 if len(operands) > 1 and operands[-1].startswith("/") else 0
+    else:
+        count = min(least, max(0, len(operands) - 1))
+    request.doubtful = not request.named and least < most and count > 0
+    split = len(operands) - count
+    request.disks += operands[:split]
+    paths = operands[split:]
+    if not request.disks:
+        raise UsageError(f"{command}: no disk is named", "bhyvedisk --help")
+    if not least <= len(paths) <= most:
+        if len(paths) < least:
+            missing = "the path of a file on the guest" if not paths else "the host's path to copy to"
+            raise UsageError(f"{command}: {missing} is missing", "bhyvedisk --help")
+        raise UsageError(f"{command}: '{paths[most]}' is too much", "with -d the disks are all named by -d")
+    if paths:
+        request.path = paths[0]
+    if len(paths) > 1:
+        request.host_path = paths[1]
+
+
+def _look(program: str, request: Request, disks: list[RawImage], target: CopyTarget | None = None) -> int | None:
+    """Do it in a confined child, which sees every byte of the guest's; once more when that lacked a module.
+
+    None: nothing was done because the last disk, of which that was doubtful, is none.
+    """
+    output_fd = 1 if target is None else target.fd
+    from bhyveload.disk.work import prepare, work
+
+    prepare(request.command)
+
+    def child(leave: Leave) -> dict[str, Any]:
+        confine()
+        return work(request, disks, output_fd, lambda text: warn(program, text))
+
+    for _ in range(len(GROUPS) + 1):
+        try:
+            report = run_child(child, lambda: None, request.timeout)
+        except LoaderCrashed as error:
+            hint = "" if "VM" in error.hint else error.hint
+            raise LoaderCrashed(error.message.replace("the loader", "bhyvedisk's reader"), hint) from None
+        if report.get("need") in GROUPS:
+            load_module(report["need"])
+            continue
+        break
+    return _finish(request, report, target)
+
+
+def _finish(request: Request, report: dict[str, Any], target: CopyTarget | None) -> int | None:
+    if report.get("no disk"):
+        return None
+    number = report.get("output")
+    if isinstance(number, int):
+        raise OSError(number, os.strerror(number), "standard output" if target is None else target.path)
+    if target is not None:
+        mode = report.get("mode")
+        target.commit(mode & 0o777 if isinstance(mode, int) else 0o644)
+    return EX_DATAERR if report.get("damage") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
