@@ -1,4 +1,4 @@
-"""Run the built-in loader in a child on given disks and keys, and bring back everything it said and left behind."""
+"""Run the built-in loader in a confined child on given disks and keys, and bring back what it said and left behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bhyveload.host.callbacks import (
     loader_environment,
 )
 from bhyveload.host.child import Leave, run_child
+from bhyveload.host.confinement import confine
 from bhyveload.host.interface import BlockDevice, HostDirectory
 from bhyveload.loader.batch import lock_variables
 from bhyveload.loader.console import InputEnded
@@ -22,6 +23,7 @@ from bhyveload.loader.main import loader_main
 from bhyveload.loader.report import describe
 from bhyveload.loader.state import Loader, Options
 from bhyveload.need import load_all
+from bhyveload.sandbox import Sandbox
 from bhyveload.vm.memory import GuestMemory, split_memory
 
 
@@ -82,7 +84,10 @@ def run(
     guest = GuestMemory(fd, low, high)
     console = KeyConsole(keys)
 
+    sandbox = Sandbox()
+
     def work(leave: Leave) -> dict[str, Any]:
+        confine(sandbox, leave, memory=guest, disks=disks, host_directory=host_directory)
         host = LoaderCallbacks(console, guest, disks, host_directory, loader_environment(environment))
         loader = Loader(host, current, options)
 

@@ -8,16 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.userboot.abi import SIGNATURES, FreeBSDStat, LoaderCallbackTable
+from bhyveload.userboot.abi import (
+    SIGNATURES,
+    FreeBSDStat,
+    LoaderCallbackTable,
+    OldLoaderCallbackTable,
+    callback_offset,
+)
 from userboot_testing import GUEST, compiler
+
+
+def compiled(folder: Path, *flags: str) -> dict[tuple[str, str], tuple[int, int]]:
+    program = folder / "offsets"
+    subprocess.run([compiler(), "-Wall", "-Werror", *flags, "-o", program, GUEST / "offsets.c"], check=True)
+    lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
+    return {(name, member): (int(at), int(size)) for name, member, at, size in (line.split() for line in lines)}
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[int, int]]:
-    program: Path = tmp_path_factory.mktemp("offsets") / "offsets"
-    subprocess.run([compiler(), "-Wall", "-Werror", "-o", program, GUEST / "offsets.c"], check=True)
-    lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
-    return {(name, member): (int(at), int(size)) for name, member, at, size in (line.split() for line in lines)}
+    return compiled(tmp_path_factory.mktemp("offsets"))
+
+
+def test_layout_of_the_old_table(tmp_path: Path) -> None:
+    expected = {member: at for (name, member), (at, _) in compiled(tmp_path, "-DOLD_TABLE").items() if name != "stat"}
+    ours = {field[0]: callback_offset(field[0], OldLoaderCallbackTable) for field in OldLoaderCallbackTable._fields_}
+    assert ours == {member: at for member, at in expected.items() if member not in ("-", "swap_interpreter")}
+    assert "diskwrite" not in ours
 
 
 @pytest.mark.parametrize(("name", "structure"), [("callbacks", LoaderCallbackTable), ("stat", FreeBSDStat)])

@@ -89,6 +89,35 @@ def test_the_test_loader_notices(tmp_path: Path, loader: bytes) -> None:
     assert {"FAIL getc", "FAIL diskread data on the stack", "FAIL diskwrite read-only", "FAIL getmem high"} <= failed
 
 
+def test_null_pointers_and_huge_lengths(tmp_path: Path, loader: bytes) -> None:
+    host = host_for("nulls", disks=[patterned_disk()], host_directory=folder(tmp_path / "host"))
+    text = run_loader(loader, host).console.decode("latin-1")
+    assert [line for line in text.splitlines() if line.startswith("FAIL")] == []
+    assert text.endswith("failures 0\n")
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-Os", "-Os -fno-omit-frame-pointer", "-O2 -mcmodel=large"])
+def test_objects_of_before_2018(tmp_path: Path, level: str) -> None:
+    """A table without diskwrite, stat with four pointers, no version above 3 (FreeBSD 10 and 11)."""
+    host = full_host(tmp_path)
+    end = run_loader(build(tmp_path, "-DOLD_TABLE", *level.split()), host)
+    text = end.console.decode("latin-1")
+    assert [line for line in text.splitlines() if line.startswith("FAIL")] == []
+    assert "ok version" in text
+    assert "ok mode" in text
+    assert text.endswith("failures 0\n")
+    assert end.kind == "ready"
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os", "-Os -fno-omit-frame-pointer"])
+def test_objects_of_today_are_not_taken_for_old_ones(tmp_path: Path, level: str) -> None:
+    end = run_loader(build(tmp_path, *level.split()), full_host(tmp_path))
+    text = end.console.decode("latin-1")
+    assert [line for line in text.splitlines() if line.startswith("FAIL")] == []
+    assert "ok diskwrite huge resid" in text
+    assert end.kind == "ready"
+
+
 def test_i386_entry(loader: bytes) -> None:
     host = host_for("i386")
     end = run_loader(loader, host)
@@ -192,9 +221,19 @@ def test_unknown_versions(loader: bytes, version: int) -> None:
 
 
 def test_undefined_symbol_is_named(tmp_path: Path) -> None:
+    """At once where the object is bound at once, otherwise when the function is called."""
     with pytest.raises(KernelError, match="undefined symbol surely_nowhere") as caught:
-        prepare(build(tmp_path, "-DWITH_UNDEFINED"), host_for("all"))
+        prepare(build(tmp_path, "-DWITH_UNDEFINED", "-Wl,-z,now"), host_for("all"))
     assert caught.value.errno == ENOEXEC
+    lazy = build(tmp_path, "-DWITH_UNDEFINED", "-Wl,-z,lazy")
+    assert run_loader(lazy, host_for("quit")).value == 1, "never called, as in FreeBSD"
+    end = run_loader(lazy, host_for("nothing"))
+    assert end.value == "LoaderCrashed: loader object: it called the undefined symbol surely_nowhere"
+
+
+def test_abort_is_an_error_in_words(tmp_path: Path) -> None:
+    end = run_loader(build(tmp_path, "-DWITH_ABORT"), host_for("abort"))
+    assert (end.kind, end.value) == ("error", "LoaderCrashed: the loader gave up: it called abort()")
 
 
 def test_small_stack(loader: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

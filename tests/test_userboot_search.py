@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from bhyveload.errors import InputError, LoaderError
 from bhyveload.userboot import search
-from bhyveload.userboot.search import find_loader, loader_name, read_loader, refuse_swap
+from bhyveload.userboot.search import (
+    LoaderObject,
+    Loaders,
+    find_loader,
+    loader_name,
+    read_loader,
+    refuse_swap,
+)
+
+
+def found(loader: LoaderObject | None) -> tuple[str, bytes]:
+    assert loader is not None
+    return loader.path, loader.data
 
 
 @pytest.mark.parametrize(
@@ -68,35 +80,65 @@ def test_the_first_directory_that_has_it(tmp_path: Path) -> None:
     (second / "userboot_lua.so").write_bytes(b"second lua")
     (second / "userboot.so").write_bytes(b"second")
     directories = [str(tmp_path / "absent"), str(first), str(second)]
-    assert find_loader(directories, b"lua") == (f"{first}/userboot_lua.so", b"first lua")
-    assert find_loader(directories) == (f"{second}/userboot.so", b"second")
+    assert found(find_loader(directories, b"lua")) == (f"{first}/userboot_lua.so", b"first lua")
+    assert found(find_loader(directories)) == (f"{second}/userboot.so", b"second")
 
 
 def test_none_has_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no userboot_4th\.so in ") as caught:
-        find_loader([str(tmp_path)], b"4th")
-    assert str(tmp_path) in caught.value.message
-    assert "built-in loader" in caught.value.hint
-    with pytest.raises(InputError, match="in any directory"):
-        find_loader([])
+    assert find_loader([str(tmp_path)], b"4th") is None
+    assert find_loader([]) is None
+
+
+def test_a_link_may_not_lead_out_of_the_directory(tmp_path: Path) -> None:
+    """bhyveload(8) looks loaders up beneath /boot (O_RESOLVE_BENEATH)."""
+    folder = tmp_path / "loaders"
+    folder.mkdir()
+    (tmp_path / "outside.so").write_bytes(b"outside")
+    (folder / "userboot_lua.so").write_bytes(b"lua")
+    (folder / "userboot.so").symlink_to("userboot_lua.so")
+    (folder / "userboot_4th.so").symlink_to("../outside.so")
+    assert found(find_loader([str(folder)]))[1] == b"lua"
+    with pytest.raises(InputError, match=r"userboot_4th\.so: leads out of the host folder"):
+        find_loader([str(folder)], b"4th")
+
+
+def test_who_begins_and_who_follows(tmp_path: Path) -> None:
+    (tmp_path / "userboot.so").write_bytes(b"default")
+    (tmp_path / "userboot_4th.so").write_bytes(b"4th")
+    directories = [str(tmp_path)]
+    assert Loaders(directories).first() is None, "the built-in loader"
+    assert found(Loaders(directories, always=True).first())[1] == b"default"
+    assert Loaders([str(tmp_path / "absent")], always=True).first() is None
+    assert found(Loaders(directories).for_interpreter(b"4th"))[1] == b"4th"
+    assert Loaders(directories).for_interpreter(b"lua") is None
+    explicit = Loaders(directories, LoaderObject("own.so", b"own"))
+    assert found(explicit.first()) == ("own.so", b"own")
+    with pytest.raises(LoaderError, match="requested loader interpreter does not match guest userboot"):
+        explicit.for_interpreter(b"4th")
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "userboot.so")
-    with pytest.raises(InputError, match=r"userboot\.so: not a regular file"):
+    with pytest.raises(InputError, match=r"userboot\.so: (not a regular file|neither a file nor a folder)"):
         find_loader([str(tmp_path)])
 
 
 def test_reading_what_l_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "some.so"
     path.write_bytes(b"content")
-    assert read_loader(str(path)) == b"content"
-    with pytest.raises(InputError, match="No such file"):
-        read_loader(str(tmp_path / "absent.so"))
-    monkeypatch.setattr(search, "MAX_LOADER_SIZE", 3)
-    with pytest.raises(InputError, match="too large"):
-        read_loader(str(path))
+    with path.open("rb") as file:
+        assert found(read_loader(file.fileno(), "name")) == ("name", b"content")
+        assert found(read_loader(file.fileno(), "name")) == ("name", b"content"), "again, after a reboot"
+        monkeypatch.setattr(search, "MAX_LOADER_SIZE", 3)
+        with pytest.raises(InputError, match="name: 0 MiB is too large"):
+            read_loader(file.fileno(), "name")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(InputError, match="not a regular file"):
+        read_loader(fd, "name")
+    os.close(fd)
+    with pytest.raises(InputError, match="Bad file descriptor"):
+        read_loader(fd, "name")
 
 
 def test_a_swap_with_an_explicit_loader_is_refused_in_upstreams_words() -> None:

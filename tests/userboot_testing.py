@@ -34,6 +34,7 @@ else:
 RECORDS = Path(__file__).parent / "data" / "userboot"
 GUEST = Path(__file__).parent / "guest"
 CFLAGS = ["-shared", "-nostdlib", "-fPIC", "-ffreestanding", "-mno-red-zone", "-O1", "-Wall", "-Wextra", "-Werror"]
+CFLAGS += ["-Wno-array-bounds", "-fno-stack-protector"]
 ELFOSABI_FREEBSD = 9
 MB = 1 << 20
 

@@ -1,4 +1,8 @@
-"""The library: load a guest into a VM.  The programs are thin users of ``VirtualMachine``, ``load`` and ``run``."""
+"""The library: load a guest into a VM and run it.
+
+The programs are thin users of ``VirtualMachine``, ``load`` and ``run``.  ``load`` forks: call it from a program with
+one thread, or accept what fork(2) says about threads.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,32 @@ import time
 from bhyveload.errors import LoaderError, ReportError
 from bhyveload.host.callbacks import USERBOOT_EXIT_REBOOT, LoaderCallbacks, loader_environment
 from bhyveload.host.child import run_child
+from bhyveload.host.confinement import confine
 from bhyveload.host.console import FdConsole
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
-from bhyveload.need import GROUPS, confine, load_all
+from bhyveload.need import GROUPS, load_all
 from bhyveload.need import load as load_module
 from bhyveload.report import LoadReport
+from bhyveload.sandbox import Sandbox
 from bhyveload.vm.registers import Registers
 from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
+    from bhyveload.handoff.qemu import Disk
+    from bhyveload.handoff.run import RunResult
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, Console, HostDirectory
     from bhyveload.vm.memory import GuestMemory
     from bhyveload.vm.scratch import ScratchMachine
 
-    Sandbox = Callable[[], None]
-
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
 BUILT_IN = ("lua", "simp")
+__all__ = ["LoadReport", "Options", "Sandbox", "VirtualMachine", "load", "run"]
 _SEGMENT_FIELDS = ("base", "limit", "access")
 
 
@@ -43,7 +50,7 @@ def load(
     console: Console | None = None,
     compat: str = "current",
     options: Options | None = None,
-    sandbox: Sandbox | None = None,
+    sandbox: Sandbox | bool = True,
     timeout: float | None = None,
     flags: dict[str, Any] | None = None,
 ) -> LoadReport:
@@ -52,17 +59,20 @@ def load(
     A ScratchMachine is loaded but not kept.
 
     ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output
-    dropped; ``compat``: "current" or "13.2"; ``sandbox``: called in the child before it reads a guest byte; ``flags``:
-    kept in state.json.
+    dropped; ``compat``: "current" or "13.2"; ``flags``: kept in state.json.
+    ``sandbox``: how the child is confined before it reads a guest byte; True: with all that this host offers (look at
+    Sandbox().missing, or demand it with Sandbox(required=True)); False: not at all.
 
     Raises LoaderError (the loader quit, or could not boot), LoaderCrashed, VmStorageError and the other
     BhyveloadErrors.
     """
     began = time.perf_counter_ns()
     options = options or Options()
+    if sandbox is True:
+        sandbox = Sandbox()
     with _Silence(console) as talk:
         result = _run_until_loaded(
-            vm, talk, disks, environment, host_directory, compat == "current", options, sandbox, timeout
+            vm, talk, disks, environment, host_directory, compat == "current", options, sandbox or None, timeout
         )
     vcpu = _vcpu_of(result.pop("vcpu", None))
     result.pop("end")
@@ -72,6 +82,27 @@ def load(
     if isinstance(vm, VirtualMachine):
         vm.commit([vcpu], report, {"flags": flags} if flags else None)
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": _memory(vm).low, "high": _memory(vm).high}})
+
+
+def run(
+    vm: VirtualMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: str = "none",
+    timeout: float | None = None,
+    extra: Sequence[str] = (),
+    console: tuple[int, int] = (0, 1),
+) -> RunResult:
+    """Run a loaded VM under QEMU until it ends; its ``outcome``, ``exit_status``, ``seconds`` (handoff/run.py).
+
+    ``console``: file descriptors of its input and output; ``disks``: None for those that ``load`` was given.
+    Raises HandoffError, VmNotLoaded.
+    """
+    from bhyveload.handoff.run import run as run_qemu  # subprocess and the like: not on the way of a load
+
+    return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=net, timeout=timeout, extra=extra, console=console)
 
 
 class _Silence:
@@ -118,8 +149,7 @@ def _run_until_loaded(
 
         def work(leave: Leave, listing: list[bytes] = listing, interpreter: str = interpreter) -> dict[str, Any]:
             if sandbox is not None:
-                sandbox()
-                confine()
+                confine(sandbox, leave, console, _memory(vm), disks, host_directory)
             host = LoaderCallbacks(console, _memory(vm), disks, host_directory, listing)
             return run_loader(host, interpreter, current, options, leave)
 

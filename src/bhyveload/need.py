@@ -19,7 +19,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.hostdir": (),
     "bhyveload.fs.iso9660": (),
     "bhyveload.fs.compressed": (),
+<<<<<<< ours
+    "bhyveload.image.zstd": (),
+=======
     "bhyveload.fs.zfs": (),
+>>>>>>> theirs
     "bhyveload.fs.zfs.pool": (),
     "bhyveload.loader.zfs": ("bhyveload.fs.zfs.pool",),
     "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
@@ -38,10 +42,23 @@ class ModulesNeeded(BaseException):
         self.name = name
 
 
+class LateImport(BaseException):
+    """An import in the confined process: it would fail there, and a fallback for it would be the wrong answer."""
+
+
+class _NoImports:
+    """A finder of modules that finds none, loudly."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        raise LateImport(name)
+
+
 def confine() -> None:
     """From now on nothing can be imported in this process."""
     global _confined
     _confined = True
+    sys.meta_path[:] = [_NoImports]
 
 
 def need(name: str) -> ModuleType:

@@ -32,9 +32,14 @@ struct callbacks {
 	int (*read)(void *, void *, void *, size_t, size_t *);
 	int (*readdir)(void *, void *, uint32_t *, uint8_t *, size_t *, char *);
 	int (*seek)(void *, void *, uint64_t, int);
+#ifdef OLD_TABLE	/* before 2018; the rest lies one slot lower */
+	int (*stat)(void *, void *, int *, int *, int *, uint64_t *);
+	int (*diskread)(void *, int, uint64_t, void *, size_t, size_t *);
+#else
 	int (*stat)(void *, void *, struct freebsd_stat *);
 	int (*diskread)(void *, int, uint64_t, void *, size_t, size_t *);
 	int (*diskwrite)(void *, int, uint64_t, void *, size_t, size_t *);
+#endif
 	int (*copyin)(void *, const void *, uint64_t, size_t);
 	int (*copyout)(void *, uint64_t, void *, size_t);
 	void (*setreg)(void *, int, uint64_t);

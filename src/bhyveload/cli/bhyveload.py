@@ -22,6 +22,7 @@ from bhyveload.errors import (
 from bhyveload.host.console import FdConsole
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.loader.state import Options as LoaderOptions
+from bhyveload.sandbox import Sandbox
 from bhyveload.vm.memory import MB
 from bhyveload.vm.memsize import parse_memory_size
 from bhyveload.vm.scratch import ScratchMachine
@@ -60,6 +61,9 @@ LONG_OPTIONS = {
     "boot-env": "boot-env:",
     "loader-command": "loader-command:",
     "timeout": "timeout:",
+    "user": "user:",
+    "require-sandbox": "require-sandbox",
+    "no-sandbox": "no-sandbox",
 }
 HELP = """\
 usage: bhyveload [options] vmname
@@ -86,6 +90,9 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
       --list-variables    print the variables that the kernel gets
       --compat VERSION    behave as the loader of 13.2 or current (current)
       --timeout SECONDS   give up after that long
+      --user NAME         as root: whom the loader runs as (nobody)
+      --require-sandbox   fail where this host cannot confine the loader wholly
+      --no-sandbox        do not confine the loader: a hostile guest then has your rights
       --help, --version
 """
 
@@ -108,6 +115,8 @@ class Request:
         self.commands: list[str] = []
         self.compat = "current"
         self.timeout: float | None = None
+        self.user: str | None = None
+        self.require_sandbox = self.no_sandbox = False
 
 
 def main() -> int:
@@ -194,7 +203,16 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
             request.loader_name = argument
         case "m":
             request.memory = parse_memory_size(argument, "13.2" if request.compat == "13.2" else "current")
-        case "batch" | "json" | "dry-run" | "list-variables" | "single-user" | "verbose-boot":
+        case (
+            "batch"
+            | "json"
+            | "dry-run"
+            | "list-variables"
+            | "single-user"
+            | "verbose-boot"
+            | "require-sandbox"
+            | "no-sandbox"
+        ):
             setattr(request, {"verbose-boot": "verbose"}.get(option, option.replace("-", "_")), True)
         case "kernel":
             request.kernel = argument
@@ -206,6 +224,8 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
             if argument not in ("13.2", "current"):
                 raise UsageError(f"--compat knows 13.2 and current, not '{argument}'")
             request.compat = argument
+        case "user":
+            request.user = argument
         case "timeout":
             request.timeout = _seconds(argument)
 
@@ -272,6 +292,7 @@ def _load(program: str, request: Request, name: str) -> int:
         verbose=request.verbose,
         commands=tuple(request.commands),
     )
+    sandbox = _sandbox(program, request)
     vm: VirtualMachine | ScratchMachine
     if request.dry_run:
         vm = ScratchMachine(name, request.memory)
@@ -288,6 +309,7 @@ def _load(program: str, request: Request, name: str) -> int:
                 console=console,
                 compat=request.compat,
                 options=options,
+                sandbox=sandbox,
                 timeout=request.timeout,
                 flags={"wired": request.wired, "incore": request.incore},
             )
@@ -301,6 +323,18 @@ def _load(program: str, request: Request, name: str) -> int:
         warn(program, note)
     _print_report(request, report)
     return 0
+
+
+def _sandbox(program: str, request: Request) -> Sandbox | bool:
+    if request.no_sandbox:
+        if request.require_sandbox or request.user is not None:
+            raise UsageError("--no-sandbox contradicts --require-sandbox and --user")
+        warn(program, "--no-sandbox: the loader has all your rights; a hostile guest could use them")
+        return False
+    sandbox = Sandbox(request.user, request.require_sandbox, request.incore)
+    for lack in sandbox.missing:
+        warn(program, f"sandbox: {lack}")
+    return sandbox
 
 
 def _print_report(request: Request, report: LoadReport) -> None:

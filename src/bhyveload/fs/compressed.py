@@ -4,10 +4,10 @@ Sources: stand/libsa/gzipfs.c, bzipfs.c (spec/other-fs.md 6, spec/errata.md B11)
 (-1).  Seeking forward decompresses and discards, seeking backward starts again from the front.
 
 libsa reads the compressed file in 2048-byte pieces, just when the decompressor has used up the last one, and reads it
-again after a backward seek: these reads show on the console as twiddles.  Here every byte is decompressed once and
-kept; going back only repeats the reads.  For that the decompressor is fed up to each place where a piece can end, in
-the first pass (pieces counted from the file's start) as in later ones (counted from where gzip's header ends), and
-how much had come out there is noted.
+again after a backward seek: these reads show on the console as twiddles.  Here the last KEEP bytes that came out are
+kept; going back within them only repeats the reads.  For that the decompressor is fed up to each place where a piece
+can end, in the first pass (pieces counted from the file's start) as in later ones (counted from where gzip's header
+ends), and how much had come out there is noted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 Z_BUFSIZE = 2048  # gzipfs.c; BZ_BUFSIZE in bzipfs.c is the same
 DISCARD = 16  # bytes a forward seek reads at once
 STEP = 1 << 20  # bytes decompressed at once, so that a bomb is noticed in time
-LIMIT = 1 << 30  # bytes of decompressed data kept
+KEEP = 32 << 20  # bytes of decompressed data kept: a kernel's symbols lie this near to its section headers
+LIMIT = 1 << 30  # bytes of decompressed data: what a kernel finds mapped when it starts
 XZ_MEMORY = 256 << 20  # of the xz decoder: `xz -9` takes 65 MiB
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -102,7 +103,9 @@ class CompressedFile:
         self._limit = limit
         self._start = start
         self._engine: Engine = form.engine()
-        self._data = bytearray()  # all that came out so far
+        self._data = bytearray()  # what came out so far, from _base on
+        self._base = 0
+        self._needed = 0  # nothing before this offset is going to be read next
         self._consumed = start  # offset in the file up to which the engine was fed
         self._came_out = {start: 0}  # offset of a possible end of a piece -> what had come out there
         self._end: int | None = None  # offset at which the stream ended, or broke
@@ -119,6 +122,9 @@ class CompressedFile:
         if offset < self._position:
             self._position = 0
             self._next = self._start
+            if offset < self._base:
+                self._restart()
+        self._needed = offset
         if self._reach(offset) < offset:
             self._seek_failed()
             return []
@@ -126,10 +132,28 @@ class CompressedFile:
         self._position = self._reach(start + length)
         if self._position < start + length:
             self._read_failed(self._position == start)
-        return [bytes(memoryview(self._data)[start : self._position])] if self._position > start else []
+        if self._position == start:
+            return []
+        return [bytes(memoryview(self._data)[start - self._base : self._position - self._base])]
 
     def write(self, offset: int, data: Buffer) -> int:
         raise FileSystemError(EROFS, f"{self._format.reader}: compressed files cannot be written")
+
+    @property
+    def _out(self) -> int:
+        """How much has come out."""
+        return self._base + len(self._data)
+
+    def _restart(self) -> None:
+        """Decompress again from the front."""
+        self._engine = self._format.engine()
+        self._data = bytearray()
+        self._base = 0
+        self._consumed = self._start
+        self._came_out = {self._start: 0}
+        self._end = None
+        self._failure = ""
+        self._between = False
 
     def _reach(self, target: int) -> int:
         """Read pieces until ``target`` bytes have come out in this pass; how far it got."""
@@ -142,12 +166,12 @@ class CompressedFile:
             self._next += len(piece)
             if self._next > self._consumed:
                 self._feed(piece[self._consumed - self._next :])
-        return min(target, len(self._data))
+        return min(target, self._out)
 
     def _seek_failed(self) -> None:
         """A forward seek ended early: at the stream's end that is where it stays, else it is an error."""
-        steps = 1 if (len(self._data) - self._position) % DISCARD == 0 else 2
-        self._position = len(self._data)
+        steps = 1 if (self._out - self._position) % DISCARD == 0 else 2
+        self._position = self._out
         for _ in range(steps - 1):
             self._read_failed(False)
         self._read_failed(True)
@@ -170,11 +194,11 @@ class CompressedFile:
             size = min(Z_BUFSIZE - here % Z_BUFSIZE, Z_BUFSIZE - (here - skew) % Z_BUFSIZE, len(data))
             self._decompress(data[:size])
             self._consumed += size
-            self._came_out[self._consumed] = len(self._data)
+            self._came_out[self._consumed] = self._out
             data = data[size:]
         if data:
             self._consumed += len(data)
-            self._came_out[self._consumed] = len(self._data)
+            self._came_out[self._consumed] = self._out
 
     def _decompress(self, data: bytes) -> None:
         end = self._consumed + len(data)
@@ -211,7 +235,11 @@ class CompressedFile:
         while True:
             part = engine.decompress(data, STEP)
             self._data += part
-            if len(self._data) > self._limit:
+            drop = min(len(self._data) - KEEP, self._needed - self._base)
+            if drop > 0:
+                del self._data[:drop]
+                self._base += drop
+            if self._out > self._limit:
                 raise _TooLarge(f"{self._format.reader}: decompresses to more than {self._limit} bytes")
             # zlib keeps what it did not get to in unconsumed_tail, the others keep it themselves.
             data = getattr(engine, "unconsumed_tail", b"")
@@ -306,7 +334,7 @@ def open_xz(file: File, output: Callable[[str], object], limit: int = LIMIT) -> 
 def open_zstd(file: File, output: Callable[[str], object], limit: int = LIMIT) -> CompressedFile:
     """The same for a ``.zst`` file, which FreeBSD's loader does not know.  Parameters and errors as open_gzip.
 
-    The zstd module is slow to import, so it is imported here: a process that will confine itself imports
+    The zstd module takes milliseconds to import, so it is imported here: a process that confines itself imports
     bhyveload.image.zstd before.
     """
     from bhyveload.image.zstd import ZstdDecompressor, ZstdError

@@ -41,7 +41,7 @@ class Leave:
     """Ends the child from anywhere: sends a report and never returns."""
 
     def __init__(self, pipe: int, before: Callable[[], None]) -> None:
-        self._pipe = pipe
+        self.descriptor = pipe
         self._before = before
 
     def __call__(self, report: Report) -> NoReturn:
@@ -52,7 +52,7 @@ class Leave:
             data = encode(_describe(error))
         while data:
             try:
-                data = data[os.write(self._pipe, data) :]
+                data = data[os.write(self.descriptor, data) :]
             except OSError:
                 break
         os._exit(0)
@@ -155,7 +155,9 @@ def _understand(data: bytes, status: int) -> Report:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = _SIGNALS.get(number, f"signal {number}")
-        why = {7: ": a disk image became shorter while it was read", 31: ": the sandbox stopped it"}.get(number, "")
+        why = {7: ": a disk image became shorter while it was read", 31: ": the loader tried something forbidden"}.get(
+            number, ""
+        )
         raise LoaderCrashed(f"the loader died by {name}{why}", "the VM is not loaded")
     if not data:
         raise LoaderCrashed(

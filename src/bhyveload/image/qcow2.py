@@ -303,6 +303,11 @@ class Qcow2Image:
     def write(self, offset: int, data: Buffer) -> None:
         raise refuse_write(self.name, self.format)
 
+    @property
+    def sources(self) -> list[BlockDevice]:
+        """The devices that this one reads."""
+        return [self._file.source] if self._backing is None else [self._file.source, self._backing]
+
     def close(self) -> None:
         for device in (self._file.source, self._backing):
             close = getattr(device, "close", None)

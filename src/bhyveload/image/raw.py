@@ -31,7 +31,7 @@ class RawImage:
     Raises InputError when the descriptor cannot be measured or mapped.
     """
 
-    __slots__ = ("_fd", "_view", "name", "read_only", "sector_size", "size")
+    __slots__ = ("_view", "descriptor", "name", "read_only", "sector_size", "size")
 
     def __init__(self, fd: int, name: str, read_only: bool) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class RawImage:
         except (OSError, ValueError, OverflowError) as error:
             raise InputError(f"{name}: cannot be read as a disk image: {_reason(error)}") from None
         self._view = memoryview(mapping)
-        self._fd = fd
+        self.descriptor = fd
 
     def read(self, offset: int, length: int) -> memoryview:
         """A view of exactly ``length`` bytes.  Raises FileSystemError(EIO) outside [0, size)."""
@@ -63,17 +63,17 @@ class RawImage:
         try:
             done = 0
             while done < length:
-                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+                done += os.pwrite(self.descriptor, memoryview(data)[done:], offset + done)
         except OSError as error:
             raise FileSystemError(from_host(error.errno), f"{self.name}: write at {offset}: {error.strerror}") from None
 
     def close(self) -> None:
         """Close the descriptor.  Views already handed out stay valid: the last one takes the mapping with it."""
-        if self._fd >= 0:
+        if self.descriptor >= 0:
             self._view = memoryview(b"")
             self.size = 0
-            os.close(self._fd)
-            self._fd = -1
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 def open_raw(path: str, read_only: bool = False) -> RawImage:

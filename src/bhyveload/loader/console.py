@@ -38,7 +38,7 @@ class LoaderConsole:
         self.environment = environment
         self.current = current
         self.active = [True, False]  # per CONSOLES
-        self.silent = False  # our own look at a file: no twiddles, nothing counted
+        self.silent = False  # our own look at a file: no twiddles, nothing counted, no complaints of a file system
         self.module_verbose = MODULE_VERBOSE_TWIDDLE
         self._divisor = 16
         self._calls = 0
@@ -59,6 +59,8 @@ class LoaderConsole:
 
     def print(self, text: str) -> None:
         """Send text; every newline becomes CR LF, each active console gets each byte (spec/errata.md A4, A11)."""
+        if self.silent:
+            return
         data = text.replace("\n", "\r\n").encode("latin-1", "replace")
         copies = sum(self.active)
         if copies > 1:

@@ -36,6 +36,7 @@ def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
     """
     environment, console, host = loader.environment, loader.console, loader.host
     loader.commands = commands()
+    loader.stage("devices")
     console.probe()
     environment.define("currdev", "", lambda variable, value: _set_currdev(loader, variable, value), no_unset)
     revision = "3.0" if loader.current else "1.2"
@@ -108,7 +109,9 @@ def _has_lua_script(loader: Loader) -> bool:
 def interact(loader: Loader) -> NoReturn:
     """The interpreter's scripts, autoboot, then the prompt for ever."""
     assert loader.interpreter is not None
+    loader.stage("scripts")
     loader.interpreter.start()
+    loader.stage("boot")
     loader.print("\n")
     for line in loader.options.commands:
         if loader.interpreter.run(line) and loader.options.batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from bhyveload.errors import FileSystemError
+from bhyveload.loader.devices import parse_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def describe(loader: Loader, interpreter: str) -> dict[str, Any]:
         "compat": "current" if loader.current else "13.2",
         "currdev": loader.environment.get("currdev") or "",
         "loaddev": loader.environment.get("loaddev") or "",
+        "partition": _partition(loader),
         "filesystem": loader.files.mounted or "",
         "howto": loader.facts.get("howto", 0),
         "entry": registers.get("rip", 0),
@@ -45,6 +47,20 @@ def describe(loader: Loader, interpreter: str) -> dict[str, Any]:
     report["kernel"] = report["files"][0] if report["files"] else None
     report.update(_hand_over(loader))
     return report
+
+
+def _partition(loader: Loader) -> dict[str, Any] | None:
+    """Where currdev lies on its disk, None where it is no disk's."""
+    try:
+        spec, _ = parse_device(loader.environment.get("currdev") or "", loader.current)
+        if spec.kind not in ("disk", "vdisk"):
+            return None
+        part = loader.disks.open(spec)
+        scheme = loader.disks.table(spec.kind, spec.unit).kind
+    except FileSystemError:
+        return None
+    name = f"{spec.kind}{spec.unit}"
+    return {"disk": name, "scheme": scheme.lower(), "start": part.offset, "size": part.size}
 
 
 def _hand_over(loader: Loader) -> dict[str, int]:

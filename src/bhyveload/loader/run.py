@@ -42,6 +42,7 @@ def run_loader(
             result = describe(loader, interpreter)
             result["end"] = "exec"
             result["vcpu"] = host.vcpu.as_dict()
+            loader.stage("")
             result["timings"] = {**loader.timings, "loader": time.perf_counter_ns() - started}
             return result
         if isinstance(end, LoaderExit):

@@ -6,6 +6,8 @@ Commands are functions ``(loader, argv) -> result`` in loader/commands/; results
 
 from __future__ import annotations
 
+import time
+
 from bhyveload.loader.console import LoaderConsole
 from bhyveload.loader.devices import Disks
 from bhyveload.loader.environment import Environment
@@ -102,7 +104,15 @@ class Loader:
         # for the report
         self.notes: list[str] = []
         self.timings: dict[str, int] = {}
+        self._stage: tuple[str, int] | None = None
         self.facts: dict[str, Any] = {}
+
+    def stage(self, name: str) -> None:
+        """From now on time counts for the stage ``name`` of the report ("" for none)."""
+        now = time.perf_counter_ns()
+        if self._stage is not None:
+            self.timings[self._stage[0]] = now - self._stage[1]
+        self._stage = (name, now) if name else None
 
     def perform(self, argv: list[str]) -> int:
         """interp_builtin_cmd: run the builtin command argv[0]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from codecs import utf_16_le_decode  # "utf-16-le" would be imported when it is first used: too late in the child
 
 from bhyveload.errors import FileSystemError
 from bhyveload.partition.entry import (
@@ -168,7 +169,7 @@ def _entries(header: Header, array: bytes) -> list[Entry]:
                 start=first,
                 size=last - first + 1,
                 type=_TYPES.get(type_guid, UNKNOWN),
-                label=name.decode("utf-16-le", "replace").partition("\0")[0],
+                label=utf_16_le_decode(name, "replace", True)[0].partition("\0")[0],
                 guid=guid_text(ent_uuid),
                 type_guid=type_guid,
             )

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+OLD_VERSION = 3  # the highest version that went with the table without diskwrite
 LIBSA_NAME_MAX = 255  # libsa's dirent.d_name has 256 bytes, whatever userboot.h says of PATH_MAX
 
 _int = ctypes.c_int
@@ -37,7 +38,7 @@ SIGNATURES: tuple[tuple[str, int, Any, tuple[Any, ...]], ...] = (
     ("read", 1, _int, (_ptr, _ptr, _size, _resid)),
     ("readdir", 1, _int, (_ptr, ctypes.POINTER(ctypes.c_uint32), ctypes.POINTER(ctypes.c_uint8), _resid, _ptr)),
     ("seek", 1, _int, (_ptr, _off_t, _int)),
-    ("stat", 1, _int, (_ptr, _ptr)),
+    ("stat", 1, _int, (_ptr, _ptr, _ptr, _ptr, _ptr)),  # struct stat *; before 2018 mode, uid, gid and size
     ("diskread", 1, _int, (_int, _off_t, _ptr, _size, _resid)),
     ("diskwrite", 1, _int, (_int, _off_t, _ptr, _size, _resid)),
     ("copyin", 1, _int, (_ptr, _u64, _size)),
@@ -72,6 +73,18 @@ class LoaderCallbackTable(ctypes.Structure):
     _fields_ = [(name, PROTOTYPES[name]) for name, *_ in SIGNATURES]
 
 
+class OldLoaderCallbackTable(ctypes.Structure):
+    """The table of FreeBSD 10 and 11, without diskwrite (vintage.py)."""
+
+    _fields_ = [(name, PROTOTYPES[name]) for name, since, *_ in SIGNATURES if name != "diskwrite" and since <= 4]
+
+
+def callback_offset(name: str, table: type[ctypes.Structure] = LoaderCallbackTable) -> int:
+    """Offset of the member ``name`` in bytes."""
+    offset: int = getattr(table, name).offset
+    return offset
+
+
 class Timespec(ctypes.Structure):
     _fields_ = [("tv_sec", ctypes.c_int64), ("tv_nsec", ctypes.c_int64)]
 
@@ -103,12 +116,18 @@ class FreeBSDStat(ctypes.Structure):
     ]
 
 
-def callback_table(functions: dict[str, Any], version: int) -> tuple[LoaderCallbackTable, list[Any]]:
+def callback_table(
+    functions: dict[str, Any], version: int, old: bool = False
+) -> tuple[LoaderCallbackTable | OldLoaderCallbackTable, list[Any]]:
     """The table with a C entry point per function, and the entry points (keep both alive while C may call).
 
-    Members that ``version`` of the interface does not know are NULL.
+    Members that ``version`` of the interface does not know are NULL; ``old``: the table without diskwrite.
     """
     if not 1 <= version <= USERBOOT_VERSION:
         raise ValueError(f"userboot interface version {version}")
-    entries = {name: PROTOTYPES[name](functions[name]) for name, since, *_ in SIGNATURES if since <= version}
-    return LoaderCallbackTable(**entries), list(entries.values())
+    table = OldLoaderCallbackTable if old else LoaderCallbackTable
+    known = {field[0] for field in table._fields_}
+    entries = {
+        name: PROTOTYPES[name](functions[name]) for name, since, *_ in SIGNATURES if since <= version and name in known
+    }
+    return table(**entries), list(entries.values())

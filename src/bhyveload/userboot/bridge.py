@@ -13,14 +13,14 @@ import os
 import time
 
 from bhyveload.errors import EX_SOFTWARE, DataError, FileSystemError, MemoryAccessError
-from bhyveload.freebsd_errno import EBADF, EFAULT, EIO, EMFILE, ENAMETOOLONG
+from bhyveload.freebsd_errno import EBADF, EFAULT, EINVAL, EIO, EMFILE, ENAMETOOLONG
 from bhyveload.host.callbacks import DIOCGSECTORSIZE, GUEST_ADDRESS_MASK, LoaderEnd, SwapInterpreter
 from bhyveload.userboot.abi import LIBSA_NAME_MAX, FreeBSDStat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.host.interface import Buffer, HostFile
@@ -28,14 +28,18 @@ if TYPE_CHECKING:
 MAX_OPEN = 64  # libsa has SOPEN_MAX 64 descriptors
 MAX_READ = 64 << 20  # more than the loader's whole heap
 PATH_MAX = 1024
+_NULL_POINTER = ("NULL pointer access",)  # what ctypes says
 _NEWLINE = 10
 _DRY_LIMIT = 16
 _SPIN_POLLS = 64
 _SPIN_INTERVAL = 100e-6
 _SPIN_PAUSE = 0.005
+_STAT_REACH, _OLD_STAT_REACH = 16, 128  # bytes between two locals of one frame
+_SHOW_AFTER = 0.05  # seconds that a character may be held back
 
 _memmove = ctypes.memmove
 _string_at = ctypes.string_at
+monotonic = time.monotonic
 
 
 class InputEnded(LoaderEnd):
@@ -44,11 +48,13 @@ class InputEnded(LoaderEnd):
 
 class Bridge:
     """Callbacks over ``host``.  ``image`` is a view of the mapped object at ``address``: most pointers lie in it, and
-    slices of it are the fastest way to copy.  ``leave`` is set before C runs."""
+    slices of it are the fastest way to copy.  ``old``: it uses the table without diskwrite (vintage.py).  ``leave`` is
+    set before C runs."""
 
-    def __init__(self, host: LoaderCallbacks, address: int, image: memoryview) -> None:
+    def __init__(self, host: LoaderCallbacks, address: int, image: memoryview, old: bool = False) -> None:
         self.host = host
         self.leave: Callable[[BaseException], object] | None = None
+        self._stat_reach = _OLD_STAT_REACH if old else _STAT_REACH
         self._address = address
         self._image = image
         self._files: dict[int, HostFile] = {}
@@ -108,12 +114,13 @@ class Bridge:
 
     def _failed(self, error: BaseException) -> int:
         """The errno for C to see.  Does not return when ``error`` has none."""
-        if isinstance(error, FileSystemError):
-            return error.errno
-        if isinstance(error, MemoryAccessError):
-            return EFAULT
-        if isinstance(error, DataError):
-            return EIO  # a damaged container: the loader says "input/output error" in its own words
+        number = _errno_of(error)
+        if number is None:
+            self.end(error)
+        return number
+
+    def end(self, error: BaseException) -> NoReturn:
+        """Leave the loader for good: it ended, or something went wrong that it cannot be told."""
         try:
             if self.leave is not None:
                 self.leave(error)
@@ -151,11 +158,15 @@ class Bridge:
     def _putc(self) -> Callable[[int | None, int], None]:
         putc, flush, failed = self.host.putc, self.host.console.flush, self._failed
 
+        shown = 0.0
+
         def callback(_arg: int | None, ch: int) -> None:
+            nonlocal shown
             try:
                 putc(ch)
-                if ch == _NEWLINE:
-                    flush()  # whole lines go out at once: a crash must not swallow what was said before it
+                if ch == _NEWLINE or monotonic() - shown > _SHOW_AFTER:
+                    flush()  # whole lines at once, for a crash must not swallow them; twiddles while they turn
+                    shown = monotonic()
             except BaseException as error:
                 failed(error)
 
@@ -166,10 +177,12 @@ class Bridge:
         value = self.host.getc()
         if value != -1:
             self._dry = 0
-        elif self.host.console.at_end:
-            self._dry += 1
-            if self._dry > _DRY_LIMIT:
+            return value
+        self._dry += 1
+        if self._dry > _DRY_LIMIT:
+            if self.host.console.at_end:
                 raise InputEnded
+            time.sleep(_SPIN_PAUSE)  # a device (-c) that is silent: the loader would keep the processor busy
         return value
 
     def _poll(self, _arg: int | None) -> int:
@@ -177,11 +190,11 @@ class Bridge:
         ready = self.host.poll()
         if not ready:
             self.host.console.flush()
-        now = time.monotonic()
+        now = monotonic()
         self._spins = 0 if ready or now - self._polled > _SPIN_INTERVAL else self._spins + 1
         if self._spins > _SPIN_POLLS:
             time.sleep(_SPIN_PAUSE)
-            now = time.monotonic()
+            now = monotonic()
         self._polled = now
         return ready
 
@@ -214,7 +227,10 @@ class Bridge:
         return 0
 
     def _read(self, _arg: int | None, handle: int | None, destination: int | None, size: int, resid: Any) -> int:
-        data = self.host.read(self._file(handle), min(size, MAX_READ))
+        file = self._file(handle)
+        if destination is None and size:
+            return EINVAL  # cb_read's answer to every failure of read(2)
+        data = self.host.read(file, min(size, MAX_READ))
         self._store(destination, data)
         if resid:
             resid[0] = size - len(data)
@@ -236,9 +252,22 @@ class Bridge:
         self.host.seek(self._file(handle), offset, whence)
         return 0
 
-    def _stat(self, _arg: int | None, handle: int | None, destination: int | None) -> int:
+    def _stat(
+        self,
+        _arg: int | None,
+        handle: int | None,
+        destination: int | None,
+        uid: int | None,
+        gid: int | None,
+        size: int | None,
+    ) -> int:
         """Only what bhyveload fills; the rest of the 224 bytes is zero."""
         file = self._file(handle)
+        if _together((destination, uid, gid, size), self._stat_reach):
+            values = (destination, file.mode, 4), (uid, file.uid, 4), (gid, file.gid, 4), (size, file.size, 8)
+            for pointer, value, length in values:
+                self._store(pointer, value.to_bytes(length, "little"))
+            return 0
         stat = FreeBSDStat(
             st_dev=file.dev, st_ino=file.ino, st_mode=file.mode, st_uid=file.uid, st_gid=file.gid, st_size=file.size
         )
@@ -255,7 +284,7 @@ class Bridge:
 
         def callback(_arg: int | None, unit: int, offset: int, destination: int, size: int, resid: Any) -> int:
             try:
-                data = diskread(unit, offset, size)
+                data = diskread(unit, offset, min(size, MAX_READ))
                 length = len(data)
                 at = (destination or 0) - address
                 if 0 <= at <= span - length:
@@ -273,7 +302,8 @@ class Bridge:
     def _diskwrite(self, _arg: int | None, unit: int, offset: int, source: int | None, size: int, resid: Any) -> int:
         disks = self.host.disks
         limit = disks[unit].size if 0 <= unit < len(disks) else 0
-        done = self.host.diskwrite(unit, offset, self._fetch(source, max(0, min(size, limit - offset))))
+        length = max(0, min(size, limit - offset, MAX_READ))
+        done = self.host.diskwrite(unit, offset, self._fetch(source, length))
         if resid:
             resid[0] = size - done
         return 0
@@ -322,3 +352,26 @@ class Bridge:
         if not name:
             raise SwapInterpreter(b"")  # the caller refuses it: "guest failed to request an interpreter"
         self.host.swap_interpreter(name)
+
+
+def _errno_of(error: BaseException) -> int | None:
+    if isinstance(error, FileSystemError):
+        return error.errno
+    if isinstance(error, MemoryAccessError):
+        return EFAULT
+    if isinstance(error, DataError):
+        return EIO  # a damaged container: the loader says "input/output error" in its own words
+    if isinstance(error, ValueError) and error.args == _NULL_POINTER:
+        return EFAULT  # a pointer to write a result through
+    return None
+
+
+def _together(pointers: tuple[int | None, ...], reach: int) -> bool:
+    """Whether these are pointers to the local variables mode, uid, gid and size of one function.
+
+    Before 2018 stat was called with those four (userboot.h of FreeBSD 10); now it has one pointer, and what ctypes
+    finds in the other registers is what was left there.
+    """
+    places = sorted(pointer or 0 for pointer in pointers)
+    steps = [places[i + 1] - places[i] for i in range(3)]
+    return places[0] > 0 and all(4 <= step <= reach and step % 4 == 0 for step in steps)

@@ -15,18 +15,28 @@ from bhyveload.userboot.headers import Headers, refuse
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Resolve(Protocol):
+        """Absolute address of symbol ``index``; ``called``: it is a function that only calls refer to."""
+
+        def __call__(self, index: int, called: bool = False) -> int: ...
+
 
 MAX_DYNAMIC = 1024
 MAX_NAME = 256
 MAX_CHAIN = 1 << 16
 MAX_RELOCATIONS = 1 << 20  # userboot has some thousands
 _MASK = (1 << 64) - 1
+_C_LIBRARY = "libc.so."
+UNDEFINED_HINT = "a userboot object leaves only time, memmem and abort to the host"
 _KEPT = frozenset(
     (
         *(elf.DT_HASH, elf.DT_GNU_HASH, elf.DT_STRTAB, elf.DT_STRSZ, elf.DT_SYMTAB, elf.DT_SYMENT),
         *(elf.DT_RELA, elf.DT_RELASZ, elf.DT_RELAENT, elf.DT_REL, elf.DT_RELSZ, elf.DT_RELENT),
         *(elf.DT_RELR, elf.DT_RELRSZ, elf.DT_RELRENT, elf.DT_JMPREL, elf.DT_PLTREL, elf.DT_PLTRELSZ),
         *(elf.DT_INIT, elf.DT_INIT_ARRAY, elf.DT_INIT_ARRAYSZ),
+        *(elf.DT_FLAGS, elf.DT_FLAGS_1, elf.DT_BIND_NOW),
     )
 )
 _ENTRY_SIZES = (
@@ -73,14 +83,21 @@ class Dynamic:
             if tag in _KEPT:
                 tags.setdefault(tag, value)
         if needed:
+            self._check_needed(needed, tags)
+        return tags
+
+    def _check_needed(self, needed: list[int], tags: dict[int, int]) -> None:
+        """FreeBSD's own builds need nothing.  One linked without -nostdlib names the C library, of which libsa's own
+        functions leave nothing to use; any other library is refused."""
+        for offset in needed:
             name = ""
             if elf.DT_STRTAB in tags and elf.DT_STRSZ in tags:
                 self.strings = tags[elf.DT_STRTAB]
                 self.strings_end = self.strings + tags[elf.DT_STRSZ]
                 self._at(self.strings, tags[elf.DT_STRSZ], "string table")
-                name = self.string(needed[0])
-            refuse(f"it needs another library ({name or 'unnamed'})")
-        return tags
+                name = self.string(offset)
+            if not name.startswith(_C_LIBRARY):
+                refuse(f"it needs another library ({name or 'unnamed'})")
 
     def _at(self, address: int, length: int, what: str) -> int:
         """Index into the image of [address, address + length), which must lie in one segment."""
@@ -178,22 +195,25 @@ class Dynamic:
 
     # Relocations
 
-    def relocate(self, supplied: Callable[[str], int | None]) -> int:
+    def relocate(self, supplied: Callable[[str], int | None], missing: Callable[[str], int] | None = None) -> int:
         """Apply every relocation; returns how many.  ``supplied`` gives the absolute address of a symbol that the
-        object leaves undefined, or None.
+        object leaves undefined, or None; ``missing`` the address of a function to call in place of one that nobody has.
 
+        Undefined functions are bound as FreeBSD's rtld binds them, when they are called (JUMP_SLOT, no BIND_NOW): old
+        userboots leave functions undefined that they never call (stand/userboot/userboot/main.c, getsecs).
         Raises KernelError(ENOEXEC): an undefined symbol (named), an unknown type, a place outside writable segments.
         """
         tags = self.tags
         count = 0
         if elf.DT_RELR in tags:
             count += self._relocate_relr(tags[elf.DT_RELR], tags.get(elf.DT_RELRSZ, 0))
-        resolved: dict[int, int] = {}
+        resolved: dict[tuple[int, bool], int] = {}
+        lazy = None if self._binds_now() else missing
 
-        def resolve(index: int) -> int:
-            value = resolved.get(index)
+        def resolve(index: int, called: bool = False) -> int:
+            value = resolved.get((index, called))
             if value is None:
-                value = resolved[index] = self._resolve(index, supplied)
+                value = resolved[index, called] = self._resolve(index, supplied, lazy if called else None)
             return value
 
         if elf.DT_RELA in tags:
@@ -208,7 +228,15 @@ class Dynamic:
             count += apply(tags[elf.DT_JMPREL], tags.get(elf.DT_PLTRELSZ, 0), resolve)
         return count
 
-    def _resolve(self, index: int, supplied: Callable[[str], int | None]) -> int:
+    def _binds_now(self) -> bool:
+        tags = self.tags
+        return (
+            elf.DT_BIND_NOW in tags
+            or tags.get(elf.DT_FLAGS, 0) & elf.DF_BIND_NOW != 0
+            or tags.get(elf.DT_FLAGS_1, 0) & elf.DF_1_NOW != 0
+        )
+
+    def _resolve(self, index: int, supplied: Callable[[str], int | None], missing: Callable[[str], int] | None) -> int:
         """Absolute address of symbol ``index``: our own definition first (-Bsymbolic), then the supplied ones."""
         if index == 0:
             return 0
@@ -221,7 +249,9 @@ class Dynamic:
         if address is None:
             if info >> 4 == elf.STB_WEAK:
                 return 0
-            refuse(f"undefined symbol {name}", "a userboot object leaves only time and memmem to the host")
+            if missing is not None:
+                return missing(name)
+            refuse(f"undefined symbol {name}", UNDEFINED_HINT)
         return address
 
     def _relocation_table(self, address: int, size: int, entry_size: int) -> bytes:
@@ -237,7 +267,7 @@ class Dynamic:
             refuse(f"a relocation at {address:#x} lies in no writable segment")
         return address - self.headers.lowest
 
-    def _relocate_rela(self, table: int, size: int, resolve: Callable[[int], int]) -> int:
+    def _relocate_rela(self, table: int, size: int, resolve: Resolve) -> int:
         entries = self._relocation_table(table, size, elf.RELA.size)
         image, base, put = self.image, self.base, struct.Struct("<Q").pack_into
         lowest, low, high = self.headers.lowest, 0, -8
@@ -256,7 +286,7 @@ class Dynamic:
             put(image, offset - lowest, value & _MASK)
         return len(entries) // elf.RELA.size
 
-    def _relocate_rel(self, table: int, size: int, resolve: Callable[[int], int]) -> int:
+    def _relocate_rel(self, table: int, size: int, resolve: Resolve) -> int:
         entries = self._relocation_table(table, size, elf.REL.size)
         for offset, info in elf.REL.iter_unpack(entries):
             if info & 0xFFFFFFFF == elf.R_X86_64_NONE:
@@ -267,12 +297,14 @@ class Dynamic:
             struct.pack_into("<Q", self.image, place, value & _MASK)
         return len(entries) // elf.REL.size
 
-    def _value(self, info: int, addend: int, resolve: Callable[[int], int]) -> int:
+    def _value(self, info: int, addend: int, resolve: Resolve) -> int:
         kind, index = info & 0xFFFFFFFF, info >> 32
         if kind == elf.R_X86_64_64:
             return resolve(index) + addend
-        if kind in (elf.R_X86_64_GLOB_DAT, elf.R_X86_64_JUMP_SLOT):
+        if kind == elf.R_X86_64_GLOB_DAT:
             return resolve(index)
+        if kind == elf.R_X86_64_JUMP_SLOT:
+            return resolve(index, True)
         if kind != elf.R_X86_64_RELATIVE:
             refuse(f"relocation type {kind} is not one a userboot object has")
         return self.base + addend

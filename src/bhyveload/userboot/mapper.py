@@ -16,6 +16,10 @@ from bhyveload.userboot.dynamic import Dynamic
 from bhyveload.userboot.headers import PAGE_SIZE, Headers, page_ceil, page_floor, parse_headers, refuse
 from bhyveload.userboot.support import supplied_address
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
@@ -37,13 +41,14 @@ class MappedObject:
     of the whole span, as writable as the pages behind it are; ``entry`` and ``initialisers`` are absolute addresses.
     """
 
-    __slots__ = ("_dynamic", "address", "base", "entry", "image", "initialisers", "relocations", "span")
+    __slots__ = ("_dynamic", "_headers", "address", "base", "entry", "image", "initialisers", "relocations", "span")
 
     def __init__(
         self,
         address: int,
         span: int,
         image: memoryview,
+        headers: Headers,
         dynamic: Dynamic,
         entry: int,
         initialisers: list[int],
@@ -57,16 +62,26 @@ class MappedObject:
         self.initialisers = initialisers
         self.relocations = count
         self._dynamic = dynamic
+        self._headers = headers
 
     def lookup(self, name: str) -> int | None:
         """Absolute address of an exported symbol, None when there is none."""
         value = self._dynamic.lookup(name)
         return None if value is None else self.base + value
 
+    def executable(self, address: int) -> bool:
+        """Whether the absolute ``address`` is program text of the object."""
+        return self._headers.executable(address - self.base)
 
-def map_object(data: bytes | memoryview) -> MappedObject:
+
+def map_object(
+    data: bytes | memoryview,
+    supplied: Callable[[str], int | None] = supplied_address,
+    missing: Callable[[str], int] | None = None,
+) -> MappedObject:
     """Map, relocate and protect the userboot object whose file is ``data``.
 
+    ``supplied`` and ``missing``: what symbols stand for that the object leaves undefined (Dynamic.relocate).
     Raises KernelError(ENOEXEC) for whatever the file has wrong, HostError when the host has no memory for it.
     """
     view = memoryview(data).cast("B")
@@ -79,7 +94,7 @@ def map_object(data: bytes | memoryview) -> MappedObject:
             at = segment.start - lowest
             image[at : at + segment.filesz] = view[segment.offset : segment.offset + segment.filesz]
         dynamic = Dynamic(headers, image, address - lowest)
-        count = dynamic.relocate(supplied_address)
+        count = dynamic.relocate(supplied, missing)
         initialisers = dynamic.initialisers()
         entry = dynamic.lookup(ENTRY)
         if entry is None:
@@ -90,7 +105,7 @@ def map_object(data: bytes | memoryview) -> MappedObject:
     except BaseException:
         _munmap(address, headers.span)
         raise
-    return MappedObject(address, headers.span, image, dynamic, dynamic.base + entry, initialisers, count)
+    return MappedObject(address, headers.span, image, headers, dynamic, dynamic.base + entry, initialisers, count)
 
 
 def _reserve(span: int, align: int) -> int:

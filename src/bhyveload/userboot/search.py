@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import os
 
-from bhyveload.errors import InputError, LoaderError
+from bhyveload.errors import FileSystemError, HostError, InputError, LoaderError
+from bhyveload.freebsd_errno import ENOENT
 from bhyveload.fs.stat import S_IFMT, S_IFREG
+from bhyveload.host.directory import open_host_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bhyveload.host.interface import HostFile
+
 DEFAULT_NAME = "userboot.so"
 MAX_LOADER_SIZE = 64 << 20
 MAX_INTERPRETER = 16
+DIRECTORIES = ("/usr/local/share/bhyveload", "/usr/share/bhyveload")
+FREEBSD_DIRECTORIES = ("/boot",)
 _ALLOWED = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+def default_directories() -> tuple[str, ...]:
+    """Where userboot objects are looked for without --loader-dir: FreeBSD's own place, or where packages go."""
+    return FREEBSD_DIRECTORIES if os.uname().sysname == "FreeBSD" else DIRECTORIES
 
 
 def loader_name(interpreter: bytes | None) -> str:
@@ -48,51 +59,105 @@ def refuse_swap(interpreter: bytes) -> LoaderError:
     )
 
 
-def find_loader(directories: Sequence[str], interpreter: bytes | None = None) -> tuple[str, bytes]:
-    """(path, content) of the loader for ``interpreter`` in the first of ``directories`` that has it.
+class LoaderObject:
+    """A userboot object's file: where it was found, and its bytes."""
 
-    Each directory is opened and the name looked up beneath it.  Raises LoaderError for a name a guest may not ask for,
-    InputError when no directory has it or it cannot be read.
+    __slots__ = ("data", "path")
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self.path = path
+        self.data = data
+
+
+class Loaders:
+    """Where userboot objects come from.
+
+    ``explicit``: the one that -l named; no other ever runs.  ``directories``: where userboot.so and userboot_*.so are
+    looked for; ``always``: begin with their userboot.so, where there is one, and not with the built-in loader.
+    """
+
+    __slots__ = ("_always", "_directories", "_explicit")
+
+    def __init__(
+        self, directories: Sequence[str] = (), explicit: LoaderObject | None = None, always: bool = False
+    ) -> None:
+        self._directories = directories
+        self._explicit = explicit
+        self._always = always
+
+    def first(self) -> LoaderObject | None:
+        """What to begin with; None: the built-in loader.  Raises InputError when it cannot be read."""
+        if self._explicit is not None or not self._always:
+            return self._explicit
+        return find_loader(self._directories)
+
+    def for_interpreter(self, name: bytes) -> LoaderObject | None:
+        """The object for the interpreter that a guest asked for, None when there is none.
+
+        Raises LoaderError: -l was given, or no interpreter can have such a name; InputError.
+        """
+        if self._explicit is not None:
+            raise refuse_swap(name)
+        return find_loader(self._directories, name)
+
+
+def find_loader(directories: Sequence[str], interpreter: bytes | None = None) -> LoaderObject | None:
+    """The loader for ``interpreter`` in the first of ``directories`` that has it, None when none has.
+
+    Each directory is opened and the name looked up beneath it, as bhyveload(8) does with /boot: a symbolic link there
+    may not lead out.  Raises LoaderError for a name a guest may not ask for, InputError for a loader that cannot be
+    read.
     """
     name = loader_name(interpreter)
     for directory in directories:
         try:
-            at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
+            folder = open_host_directory(directory)
+        except HostError:
             continue
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InputError(f"{directory}/{name}: {error.strerror}") from None
+            file = folder.open(name.encode())
+        except FileSystemError as error:
+            if error.errno == ENOENT:
+                continue
+            raise InputError(f"{directory}/{name}: {error.message.rpartition(': ')[2]}") from None
         finally:
-            os.close(at)
-        return f"{directory}/{name}", _read(fd, f"{directory}/{name}")
-    raise InputError(
-        f"no {name} in {', '.join(directories) or 'any directory'}",
-        "copy FreeBSD's /boot/userboot*.so there, or use the built-in loader",
-    )
+            folder.close()
+        return LoaderObject(f"{directory}/{name}", _content(file, f"{directory}/{name}"))
+    return None
 
 
-def read_loader(path: str) -> bytes:
-    """The content of the loader that -l named.  Raises InputError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    return _read(fd, path)
+def _content(file: HostFile, path: str) -> bytes:
+    if file.is_directory:
+        raise InputError(f"{path}: not a regular file")
+    _check_size(path, file.size)
+    parts: list[bytes] = []
+    size = 0
+    while size <= MAX_LOADER_SIZE:
+        try:
+            part = file.read(1 << 20)
+        except FileSystemError as error:
+            raise InputError(f"{path}: {error.message.rpartition(': ')[2]}") from None
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    file.close()
+    _check_size(path, size)
+    return b"".join(parts)
 
 
-def _read(fd: int, path: str) -> bytes:
+def read_loader(fd: int, path: str) -> LoaderObject:
+    """The loader that -l named and that is open as ``fd``.  Raises InputError."""
     try:
         found = os.fstat(fd)
         if found.st_mode & S_IFMT != S_IFREG:
             raise InputError(f"{path}: not a regular file")
-        if found.st_size > MAX_LOADER_SIZE:
-            raise InputError(f"{path}: {found.st_size >> 20} MiB is too large for a loader object")
-        return os.pread(fd, MAX_LOADER_SIZE, 0)
+        _check_size(path, found.st_size)
+        return LoaderObject(path, os.pread(fd, MAX_LOADER_SIZE, 0))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    finally:
-        os.close(fd)
+
+
+def _check_size(path: str, size: int) -> None:
+    if size > MAX_LOADER_SIZE:
+        raise InputError(f"{path}: {size >> 20} MiB is too large for a loader object")

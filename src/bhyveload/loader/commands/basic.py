@@ -17,7 +17,7 @@ from bhyveload.loader.strtol import strtol, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.loader.files import OpenFile
+    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
 _BANNER = 79  # command_more's line buffer

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.fs.interface import Buffer
-    from bhyveload.loader.files import OpenFile
+    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
 _MIN_VDISK = 1 << 20

@@ -14,7 +14,7 @@ from bhyveload.host.callbacks import GUEST_ADDRESS_MASK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.host.interface import Buffer
-    from bhyveload.loader.files import OpenFile
+    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 ADDRESS_SPACE = 1 << 64

@@ -174,13 +174,11 @@ def _entry_matches(loader: Loader, cursor: _Cursor, descriptor: str, device: str
         if letter in _INTEGER_FIELDS:
             value = cursor.integer()
             if options.dump:
-                loader.print(f"{value & 0xFFFFFFFF:#x}:" if value else "0:")
+                loader.print(f"{_hex(value)}:")
             elif not (bit >= 0 and (1 << min(bit, 31)) & mask == 0):
                 actual = _device_integer(name, device)
                 if options.verbose:
-                    loader.print(
-                        f"Matching {name} ({letter}) table={actual & 0xFFFFFFFF:#x} tomatch={value & 0xFFFFFFFF:#x}\n"
-                    )
+                    loader.print(f"Matching {name} ({letter}) table={_hex(actual)} tomatch={_hex(value)}\n")
                 if letter == "M":
                     mask = value
                 elif letter == "G":
@@ -205,6 +203,11 @@ def _entry_matches(loader: Loader, cursor: _Cursor, descriptor: str, device: str
         bit += 1
         at = descriptor.find(";", at) + 1 or -1
     return fits
+
+
+def _hex(value: int) -> str:
+    """%#x of an int: zero has no prefix."""
+    return f"{value & 0xFFFFFFFF:#x}" if value else "0"
 
 
 def _device_value(name: str, device: str) -> str | None:

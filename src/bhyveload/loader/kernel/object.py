@@ -49,13 +49,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.loader.files import OpenFile
     from bhyveload.loader.kernel.elf_format import ElfClass, Header
+    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 _PLACED = (SHT_PROGBITS, SHT_NOBITS, SHT_X86_64_UNWIND, SHT_INIT_ARRAY, SHT_FINI_ARRAY)
 _MODMETADATA_SET = b"set_modmetadata_set\0"
 _MAX_NAMES = MIB
+# FreeBSD's largest modules have some sixty sections with relocations and 200,000 of these
+_MAX_RELOCATED, _MAX_TABLES, _MAX_RELOCATIONS = 1024, 8, 1 << 20
 
 
 def load(loader: Loader, elf: ElfClass, file: OpenFile, header: Header, path: str, dest: int) -> PreloadedFile:
@@ -94,6 +96,7 @@ class _Object:
         self.sections: list[list[int]] = []
         self.symtab: list[int] = []
         self._relocations: dict[int, Relocations] = {}
+        self._relocatable: list[tuple[int, int, list[int]]] = []
 
     def load(self, preloaded: PreloadedFile) -> int:
         """Copy the object into memory; its size there.  Raises KernelError."""
@@ -109,7 +112,10 @@ class _Object:
         preloaded.add_metadata(MODINFOMD_SHDR, b"".join([shdr.pack(*section) for section in self.sections]))
         modules = self._module_set()
         if modules is not None:
-            modules.read(preloaded)
+            try:
+                modules.read(preloaded)
+            except KernelError as error:  # whatever parse_modmetadata returns, loadfile makes EIO of it
+                raise KernelError(EIO, f"{self.path}: {error.message}") from None
         return end - self.base
 
     def _fail(self, text: str) -> NoReturn:
@@ -186,21 +192,38 @@ class _Object:
 
     def _relocate(self, value: bytearray, address: int) -> None:
         """obj_reloc_ptr: apply what every relocation section has for this piece of memory."""
-        for index, section in enumerate(self.sections):
-            if section[SH_TYPE] not in (SHT_RELA, SHT_REL) or section[SH_ADDR] == 0:
-                continue
-            target = self.sections[section[SH_INFO]]
-            base = target[SH_ADDR]
-            if base == 0 or address < base or address + len(value) > base + target[SH_SIZE]:
-                continue
-            relocations = self._relocations.get(index)
-            if relocations is None:
-                relocations = self._relocations[index] = self._read_relocations(section, base)
-            relocations.apply(value, address, self._symbol_address)
+        if not self._relocatable:
+            self._relocatable = self._find_relocatable()
+        for start, end, tables in self._relocatable:
+            if start <= address and address + len(value) <= end:
+                for index in tables:
+                    relocations = self._relocations.get(index)
+                    if relocations is None:
+                        relocations = self._relocations[index] = self._read_relocations(index, start)
+                    relocations.apply(value, address, self._symbol_address)
 
-    def _read_relocations(self, section: list[int], base: int) -> Relocations:
+    def _find_relocatable(self) -> list[tuple[int, int, list[int]]]:
+        """(start, end, indices of the relocation sections for it) of every section in memory that has any."""
+        tables: dict[int, list[int]] = {}
+        for index, section in enumerate(self.sections):
+            if section[SH_TYPE] in (SHT_RELA, SHT_REL) and section[SH_ADDR]:
+                tables.setdefault(section[SH_INFO], []).append(index)
+        if len(tables) > _MAX_RELOCATED or max(map(len, tables.values()), default=0) > _MAX_TABLES:
+            raise KernelError(EIO, f"{len(tables)} sections with relocations")
+        found = []
+        for target, indices in tables.items():
+            start = self.sections[target][SH_ADDR]
+            if start:
+                found.append((start, start + self.sections[target][SH_SIZE], indices))
+        return found
+
+    def _read_relocations(self, index: int, base: int) -> Relocations:
         if self.elf.word == 4:  # the 64-bit loader cannot relocate i386 code
-            raise KernelError(EOPNOTSUPP, f"{self.path}: an i386 object module cannot be relocated")
+            raise KernelError(EOPNOTSUPP, "an i386 object module cannot be relocated")
+        section = self.sections[index]
+        known = sum(relocations.count for relocations in self._relocations.values())
+        if known + section[SH_SIZE] // self.elf.rel.size > _MAX_RELOCATIONS:
+            raise KernelError(EIO, "too many relocations of module metadata")
         return Relocations(self.loader, section[SH_ADDR], section[SH_SIZE], base, section[SH_TYPE] == SHT_RELA)
 
     def _symbol_address(self, index: int) -> int:

@@ -1,0 +1,46 @@
+"""Confine a child process (host/child.py) to what a loader was given: the sandbox in the words of the host seam."""
+
+from __future__ import annotations
+
+from bhyveload import need
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.host.child import Leave
+    from bhyveload.host.interface import BlockDevice, Console, HostDirectory
+    from bhyveload.sandbox import Sandbox
+    from bhyveload.vm.memory import GuestMemory
+
+
+def confine(
+    sandbox: Sandbox,
+    leave: Leave,
+    console: Console | None = None,
+    memory: GuestMemory | None = None,
+    disks: Sequence[BlockDevice] = (),
+    host_directory: HostDirectory | None = None,
+) -> None:
+    """Confine this process to these and its report.  Everything must be opened, mapped and imported by now.
+
+    A late import is an internal error from here on, or ModulesNeeded where it goes through need.need().
+    Raises SandboxError.
+    """
+    descriptors = [2, leave.descriptor]
+    for name in ("in_fd", "out_fd"):
+        descriptors.append(getattr(console, name, -1))
+    if memory is not None:
+        descriptors.append(memory.fd)
+    for disk in disks:
+        descriptors += descriptors_of(disk)
+    sandbox.enter(descriptors, getattr(host_directory, "fd", -1))
+    need.confine()
+
+
+def descriptors_of(disk: BlockDevice) -> list[int]:
+    """What a disk reads and writes through.  A device over other devices names them as ``sources``."""
+    found = [disk.descriptor] if hasattr(disk, "descriptor") else []
+    for source in getattr(disk, "sources", ()):
+        found += descriptors_of(source)
+    return found

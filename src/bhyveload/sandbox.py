@@ -1,0 +1,335 @@
+"""Confine the process that sees a guest's bytes: Landlock, seccomp, limits and an unprivileged user on Linux, Capsicum
+on FreeBSD.  Stand-alone: standard library only, knows nothing of loaders.
+
+    sandbox = Sandbox()                  # in the parent: what is to be had here?
+    sandbox.missing                      # what is not, one line each: for the user to hear
+    ...fork...
+    sandbox.enter(descriptors, folder)   # in the child, after everything is opened, mapped and imported
+
+Afterwards the process reads and writes through ``descriptors`` alone, and opens files beneath ``folder`` for reading.
+It cannot open anything else, make sockets, start or signal processes, or get new executable memory.  What is made to
+try all the same is killed (SIGSYS); seccomp.py has the table.  Facts: docs/security.md, spec/bhyveload.md 9.
+
+``_ctypes`` instead of ``ctypes``: a fifth of its cost at start (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import errno
+import os
+import resource
+import struct
+import sys
+
+from bhyveload.errors import SandboxError, UsageError
+from bhyveload.seccomp import program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+MEMORY = 2 << 30  # bytes of address space that the child may take in addition to what it has
+FILE_SIZE = 1 << 30  # by how much the largest file it writes to may grow (console output)
+FOLDER_DESCRIPTORS = 128  # open files of the host folder: the loader has 64 (SOPEN_MAX)
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
+CAPABILITY_VERSION_3 = 0x20080522
+CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID = 2, 6, 7
+SIGKILL = 9
+
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_PRCTL = {"x86_64": 157, "aarch64": 167}
+SYS_CAPGET, SYS_CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
+SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
+
+# The same numbers on every architecture (5.13 is newer than the common table's start).
+SYS_OPENAT2 = 437
+SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH = 1
+LANDLOCK_ACCESS_FS_READ_FILE, LANDLOCK_ACCESS_FS_READ_DIR = 1 << 2, 1 << 3
+RULESET_ATTR = struct.Struct("=QQQ")  # handled_access_fs, handled_access_net, scoped
+PATH_BENEATH_ATTR = struct.Struct("=Qi")  # allowed_access, parent_fd (packed)
+# (first ABI version, file rights, network rights, scopes, size of the attribute): include/uapi/linux/landlock.h
+_LANDLOCK_VERSIONS = (
+    (1, (1 << 13) - 1, 0, 0, 8),
+    (2, (1 << 14) - 1, 0, 0, 8),  # REFER
+    (3, (1 << 15) - 1, 0, 0, 8),  # TRUNCATE
+    (4, (1 << 15) - 1, 3, 0, 16),  # bind and connect of TCP
+    (5, (1 << 16) - 1, 3, 0, 16),  # IOCTL_DEV
+    (6, (1 << 16) - 1, 3, 3, 24),  # abstract UNIX sockets, signals
+)
+
+
+class Sandbox:
+    """A confinement, prepared in the parent and entered in the child.
+
+    ``user``: whom root's child becomes; None: nobody.  ``required``: raise SandboxError when anything is missing.
+    ``core``: leave core dumps possible.  ``missing``: what this host lacks, a line each.
+    """
+
+    __slots__ = ("_core", "_identity", "_landlock", "_machine", "_parent", "_seccomp", "missing")
+
+    def __init__(self, user: str | None = None, required: bool = False, core: bool = False) -> None:
+        """Raises UsageError (no such user, or not allowed to become it), SandboxError (``required``)."""
+        self._core = core
+        self._parent = os.getpid()
+        self._machine = os.uname().machine
+        self._landlock = 0
+        self._seccomp = False
+        self._identity = _identity(user)
+        self.missing: tuple[str, ...] = ()
+        if sys.platform == "linux":
+            self._ask_linux()
+        elif not sys.platform.startswith("freebsd"):
+            self.missing = (f"{sys.platform} has neither Landlock nor Capsicum: the loader is not confined",)
+        if required and self.missing:
+            raise SandboxError(
+                f"--require-sandbox: {self.missing[0]}", "use a kernel with it, or leave --require-sandbox away"
+            )
+
+    def _ask_linux(self) -> None:
+        missing = []
+        if self._machine in SYS_SECCOMP:
+            self._landlock = max(0, _call(SYS_LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION))
+            action = struct.pack("=I", 0x80000000)  # SECCOMP_RET_KILL_PROCESS, Linux 4.14
+            self._seccomp = _call(SYS_SECCOMP[self._machine], SECCOMP_GET_ACTION_AVAIL, 0, action) == 0
+        if not self._landlock:
+            missing.append("this kernel offers no Landlock (Linux 5.13, switched on): names of files are not guarded")
+        if not self._seccomp:
+            missing.append("this kernel offers no seccomp filters here: system calls are not guarded")
+        if self._identity and self._machine in SYS_CAPGET and not _may_become(self._machine, self._identity):
+            missing.append("root cannot become another user here: the loader stays root")
+            self._identity = None
+        self.missing = tuple(missing)
+
+    def enter(self, descriptors: Iterable[int], folder: int = -1) -> None:
+        """Confine this process for good: to ``descriptors``, and to reading beneath ``folder`` (a descriptor).
+
+        The standard descriptors stay: those that are not among ``descriptors`` lead to /dev/null, except standard
+        error.  Raises SandboxError when a step fails that should not: nothing may go on then.
+        """
+        keep = {fd for fd in descriptors if fd >= 0}
+        if folder >= 0:
+            keep.add(folder)
+        for name, action in self._steps(keep, folder):
+            try:
+                action()
+            except OSError as error:
+                raise SandboxError(f"the loader cannot be confined: {name}: {error.strerror}") from None
+
+    def _steps(self, keep: set[int], folder: int) -> Iterable[tuple[str, Callable[[], None]]]:
+        """In this order: each takes away what the ones before it needed."""
+        yield "descriptors", lambda: _close_others(keep)
+        if sys.platform.startswith("freebsd"):
+            from bhyveload.capsicum import confine
+
+            yield "Capsicum", lambda: confine(folder)
+            return
+        yield "limits", lambda: _limit(keep, self._core)
+        if sys.platform != "linux":
+            return
+        landlock, seccomp = self._landlock, self._seccomp
+        # Root's folder may hold what only root can read: Landlock narrows that right down to the folder.
+        readable = self._identity is not None and self._identity[2] and folder >= 0 and landlock and seccomp
+        yield "user", lambda: self._become(bool(readable))
+        yield "prctl", self._settle
+        if landlock:
+            yield "Landlock", lambda: _restrict_files(landlock, folder)
+        yield "descriptors", lambda: _limit_descriptors(keep, folder)
+        if seccomp:
+            yield "seccomp", lambda: self._filter(folder >= 0)
+
+    def _become(self, readable: bool) -> None:
+        if self._identity is not None:
+            uid, gid, _ = self._identity
+            if readable:
+                self._prctl(PR_SET_KEEPCAPS, 1)
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        if self._machine in SYS_CAPSET:
+            kept = 1 << CAP_DAC_READ_SEARCH if readable else 0
+            header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+            data = struct.pack("=6I", kept, kept, 0, 0, 0, 0)
+            if _call(SYS_CAPSET[self._machine], header, data) != 0 and kept:
+                # A container's root without that capability: the folder is then read as the user.
+                _check(_call(SYS_CAPSET[self._machine], header, bytes(24)))
+
+    def _settle(self) -> None:
+        if not self._core:
+            self._prctl(PR_SET_DUMPABLE, 0)
+        self._prctl(PR_SET_PDEATHSIG, SIGKILL)  # behind the change of user, which resets it
+        if os.getppid() != self._parent:
+            os._exit(1)  # the parent died before it could have killed us
+        self._prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+    def _prctl(self, option: int, value: int) -> None:
+        if self._machine in SYS_PRCTL:
+            _check(_call(SYS_PRCTL[self._machine], option, value, 0, 0, 0))
+
+    def _filter(self, folder: bool) -> None:
+        code = program(self._machine, os.getpid(), folder)
+        fprog = struct.pack("=H6x8s", len(code) // 8, bytes(_Pointer(code)))
+        _check(_call(SYS_SECCOMP[self._machine], SECCOMP_SET_MODE_FILTER, 0, fprog))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when ``parent``, which forked it, ends: Sandbox.enter does the same."""
+    number = SYS_PRCTL.get(os.uname().machine) if sys.platform == "linux" else None
+    if number is not None:
+        _call(number, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _identity(user: str | None) -> tuple[int, int, bool] | None:
+    """(uid, gid, default) to become; None: stay.  Raises UsageError."""
+    own = os.geteuid()
+    if user is None:
+        if own != 0:
+            return None
+        uid, gid = _look_up("nobody") or (65534, 65534)
+        return uid, gid, True
+    entry = _look_up(user)
+    if entry is None:
+        raise UsageError(f"--user {user}: there is no such user")
+    if own != 0:
+        if entry[0] == own:
+            return None
+        raise UsageError(f"--user {user}: only root can become another user")
+    if entry[0] == 0:
+        raise UsageError(f"--user {user}: a guest's scripts do not run as root", "name a user without rights")
+    return (*entry, False)
+
+
+def _look_up(user: str) -> tuple[int, int] | None:
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError, ValueError):
+        return None
+    return entry.pw_uid, entry.pw_gid
+
+
+def _may_become(machine: str, identity: tuple[int, int, bool]) -> bool:
+    """Whether root may change its user here: containers take that right, or do not know the user."""
+    data = bytearray(24)
+    if _call(SYS_CAPGET[machine], struct.pack("=Ii", CAPABILITY_VERSION_3, 0), _Data.from_buffer(data)) != 0:
+        return False
+    if not data[0] & 1 << CAP_SETGID or not data[0] & 1 << CAP_SETUID:
+        return False
+    return _is_mapped("/proc/self/uid_map", identity[0]) and _is_mapped("/proc/self/gid_map", identity[1])
+
+
+def _is_mapped(path: str, number: int) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            rows = [list(map(int, line.split())) for line in file.read(1 << 16).splitlines()]
+    except OSError:
+        return True  # no user namespaces in this kernel, or no /proc to ask
+    return any(first <= number < first + count for first, _, count in rows)
+
+
+def _close_others(keep: set[int]) -> None:
+    if not {0, 1} <= keep:
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in {0, 1} - keep:
+            os.dup2(null, fd)
+    at = 3
+    for fd in sorted(keep):
+        if fd >= 3:
+            os.closerange(at, fd)
+            at = fd + 1
+    os.closerange(at, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _limit(keep: set[int], core: bool) -> None:
+    largest = 0
+    for fd in keep:
+        try:
+            largest = max(largest, os.fstat(fd).st_size)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # the user closed standard input
+                raise
+    limits = [
+        (resource.RLIMIT_FSIZE, largest + FILE_SIZE),
+        (resource.RLIMIT_NPROC, 0),
+    ]
+    if not core:
+        limits.append((resource.RLIMIT_CORE, 0))
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            pages = int(file.read(64).split()[0])
+        limits.append((resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY))
+    except OSError:
+        limits.append((resource.RLIMIT_DATA, MEMORY))
+    for number, value in limits:
+        _lower(number, value)
+
+
+def _limit_descriptors(keep: set[int], folder: int) -> None:
+    _lower(resource.RLIMIT_NOFILE, max(keep, default=2) + 1 + FOLDER_DESCRIPTORS if folder >= 0 else 0)
+
+
+def _lower(number: int, value: int) -> None:
+    hard = resource.getrlimit(number)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(number, (value, value))
+
+
+def _restrict_files(version: int, folder: int) -> None:
+    """Landlock: every right that this kernel knows is refused, except reading beneath ``folder``."""
+    files, network, scopes, size = next(row[1:] for row in reversed(_LANDLOCK_VERSIONS) if row[0] <= version)
+    attribute = RULESET_ATTR.pack(files, network, scopes)[:size]
+    ruleset = _check(_call(SYS_LANDLOCK_CREATE_RULESET, attribute, size, 0))
+    if folder >= 0:
+        rule = PATH_BENEATH_ATTR.pack(LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR, folder)
+        _check(_call(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0))
+    _check(_call(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0))
+    os.close(ruleset)
+
+
+# syscall(2) through the C library
+
+
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
+
+
+class _Pointer(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "z"
+
+
+class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "B"
+
+
+class _Data(_ctypes.Array):  # type: ignore[type-arg]
+    _type_ = _Byte
+    _length_ = 24
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Long
+
+
+_libc: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+_syscall: Any = _Function(_ctypes.dlsym(_libc, "syscall"))
+
+
+def _call(number: int, *arguments: Any) -> int:
+    """The result, -1 for an error (then ``_ctypes.get_errno``)."""
+    return int(_syscall(_Long(number), *[_Long(value) if isinstance(value, int) else value for value in arguments]))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

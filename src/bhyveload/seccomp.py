@@ -1,0 +1,163 @@
+"""The system calls that a confined loader may make: an annotated table, and the BPF program made of it.
+
+Three answers.  ALLOW, where needed on conditions that a filter can check (numbers in registers; never what a pointer
+points to: paths are Landlock's business).  ERRNO: calls that the C library or Python try on their own and can live
+without.  Whatever is not in the table kills the process (SIGSYS): no honest loader makes such a call, and the
+parent says so in one line.
+
+Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h; tests compare them with the
+host's own headers.  Standard library only.
+"""
+
+from __future__ import annotations
+
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Rule = tuple[str, int, int, object, str]
+    Instruction = tuple[int, int, int, int]
+
+KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS
+ERRNO = 0x00050000  # SECCOMP_RET_ERRNO
+ALLOW = 0x7FFF0000  # SECCOMP_RET_ALLOW
+EPERM, EACCES, ENOTTY, ENOSYS = 1, 13, 25, 38
+
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+X32_SYSCALL_BIT = 0x40000000
+NONE = -1  # the architecture has no such call
+
+FIONREAD = 0x541B
+PROT_EXEC = 4
+AT_EMPTY_PATH = 0x1000
+
+
+class When:
+    """ALLOW if argument ``number`` has ``value``: "is", or "with" / "without" the bits of it; else ``otherwise``."""
+
+    __slots__ = ("number", "otherwise", "test", "value")
+
+    def __init__(self, number: int, test: str, value: int, otherwise: int) -> None:
+        self.number = number
+        self.test = test
+        self.value = value
+        self.otherwise = otherwise
+
+
+OWN_PID = "own process"  # the first argument is the process's own id
+FOLDER = "with -h only"  # ALLOW when a host folder was given, else EACCES
+
+# name, number on x86-64, on aarch64, answer, why.  The first ones are called thousands of times.
+TABLE: tuple[Rule, ...] = (
+    ("pread64", 17, 67, ALLOW, "disks"),
+    ("preadv", 295, 69, ALLOW, "disks"),
+    ("preadv2", 327, 286, ALLOW, "disks: os.preadv"),
+    ("pwritev2", 328, 287, ALLOW, "guest memory: os.pwritev"),
+    ("pwritev", 296, 70, ALLOW, "guest memory: os.pwritev where the C library lacks the other"),
+    ("pwrite64", 18, 68, ALLOW, "guest memory; a writable disk (nextboot, ZFS boot-once)"),
+    ("write", 1, 64, ALLOW, "the console, the report"),
+    ("writev", 20, 66, ALLOW, "the C library's last words (assertions, abort)"),
+    ("read", 0, 63, ALLOW, "keys; files of the host folder"),
+    ("lseek", 8, 62, ALLOW, "files of the host folder"),
+    ("close", 3, 57, ALLOW, "files of the host folder"),
+    ("fstat", 5, 80, ALLOW, "files of the host folder; says nothing about a name"),
+    ("newfstatat", 262, 79, When(3, "with", AT_EMPTY_PATH, ERRNO | EACCES), "fstat of newer C libraries"),
+    ("openat2", 437, 437, FOLDER, "files of the host folder; Landlock allows reading there and nothing else"),
+    ("getdents64", 217, 61, FOLDER, "listing the host folder"),
+    ("ioctl", 16, 29, When(1, "is", FIONREAD, ERRNO | ENOTTY), "whether a key waits; never TIOCSTI"),
+    ("poll", 7, NONE, ALLOW, "waiting for the console"),
+    ("ppoll", 271, 73, ALLOW, "waiting for the console"),
+    ("select", 23, NONE, ALLOW, "waiting for the console"),
+    ("pselect6", 270, 72, ALLOW, "waiting for the console"),
+    ("clock_gettime", 228, 113, ALLOW, "time, where the vDSO cannot tell"),
+    ("gettimeofday", 96, 169, ALLOW, "time"),
+    ("time", 201, NONE, ALLOW, "time"),
+    ("clock_getres", 229, 114, ALLOW, "time"),
+    ("clock_nanosleep", 230, 115, ALLOW, "delays, the countdown"),
+    ("nanosleep", 35, 101, ALLOW, "delays"),
+    ("restart_syscall", 219, 128, ALLOW, "a delay that a signal interrupted"),
+    ("brk", 12, 214, ALLOW, "memory"),
+    ("mmap", 9, 222, When(2, "without", PROT_EXEC, KILL), "memory; nothing new is ever executable"),
+    ("mprotect", 10, 226, When(2, "without", PROT_EXEC, KILL), "memory; nothing becomes executable"),
+    ("munmap", 11, 215, ALLOW, "memory"),
+    ("mremap", 25, 216, ALLOW, "memory: realloc"),
+    ("madvise", 28, 233, ALLOW, "memory: free"),
+    ("futex", 202, 98, ALLOW, "Python's interpreter lock"),
+    ("sched_yield", 24, 124, ALLOW, "locks"),
+    ("getrandom", 318, 278, ALLOW, "the C library's allocator"),
+    ("getpid", 39, 172, ALLOW, "abort"),
+    ("gettid", 186, 178, ALLOW, "abort"),
+    ("tgkill", 234, 131, OWN_PID, "abort: only of the process itself"),
+    ("rt_sigprocmask", 14, 135, ALLOW, "abort"),
+    ("rt_sigreturn", 15, 139, ALLOW, "coming back from a signal handler"),
+    ("exit", 60, 93, ALLOW, "the end"),
+    ("exit_group", 231, 94, ALLOW, "the end"),
+    ("rt_sigaction", 13, 134, ERRNO | EPERM, "abort and Python's own handlers: as they are"),
+    ("open", 2, NONE, ERRNO | EACCES, "message catalogues, time zones, /sys, late imports"),
+    ("openat", 257, 56, ERRNO | EACCES, "the same"),
+    ("stat", 4, NONE, ERRNO | EACCES, "the same"),
+    ("lstat", 6, NONE, ERRNO | EACCES, "the same"),
+    ("statx", 332, 291, ERRNO | ENOSYS, "the same; C libraries then use the older call"),
+    ("access", 21, NONE, ERRNO | EACCES, "the same"),
+    ("faccessat", 269, 48, ERRNO | EACCES, "the same"),
+    ("faccessat2", 439, 439, ERRNO | EACCES, "the same"),
+    ("readlink", 89, NONE, ERRNO | EACCES, "the same"),
+    ("readlinkat", 267, 78, ERRNO | EACCES, "the same"),
+    ("getcwd", 79, 17, ERRNO | EACCES, "relative names"),
+    ("fcntl", 72, 25, ERRNO | EPERM, "flags of descriptors, dup"),
+    ("dup", 32, 23, ERRNO | EPERM, "Python duplicates what it maps"),
+    ("prlimit64", 302, 261, ERRNO | EPERM, "the C library asks for the stack's size"),
+    ("sysinfo", 99, 179, ERRNO | EPERM, "the C library asks for the memory's size"),
+    ("sched_getaffinity", 204, 123, ERRNO | EPERM, "the C library counts processors"),
+    ("uname", 63, 160, ERRNO | EPERM, "not needed"),
+    ("getrusage", 98, 165, ERRNO | EPERM, "not needed"),
+)
+
+# struct sock_filter: code, jt, jf, k
+_FILTER = struct.Struct("=HBBI")
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_DATA_NR, _DATA_ARCH, _DATA_ARGS = 0, 4, 16  # struct seccomp_data; little-endian: an argument's low half is first
+
+
+def program(machine: str, pid: int, folder: bool) -> bytes:
+    """The BPF program for ``machine`` (a key of AUDIT_ARCH): for the process ``pid``, with a host folder or without."""
+    code: list[Instruction] = [
+        (_LOAD, 0, 0, _DATA_ARCH),
+        (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
+        (_RETURN, 0, 0, KILL),
+        (_LOAD, 0, 0, _DATA_NR),
+    ]
+    column = 1
+    if machine == "x86_64":
+        code += [(_JUMP_GREATER_EQUAL, 0, 1, X32_SYSCALL_BIT), (_RETURN, 0, 0, KILL)]
+    else:
+        column = 2
+    for rule in TABLE:
+        number = rule[column]
+        if number == NONE:
+            continue
+        body = _answer(rule[3], pid, folder)
+        code.append((_JUMP_EQUAL, 0, len(body), int(number)))  # type: ignore[call-overload]
+        code += body
+    code.append((_RETURN, 0, 0, KILL))
+    return b"".join([_FILTER.pack(*instruction) for instruction in code])
+
+
+def _answer(answer: object, pid: int, folder: bool) -> Sequence[Instruction]:
+    if answer == FOLDER:
+        answer = ALLOW if folder else ERRNO | EACCES
+    elif answer == OWN_PID:
+        answer = When(0, "is", pid, KILL)
+    if isinstance(answer, int):
+        return ((_RETURN, 0, 0, answer),)
+    assert isinstance(answer, When)
+    jump = _JUMP_EQUAL if answer.test == "is" else _JUMP_ANY_BIT
+    yes, no = (ALLOW, answer.otherwise) if answer.test != "without" else (answer.otherwise, ALLOW)
+    return (
+        (_LOAD, 0, 0, _DATA_ARGS + 8 * answer.number),
+        (jump, 0, 1, answer.value),
+        (_RETURN, 0, 0, yes),
+        (_RETURN, 0, 0, no),
+    )

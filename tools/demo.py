@@ -1,0 +1,117 @@
+"""make demo: a guest from a disk image to its first words.
+
+Builds a small kernel in FreeBSD's boot format and a disk with it and a Lua boot script, loads the disk with bhyveload,
+runs the guest with bhyverun.  Nothing of FreeBSD's is needed, and no root.  What is missing on this machine is gone
+around where that is possible, and named where not.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = Path(sys.executable).parent
+GREETING = "Good morning from a file on the guest's disk.\n"
+MIB = 1 << 20
+DISK_SIZE, PART_START, PART_SIZE = 12 * MIB, MIB, 8 * MIB
+PATH = f"{PROGRAMS}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+RUN_LIMIT = "120"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="bhyveload-demo-") as name:
+        folder = Path(name)
+        os.environ.update(PATH=PATH, BHYVE_VMM_DIR=str(folder / "vmm"))
+        return demo(folder)
+
+
+def demo(folder: Path) -> int:
+    if missing("gcc", "ld"):
+        print("demo: gcc and ld are needed to build the guest's kernel (apt install gcc binutils)", file=sys.stderr)
+        return 1
+    tree = make_tree(folder)
+    if missing("makefs", "sgdisk"):
+        say("makefs or sgdisk is not installed: the guest boots from a folder instead of a disk")
+        source = ["-h", str(tree)]
+    else:
+        source = ["-d", str(make_disk(folder, tree))]
+        say("what is on the disk, and what would be loaded")
+        show("bhyveload", "--dry-run", "--batch", *source, quiet=True)
+    say("load the guest: its script runs, its kernel goes into the memory of the VM 'demo'")
+    status = show("bhyveload", "--batch", "-m", "128M", "-e", "demo.user=you", *source, "demo")
+    if status:
+        return status
+    say("what the processor will start with")
+    show("bhyvectl", "--vm=demo", "--get-rip", "--get-cr3", "--get-rsp", "--get-lowmem")
+    if missing("qemu-system-x86_64"):
+        say("qemu-system-x86_64 is not installed: the guest stays loaded and is not run (apt install qemu-system-x86)")
+        return 0
+    say("run the guest")
+    status = show("bhyverun", "--accel", "tcg", "--timeout", RUN_LIMIT, "demo")
+    if status != 1:  # bhyve(8)'s status of a guest that has powered off
+        print(f"demo: the guest did not power off: bhyverun ended with status {status}", file=sys.stderr)
+        return 1
+    say("the guest has powered off (bhyve's exit status 1); that was all")
+    return 0
+
+
+def make_tree(folder: Path) -> Path:
+    """The guest's files: kernel, script, and something to read."""
+    tree = folder / "tree"
+    (tree / "boot" / "kernel").mkdir(parents=True)
+    (tree / "boot" / "lua").mkdir()
+    (tree / "boot" / "greeting").write_text(GREETING)
+    shutil.copy(HERE / "guest" / "loader.lua", tree / "boot" / "lua" / "loader.lua")
+    flags = (
+        "-std=gnu11 -O2 -m64 -ffreestanding -fno-pic -fno-pie -no-pie -mno-red-zone -mcmodel=kernel -mgeneral-regs-only"
+    )
+    flags += " -fno-stack-protector -fno-asynchronous-unwind-tables -fcf-protection=none -nostdlib -static"
+    flags += " -Wl,-Ttext-segment=0xffffffff80200000,-e,btext,--build-id=none,-z,max-page-size=0x1000,-z,noexecstack"
+    kernel = tree / "boot" / "kernel" / "kernel"
+    run("gcc", *flags.split(), "-o", str(kernel), str(HERE / "guest" / "hello.c"))
+    return tree
+
+
+def make_disk(folder: Path, tree: Path) -> Path:
+    """A GPT disk with the tree in a UFS2."""
+    disk, part = folder / "disk.img", folder / "part.ufs"
+    run("makefs", "-t", "ffs", "-o", "version=2,bsize=32768,fsize=4096", "-s", str(PART_SIZE), str(part), str(tree))
+    with disk.open("wb") as file:
+        file.seek(PART_START)
+        file.write(part.read_bytes())
+        file.truncate(DISK_SIZE)
+    first = PART_START // 512
+    run("sgdisk", "-n", f"1:{first}:{first + PART_SIZE // 512 - 1}", "-t", "1:A503", str(disk))
+    return disk
+
+
+def missing(*tools: str) -> bool:
+    return any(shutil.which(tool) is None for tool in tools)
+
+
+def say(text: str) -> None:
+    print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
+
+
+def show(*words: str, quiet: bool = False) -> int:
+    """Run a program as the user would see it; its exit status.  ``quiet``: without the loader's console."""
+    print(f"$ {shlex.join(words)}", flush=True)
+    errors = subprocess.DEVNULL if quiet else None
+    return subprocess.run(words, stdin=subprocess.DEVNULL, stderr=errors, check=False).returncode
+
+
+def run(*words: str) -> None:
+    try:
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"demo: {words[0]} failed: {error.stderr.strip()}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
