@@ -19,11 +19,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.hostdir": (),
     "bhyveload.fs.iso9660": (),
     "bhyveload.fs.compressed": (),
-<<<<<<< ours
     "bhyveload.image.zstd": (),
-=======
     "bhyveload.fs.zfs": (),
->>>>>>> theirs
     "bhyveload.fs.zfs.pool": (),
     "bhyveload.loader.zfs": ("bhyveload.fs.zfs.pool",),
     "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
