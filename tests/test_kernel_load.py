@@ -105,15 +105,15 @@ def test_segments_symbols_and_records(tree: Path, arch: str, dynamic: bool) -> N
     nm = {fields[2]: int(fields[0], 16) for fields in map(str.split, tool("nm", kernel).splitlines())}
     assert len(file.find(CTORS_ADDR)) == word
     assert file.number(CTORS_SIZE) == 3 * word
-    offset = found[".ctors"].offset
-    assert raw[offset : offset + 3 * word] == nm["btext"].to_bytes(word, "little") * 3
-    assert file.number(CTORS_ADDR) == data[1] + offset - data[0]
+    ctors = found[".ctors"].offset
+    assert raw[ctors : ctors + 3 * word] == nm["btext"].to_bytes(word, "little") * 3
+    assert file.number(CTORS_ADDR) == data[1] + ctors - data[0]
     order = [SMAP, KERNEND, ENVP, HOWTO, ELFHDR, DYNAMIC, ESYM, SSYM, CTORS_SIZE, CTORS_ADDR, SHDR]
     if not wide:
         order.insert(0, KEYBUF)
     if dynamic:
-        (where,) = segments(kernel, "DYNAMIC")
-        assert file.number(DYNAMIC) == where[1]
+        (segment,) = segments(kernel, "DYNAMIC")
+        assert file.number(DYNAMIC) == segment[1]
         assert len(file.find(DYNAMIC)) == word
     else:
         order.remove(DYNAMIC)
