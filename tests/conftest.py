@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("end_to_end")
+
 
 @pytest.fixture(autouse=True)
 def vmm_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -187,8 +187,14 @@ def test_memory_too_small_for_the_firmware(tmp_path: Path, vm: LoadedVm) -> None
     small.close()
 
 
+def test_room_above_the_firmware_s_scratch_memory(vm: LoadedVm) -> None:
+    vm.memory.write(0x100000, b"\1" * (50 * MB))
+    vm.memory.write(MODULEP, record(1, b"kernel\0") + record(0x9001, smap((0, 0xA0000, 1))) + record(0, b""))
+    assert build_stub(vm.memory, vm.state).base == 51 * MB
+
+
 def test_no_room_for_the_stub(vm: LoadedVm) -> None:
-    vm.memory.write(0x100000, b"\1" * (47 * MB))
+    vm.memory.write(0x100000, b"\1" * (62 * MB))
     vm.memory.write(MODULEP, record(1, b"kernel\0") + record(0x9001, smap((0, 0xA0000, 1))) + record(0, b""))
     with pytest.raises(HandoffError, match=r"no \d+ KiB of guest memory are free"):
         build_stub(vm.memory, vm.state)

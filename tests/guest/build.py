@@ -31,11 +31,13 @@ def build_probe(
     padding: int = 0,
     sections: int = 0,
     ctors: int = 0,
+    zeros: int = 0,
     name: str = "kernel",
 ) -> Path:
     """Compile and link the probe guest into ``folder``/``name``.
 
-    ``padding``: bytes of further initialised data; ``sections``: that many small sections; ``ctors``: words in .ctors.
+    ``padding``: bytes of further initialised data; ``sections``: that many small sections; ``ctors``: words in .ctors;
+    ``zeros``: bytes of initialised data that are all zero.
     """
     work = folder / f"{name}.build"
     work.mkdir(parents=True, exist_ok=True)
@@ -43,9 +45,9 @@ def build_probe(
     flags = [*_CFLAGS, *_ARCH_FLAGS[arch], *extra_cflags]
     if padding:
         flags.append(f"-DPAD_BYTES={padding}")
-    if padding or sections or ctors:
+    if padding or sections or ctors or zeros:
         extra = work / "extra.S"
-        extra.write_text(_extra(arch, padding, sections, ctors))
+        extra.write_text(_extra(arch, padding, sections, ctors, zeros))
         sources.append(extra)
     objects = []
     for source in sources:
@@ -60,7 +62,7 @@ def build_probe(
     return kernel
 
 
-def _extra(arch: str, padding: int, sections: int, ctors: int) -> str:
+def _extra(arch: str, padding: int, sections: int, ctors: int, zeros: int = 0) -> str:
     """Assembly for the extra content: the padding is a counter, so that no page repeats another."""
     lines = []
     if padding:
@@ -73,6 +75,8 @@ def _extra(arch: str, padding: int, sections: int, ctors: int) -> str:
             "\t.endr",
         ]
         lines += [f"\t.fill {padding % 4096}, 1, 0x77"]
+    if zeros:
+        lines += ["\t.data", "\t.balign 4096", f"\t.fill {zeros // 8}, 8, 0"]
     for number in range(sections):
         lines += [f'\t.section .many{number}, "a", @progbits', f"\t.long {number}"]
     if ctors:

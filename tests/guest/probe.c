@@ -278,7 +278,16 @@ own_image(void)
 static void
 low_memory(void)
 {
-	line("low.crc", crc(at(0x1000), 0x5000));
+	static u8 copy[0x5000];
+
+	for (u32 i = 0; i < sizeof(copy); i++) {
+		copy[i] = at(0x1000)[i];
+#ifdef __x86_64__
+		if (i >= 0x1000 && i < 0x4000 && i % 8 == 0)
+			copy[i] &= (u8)~0x60; /* the processor's own: accessed, dirty */
+#endif
+	}
+	line("low.crc", crc(copy, sizeof(copy)));
 	line("low.rest.crc", crc(at(0x6000), 0x9f000 - 0x6000));
 }
 
@@ -452,6 +461,30 @@ find_rsdp(u64 from, u64 to)
 	return (0);
 }
 
+static u32 processors;
+
+/* MADT: the enabled local APICs and the first I/O APIC. */
+static void
+madt(const u8 *table, u32 size)
+{
+	u64 ioapic = 0;
+
+	for (u32 i = 44; i + 8 <= size && table[i + 1] >= 2; i += table[i + 1]) {
+		if (table[i] == 0 && (get(table + i + 4, 4) & 1))
+			processors++;
+		if (table[i] == 1 && ioapic == 0)
+			ioapic = get(table + i + 4, 4);
+	}
+	line("madt.processors", processors);
+	line("madt.lapic", get(table + 36, 4));
+	line("madt.ioapic", ioapic);
+	if (ioapic) {
+		*(volatile u32 *)(void *)at(ioapic) = 1;
+		line("ioapic.version", *(volatile u32 *)(void *)at(ioapic + 16));
+	}
+	line("lapic.version", *(volatile u32 *)(void *)at(get(table + 36, 4) + 0x30));
+}
+
 static void
 acpi(void)
 {
@@ -493,6 +526,8 @@ acpi(void)
 		for (u32 i = 0; i < size && i < 65536; i++)
 			sum = (u8)(sum + at(where)[i]);
 		text(sum ? ",bad\n" : ",good\n");
+		if (same(at(where), "APIC", 4) && size < 65536)
+			madt(at(where), size);
 		wrong |= inside_ram(where, size);
 	}
 	line("acpi.inside_ram", (u64)wrong);
@@ -537,7 +572,72 @@ devices(void)
 	line("pci.count", n);
 }
 
-#ifndef __x86_64__
+static void
+wait(u32 loops)
+{
+	for (volatile u32 i = 0; i < loops; i++)
+		;
+}
+
+static u32
+pit(void)
+{
+	u32 low;
+
+	outb(0x43, 0); /* latch counter 0 */
+	low = inb(0x40);
+	return (low | (u32)inb(0x40) << 8);
+}
+
+/* What FreeBSD drives first: the 8254, both 8259s, the clock, the HPET. */
+static void
+timers(void)
+{
+	u32 before, after, second;
+
+	outb(0x43, 0x34); /* counter 0, rate generator, as i8254_init sets it */
+	outb(0x40, 0xff);
+	outb(0x40, 0xff);
+	before = pit();
+	wait(200000);
+	after = pit();
+	line("pit.counts", before != after);
+	outb(0x21, 0xfb);
+	outb(0xa1, 0xff);
+	line("pic.masks", (u64)inb(0x21) << 8 | inb(0xa1));
+	outb(0x70, 0x0b);
+	second = inb(0x71);
+	line("rtc.24h", second >> 1 & 1);
+	line("hpet.vendor", *(volatile u32 *)(void *)at(0xfed00000) >> 16);
+}
+
+#ifdef __x86_64__
+/* Start the other processors as FreeBSD does: INIT, then SIPI to a page of base memory, in real mode. */
+#define TRAMPOLINE 0x8000ul
+static void
+start_processors(void)
+{
+	/* lock incb %cs:0x800; 1: cli; hlt; jmp 1b */
+	static const u8 code[] = { 0x2e, 0xf0, 0xfe, 0x06, 0x00, 0x08, 0xfa, 0xf4, 0xeb, 0xfc };
+	volatile u8 *page = at(TRAMPOLINE);
+	volatile u32 *icr = (volatile u32 *)(void *)at(0xfee00300);
+	volatile u8 *count = page + 0x800;
+
+	if (processors > 1) {
+		for (u32 i = 0; i < sizeof(code); i++)
+			page[i] = code[i];
+		*count = 0;
+		*icr = 0xc4500; /* all but self, INIT, level, assert */
+		wait(1000000);
+		*icr = 0xc4600 | TRAMPOLINE >> 12;
+		for (u32 i = 0; i < 2000 && *count + 1u < processors; i++)
+			wait(100000);
+		line("ap.started", *count);
+	}
+}
+#else
+static void start_processors(void) {}
+
 static void
 bootinfo(word *frame)
 {
@@ -624,6 +724,8 @@ probe(void)
 	if (FULL) {
 		acpi();
 		devices();
+		timers();
+		start_processors();
 	}
 	finish(end);
 }

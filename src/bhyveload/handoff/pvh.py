@@ -195,28 +195,35 @@ def _free_region(memory: GuestMemory, size: int) -> int:
 
     Raises HandoffError when there is none.
     """
-    if _is_zero(memory, PREFERRED_BASE, size) and PREFERRED_BASE + size <= _stub_limit(memory):
+    regions = list(_stub_regions(memory))
+    if _is_zero(memory, PREFERRED_BASE, size) and PREFERRED_BASE + size <= regions[0][1]:
         return PREFERRED_BASE
-    limit = _stub_limit(memory)
-    at = ROM_END
-    for first, last in data_extents(memory.fd, ROM_END, limit):
-        if round_page(at) + size <= first:
-            break
-        at = last
-    at = round_page(at)
-    if at + size <= limit:
-        return at
+    for start, end in regions:
+        at = start
+        for first, last in data_extents(memory.fd, start, end):
+            if round_page(at) + size <= first:
+                break
+            at = last
+        at = round_page(at)
+        if at + size <= end:
+            return at
     raise HandoffError(
         f"no {size >> 10} KiB of guest memory are free for the start-up stub",
         f"load the VM again with more memory: -m {(memory.low >> 20) + 32}M",
     )
 
 
-def _stub_limit(memory: GuestMemory) -> int:
-    """Below the firmware's scratch memory and inside what bhyveload's page tables map to itself."""
-    below_top = SCRATCH_BELOW_TOP + SCRATCH_SIZE
-    top = memory.low - (below_top if memory.low > ROM_END + below_top else FIRMWARE_TOP)
-    return min(top, _IDENTITY_LIMIT)
+def _stub_regions(memory: GuestMemory) -> Iterator[tuple[int, int]]:
+    """What the firmware leaves alone, on both sides of its scratch memory, as far as bhyveload's page tables map it to
+    itself."""
+    scratch_end = memory.low - SCRATCH_BELOW_TOP
+    scratch = scratch_end - SCRATCH_SIZE
+    firmware = min(memory.low - FIRMWARE_TOP, _IDENTITY_LIMIT)
+    if scratch <= ROM_END:
+        yield ROM_END, firmware
+        return
+    yield ROM_END, min(scratch, _IDENTITY_LIMIT)
+    yield scratch_end, firmware
 
 
 def _mapped_identically(memory: GuestMemory, cr3: int, address: int) -> bool:

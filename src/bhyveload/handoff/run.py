@@ -273,6 +273,8 @@ class Session:
 def _failure(status: int, messages: str) -> str:
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     reason = lines[-1] if lines else f"ended with status {status}"
+    if len(lines) > 1 and reason.partition(": ")[2].startswith("Is another process using"):
+        reason = lines[-2]  # that was only a hint at the end
     reason = "".join(char if char.isprintable() else "?" for char in reason)
     return reason if reason.startswith(PROGRAM) else f"{PROGRAM}: {reason}"
 
