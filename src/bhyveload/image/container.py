@@ -7,13 +7,24 @@ from bhyveload.freebsd_errno import EIO, EROFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Protocol
 
     from bhyveload.host.interface import BlockDevice, Buffer
 
+    # A stretch of the disk: (where in the file, bytes, None), (ZERO, bytes, None) or (PIECE, bytes, the bytes)
+    Run = tuple[int, int, Buffer | None]
+
+    class Decompressor(Protocol):
+        """zlib.decompressobj(), ZstdDecompressor(): the second argument bounds what comes out."""
+
+        def decompress(self, data: Buffer, max_length: int, /) -> bytes: ...
+
+
 SECTOR_SIZE = 512
 MAX_READ = 2 << 30  # bytes of one read: what has to be put together is put together in memory
+ZERO = -1
+PIECE = -2
 
 
 class Container:
@@ -48,15 +59,36 @@ class Container:
     def refused(self, why: str, hint: str = "") -> ImageError:
         return ImageError(f"{self.name}: {why}", hint)
 
-    def unpacked(self, decompressor: Any, packed: bytes, length: int, offset: int) -> bytes:
-        """``length`` bytes out of ``packed``, which lies at ``offset``.  Raises ImageError."""
+    def unpacked(self, decompressor: Decompressor, packed: Buffer, length: int, offset: int) -> bytes:
+        """At most ``length`` bytes out of ``packed``, which lies at ``offset``.  Raises ImageError."""
         try:
-            data: bytes = decompressor.decompress(packed, length)
+            return decompressor.decompress(packed, length)
         except Exception as error:  # zlib.error, ZstdError, EOFError: each library has its own
             raise self.damaged(offset, f"compressed data: {error}") from None
-        if len(data) != length:
-            raise self.damaged(offset, f"compressed data makes {len(data)} bytes, not {length}")
-        return data
+
+    def gathered(self, runs: Iterable[Run], length: int) -> Buffer:
+        """The ``length`` bytes that ``runs`` make up.  What lies one behind the other in the file is one piece of it.
+
+        Raises ImageError when a run is not in the file.
+        """
+        pieces: list[Buffer | int] = []
+        start = size = 0  # of the data not yet fetched
+        for where, count, piece in runs:
+            if size and where == start + size:
+                size += count
+                continue
+            if size:
+                pieces += self.data(start, size)
+                size = 0
+            if piece is not None:
+                pieces.append(piece)
+            elif where == ZERO:
+                pieces.append(count)
+            else:
+                start, size = where, count
+        if size:
+            pieces += self.data(start, size)
+        return joined(pieces, length)
 
 
 class Cache:
@@ -69,10 +101,10 @@ class Cache:
         self._limit = limit
         self._size = 0
 
-    def get(self, key: int, make: Callable[[], bytes]) -> bytes:
+    def get(self, key: int, make: Callable[[int], bytes]) -> bytes:
         data = self._entries.pop(key, None)
         if data is None:
-            data = make()
+            data = make(key)
             self._size += len(data)
             while self._entries and self._size > self._limit:
                 self._size -= len(self._entries.pop(next(iter(self._entries))))
@@ -96,6 +128,8 @@ def refuse_write(name: str, form: str) -> FileSystemError:
 
 def joined(pieces: Sequence[Buffer | int], length: int) -> Buffer:
     """The pieces one behind the other; an int stands for that many zero bytes.  A single piece is not copied."""
+    if not pieces:
+        return b""
     if len(pieces) == 1:
         (piece,) = pieces
         return bytes(piece) if isinstance(piece, int) else piece

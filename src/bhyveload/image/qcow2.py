@@ -11,7 +11,7 @@ import struct
 import zlib
 
 from bhyveload.errors import ImageError
-from bhyveload.image.container import SECTOR_SIZE, Cache, Container, check_range, joined, refuse_write
+from bhyveload.image.container import PIECE, SECTOR_SIZE, ZERO, Cache, Container, check_range, refuse_write
 from bhyveload.image.qcow2_format import (
     COMPRESSION_TYPE,
     COMPRESSION_ZLIB,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.image.container import Decompressor, Run
 
     # (name as written in the image, its format or "") -> the disk behind it
     OpenBacking = Callable[[str, str], BlockDevice]
@@ -168,8 +169,7 @@ class Qcow2Image:
         self._extended = header.extended
         self._zero_flag = L2E_ZERO if header.version == 3 and not header.extended else 0
         self._table_bits = header.cluster_bits - (4 if header.extended else 3)  # log2 of an L2 table's entries
-        table = file.structure(header.l1_offset, header.l1_size * 8, "the L1 table")
-        self._l1 = struct.unpack(f">{header.l1_size}Q", table)
+        self._l1 = file.structure(header.l1_offset, header.l1_size * 8, "the L1 table")
         self._unpacked = Cache()
         self._zstd = _zstd_decompressor() if header.zstd else None
         self._backing: BlockDevice | None = None
@@ -184,57 +184,38 @@ class Qcow2Image:
     def read(self, offset: int, length: int) -> Buffer:
         """Raises FileSystemError(EIO) outside the disk, ImageError where the image is damaged."""
         check_range(self.name, self.size, offset, length)
-        pieces: list[Buffer | int] = []
-        run_start = run_length = 0  # of clusters that lie one behind the other in the file
-        for where, at, size in self._map(offset, length):
-            if where == "data" and run_length and at == run_start + run_length:
-                run_length += size
-                continue
-            if run_length:
-                pieces += self._file.data(run_start, run_length)
-                run_length = 0
-            if where == "data":
-                run_start, run_length = at, size
-            elif where == "zero":
-                pieces.append(size)
-            elif where == "hole":
-                pieces += self._below(at, size)
-            else:
-                start = at & ((1 << self._bits) - 1)
-                pieces.append(memoryview(self._cluster(at >> self._bits))[start : start + size])
-        if run_length:
-            pieces += self._file.data(run_start, run_length)
-        return joined(pieces, length)
+        return self._file.gathered(self._runs(offset, length), length)
 
-    def _map(self, offset: int, length: int) -> Iterator[tuple[str, int, int]]:
-        """(kind, where, bytes) for each cluster of the range.
-
-        "data": where in the file; "hole": offset in the disk; "packed": offset in the disk; "zero".
-        """
+    def _runs(self, offset: int, length: int) -> Iterator[Run]:
+        """Where each cluster of the range is, in the order of the disk."""
         cluster_size = 1 << self._bits
         end = offset + length
         while offset < end:
             l1_index = offset >> (self._bits + self._table_bits)
             here_end = min(end, (l1_index + 1) << (self._bits + self._table_bits))
-            table = self._l1[l1_index] & L1E_OFFSET_MASK
+            table = self._l1_entry(l1_index)
             if not table:
-                yield "hole", offset, here_end - offset
+                yield from self._below(offset, here_end - offset)
                 offset = here_end
                 continue
             for entry, bitmap in self._entries(table, offset, here_end):
                 start = offset & (cluster_size - 1)
                 size = min(cluster_size - start, here_end - offset)
                 if entry & L2E_COMPRESSED:
-                    yield "packed", offset, size
+                    yield PIECE, size, memoryview(self._unpacked.get(entry, self._unpack))[start : start + size]
                 elif self._extended:
                     yield from self._subclusters(entry & L2E_OFFSET_MASK, bitmap, offset, size)
                 elif entry & self._zero_flag:
-                    yield "zero", 0, size
+                    yield ZERO, size, None
                 elif entry & L2E_OFFSET_MASK:
-                    yield "data", self._host(entry) + start, size
+                    yield self._host(entry) + start, size, None
                 else:
-                    yield "hole", offset, size
+                    yield from self._below(offset, size)
                 offset += size
+
+    def _l1_entry(self, index: int) -> int:
+        (entry,) = struct.unpack_from(">Q", self._l1, index * 8)
+        return int(entry) & L1E_OFFSET_MASK
 
     def _entries(self, table: int, offset: int, end: int) -> Iterator[tuple[int, int]]:
         """(L2 entry, subcluster bitmap) of each cluster from ``offset`` to ``end``, which one table covers."""
@@ -256,7 +237,7 @@ class Qcow2Image:
             raise self._file.damaged(host, "a cluster does not lie at a multiple of the cluster size")
         return host
 
-    def _subclusters(self, host: int, bitmap: int, offset: int, size: int) -> Iterator[tuple[str, int, int]]:
+    def _subclusters(self, host: int, bitmap: int, offset: int, size: int) -> Iterator[Run]:
         sub_size = (1 << self._bits) // SUBCLUSTERS
         end = offset + size
         while offset < end:
@@ -267,38 +248,36 @@ class Qcow2Image:
             if allocated and zero:
                 raise self._file.damaged(host, f"subcluster {index} is both allocated and zero")
             if allocated:
-                yield "data", self._host(host) + start, here
+                yield self._host(host) + start, here, None
             elif zero:
-                yield "zero", 0, here
+                yield ZERO, here, None
             else:
-                yield "hole", offset, here
+                yield from self._below(offset, here)
             offset += here
 
-    def _below(self, offset: int, size: int) -> list[Buffer | int]:
+    def _below(self, offset: int, size: int) -> Iterator[Run]:
         """What the backing file has at ``offset``: zero bytes behind its end, or without one."""
-        if self._backing is None or offset >= self._backing.size:
-            return [size]
-        there = min(size, self._backing.size - offset)
-        pieces: list[Buffer | int] = [self._backing.read(offset, there)]
-        return pieces if there == size else [*pieces, size - there]
+        there = 0
+        if self._backing is not None and offset < self._backing.size:
+            there = min(size, self._backing.size - offset)
+            yield PIECE, there, self._backing.read(offset, there)
+        if there < size:
+            yield ZERO, size - there, None
 
-    def _cluster(self, number: int) -> bytes:
-        return self._unpacked.get(number, lambda: self._unpack(number))
-
-    def _unpack(self, number: int) -> bytes:
-        """The compressed cluster ``number`` of the disk."""
-        offset = number << self._bits
-        table = self._l1[offset >> (self._bits + self._table_bits)] & L1E_OFFSET_MASK
-        entry, _ = next(iter(self._entries(table, offset, offset + 1)))
+    def _unpack(self, entry: int) -> bytes:
+        """The cluster of a compressed L2 entry."""
         place_bits = 62 - (self._bits - 8)
         place = entry & ((1 << place_bits) - 1)
         sectors = (entry & (L2E_COMPRESSED - 1)) >> place_bits
         length = (sectors + 1) * SECTOR_SIZE - place % SECTOR_SIZE
         if place >= self._file.size:
             raise self._file.damaged(place, "a compressed cluster is outside the file: the file is cut short")
-        packed = bytes(self._file.source.read(place, min(length, self._file.size - place)))
+        packed = self._file.source.read(place, min(length, self._file.size - place))
         decompressor = self._zstd() if self._zstd else zlib.decompressobj(-zlib.MAX_WBITS)
-        return self._file.unpacked(decompressor, packed, 1 << self._bits, place)
+        data = self._file.unpacked(decompressor, packed, 1 << self._bits, place)
+        if len(data) != 1 << self._bits:
+            raise self._file.damaged(place, f"a compressed cluster makes {len(data)} bytes")
+        return data
 
     def write(self, offset: int, data: Buffer) -> None:
         raise refuse_write(self.name, self.format)
@@ -315,9 +294,9 @@ class Qcow2Image:
                 close()
 
 
-def _zstd_decompressor() -> Callable[[], object]:
+def _zstd_decompressor() -> Callable[[], Decompressor]:
     try:
-        from bhyveload.image.zstd import ZstdDecompressor
+        from bhyveload.image.zstd import small_decompressor
     except ImportError:
         raise ImageError("a qcow2 image compressed with zstd", "install backports.zstd") from None
-    return ZstdDecompressor
+    return small_decompressor

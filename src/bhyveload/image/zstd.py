@@ -8,8 +8,15 @@ from __future__ import annotations
 import sys
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdDecompressor, ZstdError
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 else:
-    from backports.zstd import ZstdDecompressor, ZstdError
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
-__all__ = ["ZstdDecompressor", "ZstdError"]
+__all__ = ["ZstdDecompressor", "ZstdError", "small_decompressor"]
+
+_SMALL_WINDOW_LOG = 23  # 8 MiB: more than any cluster needs, and all the memory that a damaged frame can ask for
+
+
+def small_decompressor() -> ZstdDecompressor:
+    """A decompressor for the small frames inside an image."""
+    return ZstdDecompressor(options={DecompressionParameter.window_log_max: _SMALL_WINDOW_LOG})
