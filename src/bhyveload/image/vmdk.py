@@ -77,9 +77,9 @@ class SparseExtent:
         if not 0 < self.sectors < 1 << 54:
             # QEMU takes a capacity of 0 for a reason to follow the embedded descriptor to other files
             raise file.damaged(12, f"the capacity is {self.sectors} sectors")
-        self._compressed = bool(flags & FLAG_COMPRESSED)
+        self.compressed = bool(flags & FLAG_COMPRESSED)
         self._markers = bool(flags & FLAG_MARKERS)
-        if self._compressed and algorithm != COMPRESSION_DEFLATE:
+        if self.compressed and algorithm != COMPRESSION_DEFLATE:
             raise file.refused(f"the VMDK file's compression {algorithm} is unknown", "qemu-img convert may know it")
         self._zeroed = GTE_ZEROED if flags & FLAG_ZEROED_GRAIN else 0
         self._grain_size = grain * SECTOR_SIZE
@@ -113,7 +113,7 @@ class SparseExtent:
                 size = min(self._grain_size - start, here_end - offset)
                 if entry in (0, self._zeroed):
                     yield ZERO, size, None
-                elif self._compressed:
+                elif self.compressed:
                     data = self._unpacked.get(entry, self._unpack)
                     if start + size > len(data):
                         raise self._file.damaged(entry * SECTOR_SIZE, f"a grain of only {len(data)} bytes")
@@ -216,6 +216,8 @@ class VmdkImage:
         self._starts = [0]
         for extent in self._extents:
             self._starts.append(self._starts[-1] + extent.sectors * SECTOR_SIZE)
+        # QEMU overwrites nothing in a stream: it only appends
+        self.append_only = any(isinstance(extent, SparseExtent) and extent.compressed for extent in self._extents)
         self.size = self._starts[-1]
         if self.size >= 1 << 63:
             raise file.damaged(0, f"the disk's size is {self.size}")

@@ -1,0 +1,230 @@
+"""Where decompressed images are kept, so that each is unpacked only once.
+
+    $XDG_CACHE_HOME/bhyveload/KEY-NAME    (~/.cache where that is not set; /var/tmp/bhyveload-UID without either)
+
+KEY is made of the compressed file's real path, size and time of modification: another file, another entry.  An entry
+appears by rename(2) when it is whole.  While it grows it is KEY-NAME.part, locked: a second process waits and then
+takes what the first one made; one that was killed leaves a .part that the next one overwrites.  The least recently
+used entries go when all together take more than LIMIT on the disk, and room is left for others.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from bhyveload.errors import HostError
+from bhyveload.host.child import run_child
+from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.image.unpack import prepare, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Progress(Protocol):
+        """Who tells the user about it.  ``step`` is called in the child that does the work."""
+
+        def begin(self, name: str, folder: str) -> None: ...
+
+        def step(self, done: int, total: int) -> None: ...
+
+        def end(self) -> None: ...
+
+
+LIMIT = 64 << 30  # bytes on the disk
+RESERVE = 256 << 20  # bytes that are left to others
+_MAX_NAME = 80
+
+
+class Silent:
+    """A Progress that tells nobody."""
+
+    def begin(self, name: str, folder: str) -> None:
+        pass
+
+    def step(self, done: int, total: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+def unpacked(
+    source: RawImage, compression: str, progress: Progress | None = None, sandbox: Callable[[], None] | None = None
+) -> str:
+    """The path of the decompressed ``source``, unpacked now if it is not there yet.
+
+    Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.
+    """
+    folder = _folder()
+    path = os.path.join(folder, _entry_name(source, compression))
+    if _use(path):
+        return path
+    prepare(compression)
+    part = _locked_part(path)
+    try:
+        if not _use(path):
+            _fill(part, path, source, compression, progress or Silent(), sandbox)
+    finally:
+        os.close(part)
+    _trim(folder, path)
+    return path
+
+
+def present(source: RawImage, compression: str) -> str:
+    """The path of the decompressed ``source`` if it is there, else nothing."""
+    try:
+        path = os.path.join(_folder(), _entry_name(source, compression))
+    except HostError:
+        return ""
+    return path if _use(path) else ""
+
+
+def _folder() -> str:
+    """The cache directory, made if need be.  Raises HostError."""
+    home = os.environ.get("HOME", "")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the specification: a relative one is to be ignored
+        base = os.path.join(home, ".cache") if os.path.isabs(home) else ""
+    uid = os.getuid()
+    tried = ""
+    for folder in (os.path.join(base, "bhyveload") if base else "", f"/var/tmp/bhyveload-{uid}"):
+        if not folder:
+            continue
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+            status = os.lstat(folder)
+        except OSError as error:
+            tried = tried or f"{folder}: {error.strerror}"
+            continue
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o022:
+            if os.access(folder, os.W_OK):
+                return folder
+        tried = tried or f"{folder}: must be a directory that only you can write"
+    raise HostError(f"no place for unpacked images: {tried}", "let XDG_CACHE_HOME name one")
+
+
+def _entry_name(source: RawImage, compression: str) -> str:
+    import hashlib
+
+    path = os.path.realpath(source.name)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise HostError(f"{source.name}: {error.strerror}") from None
+    key = hashlib.sha256(b"%b\0%d\0%d" % (os.fsencode(path), status.st_size, status.st_mtime_ns)).hexdigest()[:32]
+    name = os.path.basename(path)
+    if name.lower().endswith("." + compression):
+        name = name[: -len(compression) - 1]
+    return (
+        key
+        + "-"
+        + "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)[:_MAX_NAME]
+    )
+
+
+def _use(path: str) -> bool:
+    """Whether the entry is there; marks it as used now."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+            return False
+        os.utime(path)
+    except OSError:
+        return False
+    return True
+
+
+def _locked_part(path: str) -> int:
+    """A descriptor of the file in which ``path`` grows, when nobody else works on it.  Raises HostError."""
+    part = path + ".part"
+    try:
+        while True:
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                mine, there = os.fstat(fd), os.stat(part)
+                if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+                    return fd
+            except FileNotFoundError:
+                if os.path.exists(path):
+                    return fd  # what another process has just finished
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+    except OSError as error:
+        raise HostError(f"{part}: {error.strerror}", "let XDG_CACHE_HOME name another place") from None
+
+
+def _fill(
+    part: int,
+    path: str,
+    source: RawImage,
+    compression: str,
+    progress: Progress,
+    sandbox: Callable[[], None] | None,
+) -> None:
+    folder = os.path.dirname(path)
+    try:
+        os.ftruncate(part, 0)
+        space = os.statvfs(folder)
+        room = space.f_bavail * space.f_frsize - RESERVE
+        progress.begin(source.name, folder)
+
+        def work(_leave: object) -> dict[str, int]:
+            if sandbox is not None:
+                sandbox()
+            names = source.name, folder
+            return {"size": unpack(source, names, compression, part, room, progress.step)}
+
+        try:
+            run_child(work, lambda: None)
+        finally:
+            progress.end()
+        os.rename(path + ".part", path)
+    except OSError as error:
+        _remove(path + ".part")
+        raise HostError(f"{path}: {error.strerror}", "let XDG_CACHE_HOME name another place") from None
+    except BaseException:
+        _remove(path + ".part")
+        raise
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _trim(folder: str, keep: str) -> None:
+    """Remove the least recently used entries while all of them are larger than LIMIT."""
+    entries = []
+    for entry in os.scandir(folder):
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            continue
+        if stat.S_ISREG(status.st_mode) and not entry.name.endswith(".part"):
+            entries.append((status.st_mtime_ns, status.st_blocks * 512, entry.path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= LIMIT:
+            break
+        if path != keep:
+            _remove(path)
+            total -= size
+
+
+def open_unpacked(path: str, name: str) -> RawImage:
+    """The entry at ``path``, read-only, under the compressed file's ``name``."""
+    image = open_raw(path, read_only=True)
+    image.name = name
+    return image

@@ -1,0 +1,304 @@
+"""Images other than raw ones: who opens what.
+
+    parent   opens the file and compares its first bytes (magic.py); imports the format's module
+      child  confined: parses the headers; answers with the disk's size, or with the names of the files it needs
+    parent   decides about each name: extents of a VMDK image must lie beside it, backing files of a qcow2 image
+             must have been allowed; opens them, read-only; asks a new child until nothing is missing
+    parent   makes an ImageDisk: the opened files, what is in them and the size the child found
+      child  (the loader's) builds the readers from it at the first read
+
+So no name in an image is ever followed by a process that reads guest bytes, and no guest byte is parsed by a process
+that can open files.  A .xz file in blocks is read as it is; other compressed files are unpacked into the cache
+(cache.py) by a child that has two descriptors and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
+from bhyveload.host.child import run_child
+from bhyveload.image.container import SECTOR_SIZE, refuse_write
+from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
+from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.image.stack import BACKING, FilesWanted, Layer, build, load_format
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.image.cache import Progress
+
+MAX_CHAIN = 16  # backing files, one on top of the other
+MAX_SIZE = 1 << 62
+_SURVEY_LIMIT = 60.0  # seconds
+_QEMU_NAMES = {"vpc": "vhd"}  # formats as qemu-img writes them into a qcow2 image
+
+
+class ImageDisk:
+    """A BlockDevice (host/interface.py) that is built at its first read.
+
+    ``format`` as in state.json; ``compression`` "" or one of magic.COMPRESSIONS; ``writable``: the file may be written,
+    if not by the loader; ``snapshot``: nothing can overwrite data in it; ``backing``: (path, format), topmost first.
+    """
+
+    __slots__ = (
+        "_device",
+        "_layer",
+        "_table",
+        "backing",
+        "compression",
+        "format",
+        "media_sector_size",
+        "name",
+        "read_only",
+        "sector_size",
+        "size",
+        "snapshot",
+        "writable",
+    )
+
+    def __init__(self, name: str, layer: Layer, table: dict[tuple[str, str], Layer], facts: dict[str, Any]) -> None:
+        self.name = name
+        self._layer = layer
+        self._table = table
+        self._device: BlockDevice | None = None
+        self.read_only = True
+        self.sector_size = SECTOR_SIZE  # bhyveload(8) never says anything else
+        self.format = layer.form
+        self.size: int = facts["size"]
+        self.media_sector_size: int = facts["sector_size"]
+        self.compression: str = facts["compression"]
+        self.snapshot: bool = facts["snapshot"]
+        self.writable: bool = facts["writable"]
+        self.backing: list[tuple[str, str]] = facts["backing"]
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Raises FileSystemError(EIO) outside the disk, ImageError where the image is damaged."""
+        device = self._device
+        if device is None:
+            device = self._device = self._build()
+        return device.read(offset, length)
+
+    def _build(self) -> BlockDevice:
+        try:
+            device = build(self._layer, self._table)
+        except FilesWanted:
+            raise ImageError(f"{self.name}: changed while it was opened") from None
+        if device.size != self.size:
+            raise ImageError(f"{self.name}: changed while it was opened")
+        return device
+
+    def write(self, offset: int, data: Buffer) -> None:
+        raise refuse_write(self.name, self.compression or self.format)
+
+    def describe(self) -> dict[str, Any]:
+        """The disk's entry in state.json (docs/state-json.md)."""
+        entry: dict[str, Any] = {
+            "path": os.path.abspath(self.name),
+            "format": self.format,
+            "size": self.size,
+            "read_only": not self.writable,
+            "sector_size": self.media_sector_size,
+        }
+        if self.compression:
+            entry["compression"] = self.compression
+        if self.snapshot:
+            entry["snapshot"] = True
+        if self.backing:
+            entry["backing"] = [{"path": path, "format": form} for path, form in self.backing]
+        return entry
+
+    def close(self) -> None:
+        """Close the files.  Views already handed out stay valid."""
+        self._device = None
+        for layer in (self._layer, *self._table.values()):
+            layer.file.close()
+
+
+class Opener:
+    """The parent's part.  One object opens one disk."""
+
+    def __init__(self, allow_backing: bool, progress: Progress | None, sandbox: Callable[[], None] | None) -> None:
+        self._allow_backing = allow_backing
+        self._progress = progress
+        self._sandbox = sandbox
+        self._table: dict[tuple[str, str], Layer] = {}
+        self._backing: list[tuple[str, str]] = []
+        self._files: list[RawImage] = []
+
+    def open(self, path: str, writable: bool) -> ImageDisk:
+        """Raises as open_disk()."""
+        try:
+            return self._open(path, writable)
+        except BaseException:
+            for file in self._files:
+                file.close()
+            raise
+
+    def _open(self, path: str, writable: bool) -> ImageDisk:
+        file = self._file(path)
+        form = detect(file, path)
+        layer, compression = Layer(file, path, form), ""
+        if form in COMPRESSIONS:
+            layer, compression = self._decompressed(file, path, form), form
+        while True:
+            load_format(layer.form)
+            if layer.form == "qcow2":
+                _prepare_zstd(layer)
+            answer = self._ask(lambda: _survey(layer, self._table))
+            if "want" not in answer:
+                break
+            self._fetch(answer)
+        facts = {
+            "size": _number(answer, "size", MAX_SIZE),
+            "sector_size": 4096 if answer.get("sector_size") == 4096 else SECTOR_SIZE,
+            "snapshot": bool(compression) or answer.get("snapshot") is True,
+            "compression": compression,
+            "writable": writable and not compression and self._extents_writable(),
+            "backing": self._backing,
+        }
+        return ImageDisk(path, layer, self._table, facts)
+
+    def _extents_writable(self) -> bool:
+        above = {path for path, _ in self._backing}
+        return all(layer.path in above or os.access(layer.path, os.W_OK) for layer in self._table.values())
+
+    def _file(self, path: str) -> RawImage:
+        file = open_raw(path, read_only=True)
+        self._files.append(file)
+        return file
+
+    def _ask(self, question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a confined child finds out."""
+
+        def work(_leave: object) -> dict[str, Any]:
+            if self._sandbox is not None:
+                self._sandbox()
+            return question()
+
+        return run_child(work, lambda: None, _SURVEY_LIMIT)
+
+    def _decompressed(self, file: RawImage, path: str, compression: str) -> Layer:
+        from bhyveload.image import cache
+
+        if compression == "xz" and not cache.present(file, "xz"):
+            load_format("xz")
+            answer = self._ask(lambda: _survey_xz(file, path))
+            if answer.get("in_blocks") is True:
+                return Layer(file, path, _inner(answer.get("form"), path), in_blocks=True)
+        unpacked = cache.unpacked(file, compression, self._progress, self._sandbox)
+        inside = cache.open_unpacked(unpacked, path)
+        self._files.append(inside)
+        return Layer(inside, path, _inner(detect(inside, path), path))
+
+    def _fetch(self, answer: dict[str, Any]) -> None:
+        """Open the files that a child asks for, or say why not."""
+        kind, of, names, form = (answer.get(field) for field in ("want", "of", "names", "form"))
+        if not isinstance(of, str) or not isinstance(form, str) or not isinstance(names, list):
+            raise ReportError("a disk image's reader asked for files in a way that makes no sense")
+        before = len(self._table)
+        for name in names:
+            if not isinstance(name, str) or "\0" in name:
+                raise ReportError("a disk image's reader asked for a file without a name")
+            if kind == BACKING:
+                layer = self._backing_file(of, name, form)
+            else:
+                layer = self._extent(of, name)
+            self._table[of, name] = layer
+        if len(self._table) == before:
+            raise ReportError("a disk image's reader asked for the same files again")
+
+    def _extent(self, of: str, name: str) -> Layer:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ImageError(
+                f"{of}: its extent {name!a} is not a file beside it, and is not opened",
+                "VMDK extents must lie in the folder of their descriptor",
+            )
+        path = os.path.join(os.path.dirname(of), name)
+        if os.path.islink(path):
+            raise ImageError(f"{of}: its extent {name!a} is a symbolic link, and is not opened")
+        return Layer(self._file(path), path, RAW)
+
+    def _backing_file(self, of: str, name: str, form: str) -> Layer:
+        if not self._allow_backing:
+            raise ImageError(
+                f"{of}: stands on another file, {name!a}, which is not followed",
+                "--allow-backing follows backing files; only use it on images whose names you trust",
+            )
+        if len(self._backing) == MAX_CHAIN:
+            raise ImageError(f"{of}: stands on more than {MAX_CHAIN} other files", "qemu-img rebase shortens the chain")
+        name = name.removeprefix("file:")
+        if not name or ":" in name.partition("/")[0]:
+            raise ImageError(f"{of}: its backing file {name!a} is not a plain file, and is not opened")
+        path = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(of)), name))
+        try:
+            file = self._file(path)
+        except InputError as error:
+            raise InputError(f"{of}: its backing file: {error.message}") from None
+        form = _QEMU_NAMES.get(form, form)
+        if form and form not in (RAW, *FORMATS):
+            raise ImageError(f"{of}: its backing file is of the format {form!a}, which is not read")
+        form = form or detect(file, path)
+        if form in COMPRESSIONS:
+            raise ImageError(f"{path}: a compressed backing file is not read", "unpack it first")
+        load_format(form)
+        self._backing.append((path, form))
+        layer = Layer(file, path, form)
+        if form == "qcow2":
+            _prepare_zstd(layer)
+        return layer
+
+
+def _survey(layer: Layer, table: dict[tuple[str, str], Layer]) -> dict[str, Any]:
+    try:
+        device = build(layer, table)
+        if device.size >= MAX_SIZE:
+            raise ImageError(f"{layer.path}: a disk of {device.size} bytes")
+        return {
+            "size": device.size,
+            "sector_size": media_sector_size(device),
+            "snapshot": bool(getattr(device, "append_only", False)),
+        }
+    except FilesWanted as wanted:
+        return {"want": wanted.kind, "of": wanted.of, "names": wanted.names, "form": wanted.form}
+    except FileSystemError as error:
+        raise ImageError(f"{layer.path}: {error.message}") from None
+
+
+def _survey_xz(file: RawImage, path: str) -> dict[str, Any]:
+    from bhyveload.image.xz import NoIndex, XzImage
+
+    try:
+        image = XzImage(file, path)
+        return {"in_blocks": True, "form": detect(image, path)}
+    except NoIndex:
+        return {"in_blocks": False}
+
+
+def _inner(form: object, path: str) -> str:
+    if form not in (RAW, *FORMATS):
+        raise ImageError(f"{path}: there is another compressed file in it", "unpack it first")
+    return str(form)
+
+
+def _prepare_zstd(layer: Layer) -> None:
+    """zstd is slow to import: only for images that say they use it, or that cannot be looked at here."""
+    from bhyveload.image.qcow2_format import COMPRESSION_TYPE, COMPRESSION_ZSTD
+
+    file = layer.file
+    says = file.size > COMPRESSION_TYPE and file.read(COMPRESSION_TYPE, 1)[0] == COMPRESSION_ZSTD
+    if layer.in_blocks or says:
+        try:
+            __import__("bhyveload.image.zstd")
+        except ImportError:
+            pass  # the reader says so if it needs it
+
+
+def _number(answer: dict[str, Any], name: str, limit: int) -> int:
+    value = answer.get(name)
+    if not isinstance(value, int) or not 0 <= value < limit:
+        raise ReportError("a disk image's reader gave no size")
+    return value

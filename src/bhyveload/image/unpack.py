@@ -1,0 +1,166 @@
+"""Decompress a whole file into another one, leaving holes where there are zero bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from bhyveload.errors import HostError, ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from bhyveload.host.interface import BlockDevice, Buffer
+
+    Progress = Callable[[int, int], None]
+
+    class _Stream(Protocol):
+        @property
+        def eof(self) -> bool: ...
+        @property
+        def needs_input(self) -> bool: ...
+        @property
+        def unused_data(self) -> bytes: ...
+
+        def decompress(self, data: Buffer, max_length: int, /) -> bytes: ...
+
+
+MAX_SIZE = 64 << 40  # bytes of a disk
+_CHUNK = 1 << 20
+_FIRST_STEP = 1 << 12  # what is read of a stream first: what belongs to the next one is handed back by copying it
+_PIECE = 1 << 16  # the unit of holes
+_ZEROS = bytes(_CHUNK)
+_WINDOW_LOG_MAX = 27  # 128 MiB, zstd's own default limit
+_LZMA_MEMORY = 256 << 20
+
+
+class _Gzip:
+    """zlib's decompressor with the interface of the other two."""
+
+    def __init__(self) -> None:
+        import zlib
+
+        self._object = zlib.decompressobj(31)
+        self._held: Buffer = b""
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._object.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._object.unused_data
+
+    def decompress(self, data: Buffer, max_length: int, /) -> bytes:
+        out = self._object.decompress(data or self._held, max_length)
+        self._held = self._object.unconsumed_tail
+        self.needs_input = not self._held and len(out) < max_length
+        return out
+
+
+def _xz() -> Any:
+    import lzma
+
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
+
+
+def _zstd() -> Any:
+    from bhyveload.image.zstd import ZstdDecompressor
+
+    return ZstdDecompressor()
+
+
+_OPENERS: dict[str, Callable[[], _Stream]] = {"xz": _xz, "gz": _Gzip, "zst": _zstd}
+
+
+def prepare(compression: str) -> None:
+    """Import what unpack() needs.  Raises ImageError when this Python lacks it."""
+    try:
+        _OPENERS[compression]()
+    except ImportError:
+        raise ImageError(f"this Python cannot decompress .{compression}", "install backports.zstd") from None
+
+
+def unpack(
+    source: BlockDevice, names: tuple[str, str], compression: str, fd: int, room: int, progress: Progress
+) -> int:
+    """Decompress ``source`` into the empty file ``fd``; the size of the disk in bytes.
+
+    ``names``: of the file and of the folder that ``fd`` is in, for messages.  ``room``: bytes that may be written.
+    ``progress(done, total)`` is called about once a MiB with bytes of ``source``.
+    Raises ImageError (damaged, cut short), HostError (no room).
+    """
+    name = names[0]
+    written = size = position = 0
+    stream = _OPENERS[compression]()
+    fresh, step = True, _FIRST_STEP
+    while True:
+        packed: Buffer = b""
+        if stream.needs_input:
+            packed = source.read(position, min(step, source.size - position))
+            if not packed:
+                break
+            position += len(packed)
+            step = min(2 * step, _CHUNK)
+            progress(position, source.size)
+        try:
+            data = stream.decompress(packed, _CHUNK)
+        except Exception as error:  # LZMAError, zlib.error, ZstdError
+            raise _damaged(name, position, str(error)) from None
+        fresh = False
+        written += _write(names, fd, data, size, room - written)
+        size += len(data)
+        if size > MAX_SIZE:
+            raise ImageError(f"{name}: more than {MAX_SIZE >> 40} TiB come out of it")
+        if stream.eof:
+            position = _skip_padding(source, position - len(stream.unused_data))
+            if position == source.size:
+                os.ftruncate(fd, size)
+                return size
+            stream = _OPENERS[compression]()
+            fresh, step = True, _FIRST_STEP
+    raise _damaged(name, source.size, "nothing is there" if fresh else "it ends in the middle: the file is cut short")
+
+
+def _skip_padding(source: BlockDevice, position: int) -> int:
+    """Where the zero bytes behind a stream end."""
+    while position < source.size:
+        piece = bytes(source.read(position, min(_CHUNK, source.size - position)))
+        if piece[:1] != b"\0":
+            break
+        rest = len(piece.lstrip(b"\0"))
+        position += len(piece) - rest
+        if rest:
+            break
+    return position
+
+
+def _damaged(name: str, position: int, why: str) -> ImageError:
+    return ImageError(f"{name}: near byte {position:#x}: {why}", "download or copy the file again")
+
+
+def _write(names: tuple[str, str], fd: int, data: bytes, offset: int, room: int) -> int:
+    """Write what is not zero; how many bytes these were."""
+    if data == _ZEROS[: len(data)]:
+        return 0
+    written = 0
+    try:
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            if piece == _ZEROS[: len(piece)]:
+                continue
+            written += len(piece)
+            if written > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            done = 0
+            while done < len(piece):
+                done += os.pwrite(fd, piece[done:], offset + at + done)
+    except OSError as error:
+        raise HostError(
+            f"{names[0]}: cannot be unpacked in {names[1]}: {error.strerror}",
+            "make room there, or let XDG_CACHE_HOME name another place",
+        ) from None
+    return written

@@ -1,0 +1,155 @@
+"""A .xz file read at any place, where it consists of blocks (xz -T makes them): one block is decompressed, not all.
+
+Source: The .xz File Format 1.2.  The blocks are found from the index at the end of each stream; a block is
+decompressed by liblzma as a stream of its own, which checks its checksum too.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+
+from bhyveload.image.container import PIECE, SECTOR_SIZE, Cache, Container, check_range, refuse_write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.image.container import Run
+
+HEADER_MAGIC = b"\xfd7zXZ\0"
+FOOTER_MAGIC = b"YZ"
+HEADER_SIZE = FOOTER_SIZE = 12
+MAX_BLOCK = 32 << 20  # bytes out of one block; xz -6 makes 24 MiB
+MAX_BLOCKS = 1 << 16
+MAX_STREAMS = 1 << 10
+MEMORY_LIMIT = 256 << 20  # of one decompressor: the dictionary of xz -9 has 64 MiB
+_CACHE_SIZE = 8 * MAX_BLOCK
+
+
+class NoIndex(Exception):
+    """The file cannot be read block by block, or not cheaply: it has to be unpacked."""
+
+
+class XzImage:
+    """A BlockDevice (host/interface.py) over a .xz file; owns ``source``."""
+
+    format = "xz"
+    read_only = True
+    sector_size = SECTOR_SIZE
+
+    def __init__(self, source: BlockDevice, name: str) -> None:
+        """Raises ImageError (damaged) and NoIndex (one block, or large ones)."""
+        self.name = name
+        self._file = Container(source, name)
+        self._blocks: list[tuple[int, int, int, bytes]] = []  # place, packed size, size, the stream's flags
+        self._starts = [0]  # of the blocks in the disk, and the disk's end
+        end = source.size
+        for _ in range(MAX_STREAMS):
+            end = self._read_stream(end)
+            if not end:
+                break
+        else:
+            raise NoIndex
+        self._blocks.reverse()
+        for _, _, size, _ in self._blocks:
+            self._starts.append(self._starts[-1] + size)
+        self.size = self._starts[-1]
+        self._unpacked = Cache(_CACHE_SIZE)
+
+    def _read_stream(self, end: int) -> int:
+        """Add the blocks of the stream that ends at ``end``, last first; where the stream begins."""
+        file = self._file
+        while end >= 4 and bytes(file.structure(end - 4, 4, "xz padding")) == bytes(4):
+            end -= 4
+        footer = bytes(file.structure(end - FOOTER_SIZE, FOOTER_SIZE, "the xz stream footer"))
+        if footer[10:] != FOOTER_MAGIC or zlib.crc32(footer[4:10]) != int.from_bytes(footer[:4], "little"):
+            raise file.damaged(end - FOOTER_SIZE, "no xz stream footer: the file is cut short")
+        flags = footer[8:10]
+        index_size = (int.from_bytes(footer[4:8], "little") + 1) * 4
+        index_at = end - FOOTER_SIZE - index_size
+        if index_size > MAX_BLOCKS * 18:
+            raise NoIndex
+        index = bytes(file.structure(index_at, index_size, "the xz index"))
+        if index[0] or zlib.crc32(index[:-4]) != int.from_bytes(index[-4:], "little"):
+            raise file.damaged(index_at, "the xz index is damaged")
+        count, position = _number(index, 1)
+        if len(self._blocks) + count > MAX_BLOCKS:
+            raise NoIndex
+        sizes = []
+        for _ in range(count):
+            packed, position = _number(index, position)
+            size, position = _number(index, position)
+            if size > MAX_BLOCK:
+                raise NoIndex
+            sizes.append(((packed + 3) // 4 * 4, size))
+        place = index_at
+        for packed, size in reversed(sizes):
+            place -= packed
+            self._blocks.append((place, packed, size, flags))
+        header = bytes(file.structure(place - HEADER_SIZE, HEADER_SIZE, "the xz stream header"))
+        if header[:6] != HEADER_MAGIC or header[6:8] != flags:
+            raise file.damaged(place - HEADER_SIZE, "the xz index does not fit the blocks")
+        return place - HEADER_SIZE
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """Raises FileSystemError(EIO) outside the disk, ImageError where the file is damaged."""
+        check_range(self.name, self.size, offset, length)
+        return self._file.gathered(self._runs(offset, length), length)
+
+    def _runs(self, offset: int, length: int) -> Iterator[Run]:
+        end = offset + length
+        number = _last_not_above(self._starts, offset)
+        while offset < end:
+            start, limit = self._starts[number], self._starts[number + 1]
+            size = min(limit, end) - offset
+            if size:
+                block = memoryview(self._unpacked.get(number, self._unpack))
+                yield PIECE, size, block[offset - start : offset - start + size]
+            offset += size
+            number += 1
+
+    def _unpack(self, number: int) -> bytes:
+        place, packed, size, flags = self._blocks[number]
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY_LIMIT)
+        stream = HEADER_MAGIC + flags + zlib.crc32(flags).to_bytes(4, "little")
+        stream += bytes(self._file.structure(place, packed, "an xz block"))
+        # one byte more than there may be, so that liblzma goes on to the block's checksum
+        data = self._file.unpacked(decompressor, stream, size + 1, place)
+        if len(data) != size:
+            raise self._file.damaged(place, f"an xz block of {len(data)} bytes, the index says {size}")
+        return data
+
+    def write(self, offset: int, data: Buffer) -> None:
+        raise refuse_write(self.name, self.format)
+
+    def close(self) -> None:
+        close = getattr(self._file.source, "close", None)
+        if close is not None:
+            close()
+
+
+def _number(data: bytes, position: int) -> tuple[int, int]:
+    """A number of up to 63 bits, seven a byte; (it, where it ends)."""
+    value = shift = 0
+    while position < len(data) and shift < 63:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise NoIndex
+
+
+def _last_not_above(starts: list[int], offset: int) -> int:
+    """The index of the last of the sorted ``starts`` that is not above ``offset`` (bisect_right - 1)."""
+    low, high = 0, len(starts)
+    while low < high:
+        middle = (low + high) // 2
+        if starts[middle] > offset:
+            high = middle
+        else:
+            low = middle + 1
+    return low - 1
