@@ -14,6 +14,7 @@ from bhyveload.host.callbacks import USERBOOT_EXIT_REBOOT, LoaderCallbacks, load
 from bhyveload.host.child import run_child
 from bhyveload.host.confinement import confine
 from bhyveload.host.console import FdConsole
+from bhyveload.image.magic import media_sector_size
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
 from bhyveload.need import GROUPS, load_all
@@ -214,9 +215,14 @@ def _u64(number: object) -> int:
 
 
 def _describe_disk(disk: BlockDevice) -> dict[str, Any]:
+    """A disk's entry in state.json (docs/state-json.md)."""
+    describe = getattr(disk, "describe", None)
+    if describe is not None:
+        return dict(describe())
     return {
         "path": os.path.abspath(getattr(disk, "name", "")),
-        "format": getattr(disk, "format", "raw"),
+        "format": "raw",
         "size": disk.size,
         "read_only": disk.read_only,
+        "sector_size": media_sector_size(disk),
     }

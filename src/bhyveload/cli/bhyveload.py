@@ -10,6 +10,7 @@ from bhyveload import __version__
 from bhyveload.api import load
 from bhyveload.cli.getopt import Options
 from bhyveload.cli.messages import escape, program_name, report_error, warn
+from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.errors import (
     HostError,
@@ -20,6 +21,7 @@ from bhyveload.errors import (
     VmNameError,
 )
 from bhyveload.host.console import FdConsole
+from bhyveload.image.open import disk_in
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.loader.state import Options as LoaderOptions
 from bhyveload.sandbox import Sandbox
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.host.interface import HostDirectory
+    from bhyveload.image.open import Disk
     from bhyveload.report import LoadReport
 
 DEFAULT_MEMORY = 256 * MB
@@ -50,6 +53,7 @@ LONG_OPTIONS = {
     "memory": "m:",
     "help": "help",
     "version": "version",
+    "allow-backing": "allow-backing",
     "batch": "batch",
     "compat": "compat:",
     "json": "json",
@@ -79,6 +83,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
   -C, --incore            include guest memory in core dumps
   -S, --wired             wire guest memory
 
+      --allow-backing     follow the names of backing files in qcow2 images
       --batch             never prompt: boot at once, or fail with the reason
       --kernel NAME       boot this kernel
       --boot-env NAME     boot this ZFS boot environment
@@ -102,7 +107,8 @@ class Request:
 
     def __init__(self) -> None:
         self.memory = DEFAULT_MEMORY
-        self.disks: list[RawImage] = []
+        self.files: list[RawImage] = []
+        self.allow_backing = False
         self.environment: list[str] = []
         self.console_fd = -1
         self.host_directory: HostDirectory | None = None
@@ -191,7 +197,7 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
             if argument != "stdio":
                 request.console_fd = _open_console(argument)
         case "d":
-            request.disks.append(_open_disk(program, argument))
+            request.files.append(_open_disk(argument))
         case "e":
             request.environment.append(os.fsencode(argument).decode("latin-1"))
         case "h":
@@ -212,6 +218,7 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
             | "verbose-boot"
             | "require-sandbox"
             | "no-sandbox"
+            | "allow-backing"
         ):
             setattr(request, {"verbose-boot": "verbose"}.get(option, option.replace("-", "_")), True)
         case "kernel":
@@ -249,14 +256,23 @@ def _open_console(path: str) -> int:
     raise UsageError(f"Could not open '{path}'", "-c wants a character device, such as a pseudo-terminal")
 
 
-def _open_disk(program: str, path: str) -> RawImage:
+def _open_disk(path: str) -> RawImage:
     try:
-        image = open_raw(path)
+        return open_raw(path)
     except InputError as error:
         raise UsageError(f"Could not open '{path}'", error.message) from None
-    if image.read_only:
-        warn(program, f"{path}: opened read-only: the loader cannot save anything there (nextboot, boot-once)")
-    return image
+
+
+def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk]:
+    """What is in the files given with -d: only now all options are known."""
+    disks: list[Disk] = []
+    for file in request.files:
+        disk = disk_in(file, allow_backing=request.allow_backing, progress=UnpackProgress(program), sandbox=sandbox)
+        if disk.read_only:
+            why = "opened read-only" if isinstance(disk, RawImage) else f"a {disk.kind} image is only read"
+            warn(program, f"{disk.name}: {why}: the loader cannot save anything there (nextboot, boot-once)")
+        disks.append(disk)
+    return disks
 
 
 def _open_host(path: str) -> HostDirectory:
@@ -293,6 +309,7 @@ def _load(program: str, request: Request, name: str) -> int:
         commands=tuple(request.commands),
     )
     sandbox = _sandbox(program, request)
+    disks = _disks(program, request, sandbox)
     vm: VirtualMachine | ScratchMachine
     if request.dry_run:
         vm = ScratchMachine(name, request.memory)
@@ -303,7 +320,7 @@ def _load(program: str, request: Request, name: str) -> int:
         with RawTerminal(console.out_fd):
             report = load(
                 vm,
-                request.disks,
+                disks,
                 request.environment,
                 host_directory=request.host_directory,
                 console=console,

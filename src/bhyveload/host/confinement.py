@@ -21,13 +21,15 @@ def confine(
     memory: GuestMemory | None = None,
     disks: Sequence[BlockDevice] = (),
     host_directory: HostDirectory | None = None,
+    others: Sequence[int] = (),
 ) -> None:
-    """Confine this process to these and its report.  Everything must be opened, mapped and imported by now.
+    """Confine this process to these (``others``: further descriptors) and its report.
 
-    A late import is an internal error from here on, or ModulesNeeded where it goes through need.need().
+    Everything must be opened, mapped and imported by now.  A late import is an internal error from here on, or
+    ModulesNeeded where it goes through need.need().
     Raises SandboxError.
     """
-    descriptors = [2, leave.descriptor]
+    descriptors = [2, leave.descriptor, *others]
     for name in ("in_fd", "out_fd"):
         descriptors.append(getattr(console, name, -1))
     if memory is not None:

@@ -15,15 +15,18 @@ import fcntl
 import os
 import stat
 
-from bhyveload.errors import HostError
+from bhyveload.errors import HostError, ReportError
 from bhyveload.host.child import run_child
+from bhyveload.host.confinement import confine
 from bhyveload.image.raw import RawImage, open_raw
-from bhyveload.image.unpack import prepare, unpack
+from bhyveload.image.unpack import MAX_SIZE, prepare, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Protocol
+
+    from bhyveload.host.child import Leave
+    from bhyveload.sandbox import Sandbox
 
     class Progress(Protocol):
         """Who tells the user about it.  ``step`` is called in the child that does the work."""
@@ -54,7 +57,7 @@ class Silent:
 
 
 def unpacked(
-    source: RawImage, compression: str, progress: Progress | None = None, sandbox: Callable[[], None] | None = None
+    source: RawImage, compression: str, progress: Progress | None = None, sandbox: Sandbox | None = None
 ) -> str:
     """The path of the decompressed ``source``, unpacked now if it is not there yet.
 
@@ -167,25 +170,29 @@ def _fill(
     source: RawImage,
     compression: str,
     progress: Progress,
-    sandbox: Callable[[], None] | None,
+    sandbox: Sandbox | None,
 ) -> None:
     folder = os.path.dirname(path)
     try:
         os.ftruncate(part, 0)
+        limit = _grow(part)
         space = os.statvfs(folder)
         room = space.f_bavail * space.f_frsize - RESERVE
         progress.begin(source.name, folder)
 
-        def work(_leave: object) -> dict[str, int]:
+        def work(leave: Leave) -> dict[str, int]:
             if sandbox is not None:
-                sandbox()
+                confine(sandbox, leave, disks=[source], others=[part])
             names = source.name, folder
-            return {"size": unpack(source, names, compression, part, room, progress.step)}
+            return {"size": unpack(source, names, compression, part, limit, room, progress.step)}
 
         try:
-            run_child(work, lambda: None)
+            size = run_child(work, lambda: None).get("size")
         finally:
             progress.end()
+        if not isinstance(size, int) or not 0 <= size <= limit:
+            raise ReportError(f"{source.name}: unpacked to a size that makes no sense")
+        os.ftruncate(part, size)
         os.rename(path + ".part", path)
     except OSError as error:
         _remove(path + ".part")
@@ -193,6 +200,20 @@ def _fill(
     except BaseException:
         _remove(path + ".part")
         raise
+
+
+def _grow(part: int) -> int:
+    """Make the file, all of it a hole, as large as a disk may be: the child must not change sizes."""
+    size = MAX_SIZE
+    while True:
+        try:
+            os.ftruncate(part, size)
+        except OSError as error:
+            if error.errno not in (errno.EFBIG, errno.EINVAL) or size < 1 << 30:
+                raise
+            size //= 2  # what this file system cannot have
+        else:
+            return size
 
 
 def _remove(path: str) -> None:

@@ -18,16 +18,19 @@ import os
 
 from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
 from bhyveload.host.child import run_child
+from bhyveload.host.confinement import confine
 from bhyveload.image.container import SECTOR_SIZE, refuse_write
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.stack import BACKING, FilesWanted, Layer, build, load_format
+from bhyveload.sandbox import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, Buffer
     from bhyveload.image.cache import Progress
 
@@ -91,8 +94,18 @@ class ImageDisk:
             raise ImageError(f"{self.name}: changed while it was opened")
         return device
 
+    @property
+    def kind(self) -> str:
+        """In words: "qcow2", "qcow2.xz", "xz" (a raw one in it)."""
+        return ".".join(word for word in (self.format, self.compression) if word and word != RAW)
+
+    @property
+    def sources(self) -> list[RawImage]:
+        """The files, for host/confinement.py."""
+        return [self._layer.file, *(layer.file for layer in self._table.values())]
+
     def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.compression or self.format)
+        raise refuse_write(self.name, self.kind)
 
     def describe(self) -> dict[str, Any]:
         """The disk's entry in state.json (docs/state-json.md)."""
@@ -114,17 +127,18 @@ class ImageDisk:
     def close(self) -> None:
         """Close the files.  Views already handed out stay valid."""
         self._device = None
-        for layer in (self._layer, *self._table.values()):
-            layer.file.close()
+        for file in self.sources:
+            file.close()
 
 
 class Opener:
     """The parent's part.  One object opens one disk."""
 
-    def __init__(self, allow_backing: bool, progress: Progress | None, sandbox: Callable[[], None] | None) -> None:
+    def __init__(self, allow_backing: bool, progress: Progress | None, sandbox: Sandbox | bool) -> None:
+        """Raises SandboxError."""
         self._allow_backing = allow_backing
         self._progress = progress
-        self._sandbox = sandbox
+        self._sandbox = Sandbox() if sandbox is True else sandbox or None
         self._table: dict[tuple[str, str], Layer] = {}
         self._backing: list[tuple[str, str]] = []
         self._files: list[RawImage] = []
@@ -174,9 +188,9 @@ class Opener:
     def _ask(self, question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a confined child finds out."""
 
-        def work(_leave: object) -> dict[str, Any]:
+        def work(leave: Leave) -> dict[str, Any]:
             if self._sandbox is not None:
-                self._sandbox()
+                confine(self._sandbox, leave, disks=self._files)
             return question()
 
         return run_child(work, lambda: None, _SURVEY_LIMIT)

@@ -11,37 +11,39 @@ from bhyveload.image.raw import open_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from bhyveload.image.cache import Progress
     from bhyveload.image.disk import ImageDisk
     from bhyveload.image.raw import RawImage
+    from bhyveload.sandbox import Sandbox
+
+    Disk = RawImage | ImageDisk
 
 
 def open_disk(
-    path: str,
-    *,
-    allow_backing: bool = False,
-    progress: Progress | None = None,
-    sandbox: Callable[[], None] | None = None,
-) -> RawImage | ImageDisk:
-    """The disk in ``path``: a RawImage, or an ImageDisk that is only read.
+    path: str, *, allow_backing: bool = False, progress: Progress | None = None, sandbox: Sandbox | bool = True
+) -> Disk:
+    """The disk in ``path``: a RawImage, or an ImageDisk, which is only read.
 
     ``allow_backing``: follow the names of backing files in qcow2 images.  ``progress`` is told when the file has to be
-    unpacked.  ``sandbox`` confines the children that look at the file.
+    unpacked.  ``sandbox``: how the children that look at the file are confined; True: with all that this host offers.
 
     Raises InputError (cannot be opened), ImageError (damaged, of a kind that is not read, names other files),
-    HostError (no room to unpack it), LoaderCrashed.
+    HostError (no room to unpack it), SandboxError, LoaderCrashed.
     """
-    file = open_raw(path)
+    return disk_in(open_raw(path), allow_backing=allow_backing, progress=progress, sandbox=sandbox)
+
+
+def disk_in(
+    file: RawImage, *, allow_backing: bool = False, progress: Progress | None = None, sandbox: Sandbox | bool = True
+) -> Disk:
+    """The disk in a file that is open already: ``file`` itself if it is raw, else it is closed.  As open_disk()."""
     try:
-        form = detect(file, path)
-        if form == RAW:
+        if detect(file, file.name) == RAW:
             return file
     except BaseException:
         file.close()
         raise
-    writable = not file.read_only
+    path, writable = file.name, not file.read_only
     file.close()
     from bhyveload.image.disk import Opener
 

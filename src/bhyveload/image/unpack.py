@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         def decompress(self, data: Buffer, max_length: int, /) -> bytes: ...
 
 
-MAX_SIZE = 64 << 40  # bytes of a disk
+MAX_SIZE = 8 << 40  # bytes of a disk
 _CHUNK = 1 << 20
 _FIRST_STEP = 1 << 12  # what is read of a stream first: what belongs to the next one is handed back by copying it
 _PIECE = 1 << 16  # the unit of holes
@@ -85,9 +85,15 @@ def prepare(compression: str) -> None:
 
 
 def unpack(
-    source: BlockDevice, names: tuple[str, str], compression: str, fd: int, room: int, progress: Progress
+    source: BlockDevice,
+    names: tuple[str, str],
+    compression: str,
+    fd: int,
+    limit: int,
+    room: int,
+    progress: Progress,
 ) -> int:
-    """Decompress ``source`` into the empty file ``fd``; the size of the disk in bytes.
+    """Decompress ``source`` into the file ``fd``, a hole of ``limit`` bytes; the size of the disk in bytes.
 
     ``names``: of the file and of the folder that ``fd`` is in, for messages.  ``room``: bytes that may be written.
     ``progress(done, total)`` is called about once a MiB with bytes of ``source``.
@@ -111,14 +117,13 @@ def unpack(
         except Exception as error:  # LZMAError, zlib.error, ZstdError
             raise _damaged(name, position, str(error)) from None
         fresh = False
+        if size + len(data) > limit:
+            raise ImageError(f"{name}: more than {limit} bytes come out of it, which is too much for the file system")
         written += _write(names, fd, data, size, room - written)
         size += len(data)
-        if size > MAX_SIZE:
-            raise ImageError(f"{name}: more than {MAX_SIZE >> 40} TiB come out of it")
         if stream.eof:
             position = _skip_padding(source, position - len(stream.unused_data))
             if position == source.size:
-                os.ftruncate(fd, size)
                 return size
             stream = _OPENERS[compression]()
             fresh, step = True, _FIRST_STEP
