@@ -25,8 +25,6 @@ from images import (
 )
 
 PROBES = Path(__file__).parent / "data" / "probes"
-_TWIDDLE = re.compile(rb"[|/\\-]\x08")
-_LISTING = re.compile(rb" [?fcdbls w] +")
 
 
 class Probe:
@@ -39,8 +37,7 @@ class Probe:
         self.keys = (folder / "keys.txt").read_bytes()
         self.console = (folder / "console.txt").read_bytes()
         self.run = (folder / "run.txt").read_text(encoding="latin-1")
-        recorded = (folder / "env.txt").read_text(encoding="latin-1")
-        self.environment = dict(line.partition("=")[::2] for line in recorded.splitlines())
+        self.environment = _variables((folder / "env.txt").read_text(encoding="latin-1"))
         self.variables = [
             line[len("environment: ") :].encode("latin-1")
             for line in self.run.splitlines()
@@ -52,6 +49,13 @@ class Probe:
     def field(self, name: str) -> str:
         match = re.search(rf"^{name}: (.*)$", self.run, re.M)
         return match[1] if match else ""
+
+
+def _variables(recorded: str) -> list[str]:
+    """`name=value` lines, sorted.  A second run with `set LINES=9999` and `show` recorded most of them: LINES
+    is left out then, and what the probe's own cli_execute said about `show`."""
+    lines = recorded.removeprefix("<show>").splitlines()
+    return sorted({line for line in lines if "=" in line and line != "LINES=9999"})
 
 
 def names(*patterns: str) -> list[str]:
@@ -147,20 +151,3 @@ def _layout(layout: str, tree: Path, tmp_path: Path, disk: Path) -> list[Path]:
     }
     script, parts = scripts[layout]
     return [mbr_disk(disk, script, parts, size)]
-
-
-def without_twiddles(console: bytes) -> bytes:
-    return _TWIDDLE.sub(b"", console)
-
-
-def in_any_order(console: bytes) -> list[bytes]:
-    """Lines without twiddles, each run of ls lines sorted: directory order is the image builder's."""
-    lines: list[bytes] = []
-    run: list[bytes] = []
-    for line in without_twiddles(console).split(b"\r\n"):
-        if _LISTING.match(line):
-            run.append(line)
-        else:
-            lines += [*sorted(run), line]
-            run = []
-    return lines + sorted(run)

@@ -30,14 +30,15 @@ _BEYOND = (".zst", ".xz")  # what FreeBSD's loader does not decompress
 
 
 class _Mount:
-    """An entry of libsa's mount list: the device as currdev had it, and what was found there."""
+    """An entry of libsa's mount list: the device as currdev had it, what was found there, how often it is mounted."""
 
-    __slots__ = ("device", "kind", "unit")
+    __slots__ = ("count", "device", "kind", "unit")
 
     def __init__(self, device: str, kind: str, unit: int) -> None:
         self.device = device
         self.kind = kind
         self.unit = unit
+        self.count = 1
 
 
 class _Probe:
@@ -169,7 +170,9 @@ class Files:
         if kind == "ufs":
             mounted = any(mount.kind == "ufs" and mount.device == name for mount in self._mounts)
         else:
-            mounted = any(mount.kind == "cd9660" and mount.unit == spec.unit for mount in self._mounts)
+            mounted = spec.kind in ("disk", "vdisk") and any(
+                mount.kind == "cd9660" and mount.unit == spec.unit for mount in self._mounts
+            )
         if device is None:
             if not mounted:
                 self.console.twiddle(1)
@@ -201,7 +204,7 @@ class Files:
                 found.fs = ufs.probe(device, twiddle)
             else:
                 iso9660: Any = need("bhyveload.fs.iso9660")
-                found.fs = iso9660.probe(device, twiddle)
+                found.fs = iso9660.probe(device, twiddle, strict=not self.current)
         except FileSystemError as error:
             found.error = error
         counting = False
@@ -283,7 +286,14 @@ class Files:
     # The mounted current device (stand/libsa/mount.c, ufs_mount, cd9660_mount, zfs_mount)
 
     def mount(self, device: str) -> None:
-        """Mount ``device`` as the current device: each file system that can is tried by opening its root folder."""
+        """Mount ``device`` as the current device: each file system that can is tried by opening its root folder.
+
+        What is mounted already is only counted.
+        """
+        for mount in self._mounts:
+            if mount.device == device:
+                mount.count += 1
+                return
         for kind in ("ufs", "cd9660", "zfs"):
             try:
                 spec, _ = self.parse_device(device)
@@ -297,13 +307,18 @@ class Files:
             except FileSystemError:
                 continue
             if found == kind:
+                if kind == "cd9660":  # cd9660_mount reads the descriptors once more
+                    spec, _ = self.parse(f"{device}/")
+                    self._probe(kind, spec, self._open_device(spec))
                 self._mounts.append(_Mount(device, kind, spec.unit))
                 return
 
     def unmount(self, device: str) -> None:
         for index, mount in enumerate(self._mounts):
             if mount.device == device:
-                del self._mounts[index]
+                mount.count -= 1
+                if mount.count == 0:
+                    del self._mounts[index]
                 return
 
 

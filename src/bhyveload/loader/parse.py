@@ -112,6 +112,9 @@ def parse(line: str, environment: Environment) -> list[str]:
             while at < len(text) and text[at] in _SPACE:
                 at += 1
         elif char == "$" and not quote:
+            if at + 1 + (text[at + 1 : at + 2] in ("{", "(")) >= len(text):
+                word, size = [], 0  # the line ends in a dollar sign: its last word is not taken
+                break
             value, at = _variable(text, at + 1, environment)
             if value:
                 value = value[: PARSE_BUFSIZE - (size + 1)]

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.fs.interface import Buffer, Device, Twiddle
+    from bhyveload.fs.interface import Buffer, Device
     from bhyveload.loader.state import Loader
     from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
@@ -31,18 +31,18 @@ _MAX_DEPTH = 3  # slices within slices: a hostile table may contain itself
 
 
 class _RawReads:
-    """A device whose every read is a raw descriptor read: twiddle(4) (spec/errata.md A1)."""
+    """A device that counts its reads: each is a raw descriptor read, twiddle(4) (spec/errata.md A1)."""
 
     read_only = True
 
-    def __init__(self, device: Device, twiddle: Twiddle) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
-        self._twiddle = twiddle
         self.size = device.size
         self.sector_size = device.sector_size
+        self.reads = 0
 
     def read(self, offset: int, length: int) -> Buffer:
-        self._twiddle(4)
+        self.reads += 1
         return self._device.read(offset, length)
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -57,7 +57,7 @@ def walk_disks(loader: Loader, probe: Probe) -> None:
         if probe(disk, name):
             continue
         try:
-            table = read_table(_RawReads(disk, loader.console.twiddle), sector_size=disk.sector_size)
+            table = _read_table(loader, disk, 0, None, disk.sector_size)
         except FileSystemError:
             continue
         for entry in table.entries:
@@ -74,13 +74,24 @@ def _probe_partition(
     if probe(Partition(disk, start, size), name) or entry.type != FREEBSD:
         return
     try:
-        inside = read_table(
-            _RawReads(disk, loader.console.twiddle), start, size // table.sector_size, table.sector_size
-        )
+        inside = _read_table(loader, disk, start, size // table.sector_size, table.sector_size)
     except FileSystemError:
         return
     for inner in inside.entries:
         _probe_partition(loader, probe, inside, inner, disk, name, depth - 1)
+
+
+def _read_table(loader: Loader, disk: Device, start: int, sectors: int | None, sector_size: int) -> Table:
+    """A table with the twiddles of reading it.
+
+    Where only a GPT's backup is left FreeBSD's loader takes the disk to end behind the primary (spec/disks.md 5.1): it
+    then reads the primary a second time instead of the backup and its entries.
+    """
+    counted = _RawReads(disk)
+    table = read_table(counted, start, sectors, sector_size)
+    for _ in range(counted.reads - (1 if table.backup_only else 0)):
+        loader.console.twiddle(4)
+    return table
 
 
 def find_vdevs(loader: Loader) -> bool:
@@ -99,9 +110,21 @@ def find_vdevs(loader: Loader) -> bool:
 
 
 def show_label_reads(loader: Loader) -> None:
-    """The twiddles of a search that finds nothing: four label reads for each device large enough for a pool."""
+    """The twiddles of a search that finds nothing: four label reads for each device large enough for a pool.
+
+    On a disk whose GPT has lost its primary FreeBSD's loader sees two sectors and no partition.
+    """
+    lost = set()
+    for unit in range(len(loader.host.disks)):
+        try:
+            if loader.disks.table("disk", unit).backup_only:
+                lost.add(f"disk{unit}")
+        except FileSystemError:
+            continue
 
     def read_labels(device: Device, name: str) -> bool:
+        if name.partition("p")[0] in lost:
+            return False
         if device.size // LABEL_SIZE * LABEL_SIZE >= SPA_MINDEVSIZE:
             for _ in range(VDEV_LABELS):
                 loader.console.twiddle(4)

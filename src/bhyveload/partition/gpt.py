@@ -103,8 +103,8 @@ def check_header(raw: bytes, lba: int, sector_size: int) -> Header | None:
     return header
 
 
-def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry]] | None:
-    """(sectors of the disk, disk GUID, entries), or None when neither primary nor backup is valid.
+def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], bool] | None:
+    """(sectors of the disk, disk GUID, entries, no valid primary), or None when neither primary nor backup is valid.
 
     ``sectors`` is the size of the medium: where the backup is looked for when there is no primary.
     """
@@ -126,7 +126,7 @@ def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, st
 
     # loader(8) takes alternate + 1 from a backup header too, where that is the primary's place: not copied.
     disk_sectors = chosen.alternate + 1 if chosen is primary else sectors
-    return disk_sectors, guid_text(chosen.guid), _entries(chosen, array)
+    return disk_sectors, guid_text(chosen.guid), _entries(chosen, array), primary is None
 
 
 def _read_backup(read: ReadSectors, lba: int, sector_size: int) -> Header | None:

@@ -34,10 +34,11 @@ ISO_IDENTIFIER = b"CD001"
 class Table:
     """A partition table, read once: keep it as long as the disk is open.
 
-    ``start``: byte where the disk or slice begins; ``sectors`` of ``sector_size`` bytes in it; ``guid``: of a GPT.
+    ``start``: byte where the disk or slice begins; ``sectors`` of ``sector_size`` bytes in it; ``guid``: of a GPT;
+    ``backup_only``: a GPT without a valid primary.
     """
 
-    __slots__ = ("_device", "_inside", "entries", "guid", "kind", "sector_size", "sectors", "start")
+    __slots__ = ("_device", "_inside", "backup_only", "entries", "guid", "kind", "sector_size", "sectors", "start")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Table:
         kind: str,
         entries: list[Entry],
         guid: str = "",
+        backup_only: bool = False,
     ) -> None:
         self._device = device
         self._inside: dict[int, Table] = {}
@@ -57,6 +59,7 @@ class Table:
         self.kind = kind
         self.entries = entries
         self.guid = guid
+        self.backup_only = backup_only
 
     def entry(self, index: int) -> Entry | None:
         """The first entry with that index (ptable_getpart)."""
@@ -134,32 +137,36 @@ def _read_table(device: Device, start: int, sectors: int | None, sector_size: in
     if sectors is None:
         sectors = max(0, device.size - start) // sector_size
     try:
-        sectors, kind, entries, guid = _detect(_sector_reader(device, start, sector_size), sectors, sector_size)
+        read = _sector_reader(device, start, sector_size)
+        sectors, kind, entries, guid, backup_only = _detect(read, sectors, sector_size)
     except FileSystemError as error:
         raise FileSystemError(ENXIO, f"partition table: {error.message}") from None
-    return Table(device, start, sectors, sector_size, kind, entries, guid)
+    return Table(device, start, sectors, sector_size, kind, entries, guid, backup_only)
 
 
-def _detect(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], str]:
-    """(sectors, kind, entries, GUID) in the order of ptable_open: ISO 9660 and a BSD label come before GPT and MBR."""
+def _detect(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], str, bool]:
+    """(sectors, kind, entries, GUID, whether only the GPT's backup is valid) in the order of ptable_open.
+
+    ISO 9660 and a BSD label come before GPT and MBR.
+    """
     boot_sector = read(0, 1)
     if read(ISO_DESCRIPTOR_OFFSET // sector_size, 1)[1:6] == ISO_IDENTIFIER:
-        return sectors, ISO9660, [Entry(0, 0, sectors, ISO9660_TYPE)], ""
+        return sectors, ISO9660, [Entry(0, 0, sectors, ISO9660_TYPE)], "", False
     partitions = bsdlabel.read_bsdlabel(read(LABELSECTOR, 1), sector_size)
     if partitions is not None:
-        return sectors, BSD, partitions, ""
+        return sectors, BSD, partitions, "", False
 
     slots = mbr.slots_of(boot_sector)
     magic = mbr.has_magic(boot_sector)
     if magic and not mbr.is_sane(slots):
-        return sectors, NONE, [], ""
+        return sectors, NONE, [], "", False
     if not magic or mbr.is_protective(slots):
         found = gpt.read_gpt(read, sectors, sector_size)
         if found is None:
-            return sectors, NONE, [], ""
-        disk_sectors, guid, entries = found
-        return disk_sectors, GPT, entries, guid
-    return sectors, MBR, mbr.read_mbr(read, slots), ""
+            return sectors, NONE, [], "", False
+        disk_sectors, guid, entries, backup_only = found
+        return disk_sectors, GPT, entries, guid, backup_only
+    return sectors, MBR, mbr.read_mbr(read, slots), "", False
 
 
 def _sector_reader(device: Device, start: int, sector_size: int) -> ReadSectors:

@@ -163,14 +163,18 @@ def pnpload(loader: Loader, argv: list[str]) -> int:
 
 
 def pnpautoload(loader: Loader, argv: list[str]) -> int:
-    """userboot knows no bus that can be asked for its devices."""
+    """userboot knows no bus that can be asked for its devices.
+
+    Without a word FreeBSD's loader prints what lies behind its arguments: nothing or a null pointer, where it survives.
+    """
     parsed = options(loader, argv, "v")
     if parsed is None:
         return CMD_OK
-    _, words = parsed
+    flags, words = parsed
     if len(words) > 1:
         return CMD_ERROR
-    loader.print(f"Unsupported bus {words[0]}\n" if words else "Unsupported bus\n")  # the original crashes without one
+    missing = "" if flags else "(null)"
+    loader.print(f"Unsupported bus {words[0] if words else missing}\n")
     return CMD_OK
 
 

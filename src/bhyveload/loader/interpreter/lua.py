@@ -11,6 +11,7 @@ from bhyveload.loader.interpreter import (
     lua_package,
     lua_pager,
     lua_sandbox,
+    lua_string,
 )
 from bhyveload.loader.parse import ParseError, failure_line, parse
 from bhyveload.loader.state import CMD_ERROR, CMD_OK, CMD_WARN
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LOADER_LUA = "/boot/lua/loader.lua"
 _LIBRARIES = (
     (lua_base.CHECKS, "checks"),
+    (lua_string.FORMAT, "format"),
+    (lua_string.SOURCE, "string"),
     (lua_base.SOURCE, "base"),
     (lua_package.SOURCE, "package"),
     (lua_errno.SOURCE, "errno"),

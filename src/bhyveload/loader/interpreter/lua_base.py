@@ -200,9 +200,15 @@ local function malformed_number(chunk, name)
   return nil
 end
 
--- luaL_loadbufferx for text; ``...`` is an environment or nothing.
+-- luaL_loadbufferx; ``...`` is an environment or nothing.
 local function compile(chunk, name, mode, ...)
-  if byte(chunk) == 27 then return nil, "attempt to load a binary chunk (mode is 't')" end
+  if byte(chunk) == 27 then
+    if mode and not find(mode, "b", 1, true) then
+      return nil, "attempt to load a binary chunk (mode is '" .. mode .. "')"
+    end
+    if std.dumps[chunk] then return load(chunk, name, "b", ...) end -- unchanged since string.dump made it
+    return nil, (match(name, "^[=@](.*)") or name) .. ": bad binary format (only what string.dump made is loaded)"
+  end
   if mode and not find(mode, "t", 1, true) then
     return nil, "attempt to load a text chunk (mode is '" .. mode .. "')"
   end
@@ -283,10 +289,18 @@ function G.dofile(...)
   return values(chunk()) -- not a tail call: the chunk's caller is a library function
 end
 
+-- 13.2's Lua 5.4.2 has no words for a loop's iterator.
+if old then
+  function std.reword(message, ...)
+    if type(message) == "string" then message = gsub(message, " %(for iterator 'for iterator'%)$", "") end
+    return message, ...
+  end
+end
+
 -- What the interpreter calls: ok, the number of values, the first as an integer, the error message.
 local function outcome(ok, ...)
   local first = ...
-  return ok, select("#", ...), std.integer(first), not ok and std.string_or_nil(first) or nil
+  return ok, select("#", ...), std.integer(first), not ok and std.string_or_nil(std.reword(first)) or nil
 end
 
 function std.run_line(line)

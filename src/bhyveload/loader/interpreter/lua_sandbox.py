@@ -44,6 +44,7 @@ for key in next, sealed do
 end
 sealed.__metatable = false
 
+local std = {}
 local left = false
 local function finish(ok, ...)
   if ok then return ... end
@@ -53,16 +54,16 @@ local function finish(ok, ...)
   end
   error((...) or "not enough memory", 0)
 end
-local function after(...)
+local function after(ok, ...)
   if left then error(ENDED, 0) end
-  return ...
+  if ok then return ok, ... end
+  return ok, std.reword(...)
 end
 
-local std = {
-  concat = table.concat, dump = string.dump, error = error, getinfo = debug.getinfo, load = load,
-  math_type = math.type, pcall = pcall, select = select, tointeger = math.tointeger, tonumber = tonumber,
-  tostring = tostring, type = type, unpack = table.unpack,
-}
+std.concat, std.unpack, std.math_type, std.tointeger = table.concat, table.unpack, math.type, math.tointeger
+std.dump, std.getinfo, std.load, std.pcall, std.error = string.dump, debug.getinfo, load, pcall, error
+std.select, std.type, std.tonumber, std.tostring = select, type, tonumber, tostring
+function std.reword(...) return ... end
 local prim = {}
 
 function std.userdata(metatable)
