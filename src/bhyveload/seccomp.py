@@ -129,23 +129,20 @@ def program(machine: str, pid: int, folder: bool) -> bytes:
         (_RETURN, 0, 0, KILL),
         (_LOAD, 0, 0, _DATA_NR),
     ]
-    column = 1
-    if machine == "x86_64":
+    x86 = machine == "x86_64"
+    if x86:
         code += [(_JUMP_GREATER_EQUAL, 0, 1, X32_SYSCALL_BIT), (_RETURN, 0, 0, KILL)]
-    else:
-        column = 2
-    for rule in TABLE:
-        number = rule[column]
-        if number == NONE:
-            continue
-        body = _answer(rule[3], pid, folder)
-        code.append((_JUMP_EQUAL, 0, len(body), int(number)))  # type: ignore[call-overload]
-        code += body
+    for _, on_x86, on_arm, answer, _ in TABLE:
+        number = on_x86 if x86 else on_arm
+        if number != NONE:
+            body = _instructions(answer, pid, folder)
+            code.append((_JUMP_EQUAL, 0, len(body), number))
+            code += body
     code.append((_RETURN, 0, 0, KILL))
     return b"".join([_FILTER.pack(*instruction) for instruction in code])
 
 
-def _answer(answer: object, pid: int, folder: bool) -> Sequence[Instruction]:
+def _instructions(answer: object, pid: int, folder: bool) -> Sequence[Instruction]:
     if answer == FOLDER:
         answer = ALLOW if folder else ERRNO | EACCES
     elif answer == OWN_PID:

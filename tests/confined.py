@@ -1,0 +1,61 @@
+"""Run a function in a real confined child, and say how it ended: in the tests' words for errors and signals."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bhyveload.errors import BhyveloadError
+from bhyveload.host.child import Leave, run_child
+from bhyveload.host.confinement import confine
+from bhyveload.host.interface import BlockDevice, HostDirectory
+from bhyveload.sandbox import Sandbox, _call, _check
+from bhyveload.vm.memory import GuestMemory
+
+FORBIDDEN = "SIGSYS"
+TIMEOUT = 30
+
+
+def try_confined(
+    action: Callable[[], Any],
+    *,
+    sandbox: Sandbox | None = None,
+    folder: HostDirectory | None = None,
+    disks: Sequence[BlockDevice] = (),
+    memory: GuestMemory | None = None,
+) -> str:
+    """How ``action`` ended in the sandbox: "done: VALUE", an errno's name, another error's text, or FORBIDDEN."""
+    box = sandbox or Sandbox()
+
+    def work(leave: Leave) -> dict[str, Any]:
+        confine(box, leave, memory=memory, disks=disks, host_directory=folder)
+        try:
+            return {"value": f"done: {action()}"}
+        except OSError as error:
+            return {"value": errno.errorcode.get(error.errno or 0, str(error))}
+        except (MemoryError, ImportError) as error:
+            return {"value": type(error).__name__}
+
+    try:
+        return str(run_child(work, lambda: None, TIMEOUT)["value"])
+    except BhyveloadError as error:
+        if error.message == "the loader died by SIGSYS: the loader tried something forbidden":
+            return FORBIDDEN
+        return error.message
+
+
+def only(*, landlock: bool = False, seccomp: bool = False) -> Sandbox:
+    """A sandbox with one of its layers alone, for the user as he is: each has to hold by itself."""
+    sandbox = Sandbox()
+    sandbox._identity = None
+    if not landlock:
+        sandbox._landlock = 0
+    if not seccomp:
+        sandbox._seccomp = False
+    return sandbox
+
+
+def system_call(number: int, *arguments: int | bytes | None) -> int:
+    """A raw system call.  Raises OSError."""
+    return _check(_call(number, *arguments))

@@ -1,0 +1,379 @@
+"""What the sandbox is made of: numbers against the kernel's headers, hosts without this or that, users, Capsicum."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bhyveload import capsicum, sandbox, seccomp
+from bhyveload.errors import SandboxError, UsageError
+from bhyveload.host.directory import open_host_directory
+from bhyveload.image.raw import open_raw
+from bhyveload.sandbox import Sandbox
+from bhyveload.seccomp import ALLOW, KILL, NONE, TABLE, program
+from confined import try_confined
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's confinement")
+confining = pytest.mark.skipif(bool(Sandbox().missing), reason=f"this host cannot confine: {Sandbox().missing}")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root's way into the sandbox")
+as_user = pytest.mark.skipif(os.geteuid() == 0, reason="an ordinary user's way into the sandbox")
+
+
+def header_numbers(path: str, pattern: str) -> dict[str, int]:
+    if not os.path.exists(path):
+        pytest.skip(f"{path}: the kernel's headers are not installed (linux-libc-dev)")
+    return {name: int(number) for name, number in re.findall(pattern, Path(path).read_text())}
+
+
+def test_numbers_are_those_of_x86_64() -> None:
+    known = header_numbers("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", r"#define __NR_(\w+) (\d+)")
+    assert {rule[0]: rule[1] for rule in TABLE} == {rule[0]: known[rule[0]] for rule in TABLE}
+    for table, name in (
+        (sandbox.SYS_SECCOMP, "seccomp"),
+        (sandbox.SYS_PRCTL, "prctl"),
+        (sandbox.SYS_CAPGET, "capget"),
+        (sandbox.SYS_CAPSET, "capset"),
+    ):
+        assert table["x86_64"] == known[name]
+
+
+def test_numbers_are_those_of_aarch64() -> None:
+    known = header_numbers("/usr/include/asm-generic/unistd.h", r"#define __NR(?:3264)?_(\w+) (\d+)")
+    known["newfstatat"] = known["fstatat"]
+    assert {rule[0]: rule[2] for rule in TABLE} == {rule[0]: known.get(rule[0], NONE) for rule in TABLE}
+    for table, name in (
+        (sandbox.SYS_SECCOMP, "seccomp"),
+        (sandbox.SYS_PRCTL, "prctl"),
+        (sandbox.SYS_CAPGET, "capget"),
+        (sandbox.SYS_CAPSET, "capset"),
+    ):
+        assert table["aarch64"] == known[name]
+
+
+def test_every_rule_has_its_reason_and_stands_once() -> None:
+    names = [rule[0] for rule in TABLE]
+    assert len(names) == len(set(names))
+    assert all(len(rule[4]) > 3 for rule in TABLE)
+
+
+class Machine:
+    """struct seccomp_data through a BPF program, by the manual of seccomp(2): a second opinion."""
+
+    def __init__(self, machine: str, folder: bool = False, pid: int = 77) -> None:
+        code = program(machine, pid, folder)
+        self.code = [seccomp._FILTER.unpack_from(code, at) for at in range(0, len(code), 8)]
+        self.arch = seccomp.AUDIT_ARCH[machine]
+
+    def answer(self, number: int, *arguments: int, arch: int | None = None) -> int:
+        words = [number & 0xFFFFFFFF, self.arch if arch is None else arch, 0, 0]
+        for value in (*arguments, 0, 0, 0, 0, 0, 0)[:6]:
+            words += [value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF]
+        at = accumulator = steps = 0
+        while True:
+            steps += 1
+            assert steps < 1000
+            code, yes, no, k = self.code[at]
+            at += 1
+            if code == 0x06:
+                return int(k)
+            if code == 0x20:
+                accumulator = words[k // 4]
+            else:
+                test = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: bool(accumulator & k)}[code]
+                at += yes if test else no
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_program_answers_as_the_table_says(machine: str) -> None:
+    bpf, with_folder = Machine(machine), Machine(machine, folder=True)
+    numbers = {name: on_x86 if machine == "x86_64" else on_arm for name, on_x86, on_arm, _, _ in TABLE}
+    answers = {numbers[name]: answer for name, _, _, answer, _ in TABLE}
+    for number in range(600):
+        answer = answers.get(number)
+        if answer is None:
+            assert bpf.answer(number) == KILL
+        elif isinstance(answer, int):
+            assert bpf.answer(number, 2**64 - 1, 2**64 - 1, 2**64 - 1) == answer
+        elif answer == seccomp.FOLDER:
+            assert (bpf.answer(number), with_folder.answer(number)) == (seccomp.ERRNO | 13, ALLOW)
+    for name, argument, good, bad, otherwise in (
+        ("mmap", 2, (0, 1, 2, 3), (4, 5, 6, 7, 0xFFFFFFFF), KILL),
+        ("mprotect", 2, (0, 1, 2, 3), (4, 5, 6, 7), KILL),
+        ("tgkill", 0, (77,), (76, 78, 0, 0xFFFFFFFF), KILL),
+        ("ioctl", 1, (0x541B,), (0x5412, 0x5401, 0x541C, 0), seccomp.ERRNO | 25),
+        ("newfstatat", 3, (0x1000, 0x1100), (0, 0x100), seccomp.ERRNO | 13),
+    ):
+        for value in good:
+            assert bpf.answer(numbers[name], *[0] * argument, value) == ALLOW
+        for value in bad:
+            assert bpf.answer(numbers[name], *[0] * argument, value) == otherwise
+
+
+def test_other_architectures_are_killed() -> None:
+    for arch in (0x40000003, 0xC00000B7, 0, 0xFFFFFFFF):  # i386, aarch64
+        assert Machine("x86_64").answer(0, arch=arch) == KILL
+    for arch in (0x40000028, 0xC000003E):  # arm, x86-64
+        assert Machine("aarch64").answer(63, arch=arch) == KILL
+    for number in (0x40000000, 0x40000027, 0x40000208, 0xFFFFFFFF, 0x80000000):
+        assert Machine("x86_64").answer(number) == KILL
+
+
+@linux
+def test_a_host_without_the_means_is_told_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_call", lambda number, *_: -1)
+    box = Sandbox()
+    assert any("no Landlock" in lack for lack in box.missing)
+    assert any("no seccomp" in lack for lack in box.missing)
+    with pytest.raises(SandboxError, match=r"^--require-sandbox: this kernel offers no Landlock"):
+        Sandbox(required=True)
+
+
+@linux
+def test_a_processor_without_a_table_is_told_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Names:
+        machine = "riscv64"
+
+    monkeypatch.setattr(os, "uname", Names)
+    assert any("no seccomp" in lack for lack in Sandbox().missing)
+
+
+@linux
+@pytest.mark.parametrize("version", range(1, 8))
+def test_every_version_of_landlock(version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A newer kernel takes what an older one knows; nothing can be opened under any of them."""
+    box = Sandbox()
+    if box._landlock < version:
+        pytest.skip(f"this kernel's Landlock has version {box._landlock}")
+    box._landlock = version
+    box._seccomp = False
+    box._identity = None
+    directory = open_host_directory(str(tmp_path))
+    assert try_confined(lambda: os.open("/etc/passwd", os.O_RDONLY), sandbox=box, folder=directory) == "EACCES"
+    assert try_confined(lambda: os.mkdir(tmp_path / "x"), sandbox=box, folder=directory) == "EACCES"
+    directory.close()
+
+
+@linux
+def test_a_failing_step_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(version: int, folder: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(sandbox, "_restrict_files", refuse)
+    if not Sandbox()._landlock:
+        pytest.skip("no Landlock here")
+    assert try_confined(lambda: None) == "the loader cannot be confined: Landlock: Cannot allocate memory"
+
+
+@confining
+def test_what_a_loader_does_goes_on_working(tmp_path: Path) -> None:
+    import select
+    import time
+
+    path = tmp_path / "disk"
+    path.write_bytes(b"data" * 1024)
+    disk = open_raw(str(path))
+
+    def work() -> object:
+        before = time.monotonic()
+        time.sleep(0.001)
+        select.select((), (2,), (), 0)
+        grown = bytearray(64 << 20)
+        grown.extend(bytes(64 << 20))
+        return [
+            bytes(disk.read(4, 4)),
+            os.pread(disk.descriptor, 4, 0),
+            time.monotonic() > before,
+            time.time() > 0,
+            len(os.urandom(8)),
+            len(grown),
+            os.strerror(2),
+        ]
+
+    expected = [b"data", b"data", True, True, 8, 128 << 20, "No such file or directory"]
+    assert try_confined(work, disks=[disk]) == f"done: {expected}"
+
+
+@confining
+def test_limits() -> None:
+    import resource
+
+    def limits() -> list[int]:
+        names = (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
+        return [resource.getrlimit(name)[1] for name in names]
+
+    box = Sandbox()
+    box._seccomp = False
+    assert try_confined(limits, sandbox=box) == "done: [0, 0, 0]"
+
+
+@confining
+def test_core_dumps_when_asked_for() -> None:
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    box = Sandbox(core=True)
+    box._seccomp = False
+    assert try_confined(lambda: resource.getrlimit(resource.RLIMIT_CORE)[1], sandbox=box) == f"done: {hard}"
+
+
+@linux
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """Kill the process that waits for a confined child: the child must not stay."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        try:
+            os.close(reading)
+            box = Sandbox()
+            if os.fork() == 0:
+                box.enter([writing, 2])
+                os.write(writing, b"in")
+                import time
+
+                time.sleep(60)
+                os._exit(0)
+            os.close(writing)
+            os.wait()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    assert os.read(reading, 2) == b"in"
+    os.kill(parent, 9)
+    os.waitpid(parent, 0)
+    assert os.read(reading, 2) == b""  # the last holder of the pipe is gone
+    os.close(reading)
+
+
+@as_root
+@confining
+def test_root_becomes_nobody() -> None:
+    nobody = pwd.getpwnam("nobody")
+    box = Sandbox()
+    box._seccomp = False
+    assert try_confined(lambda: [*os.getresuid(), *os.getresgid(), os.getgroups()], sandbox=box) == (
+        f"done: {[*[nobody.pw_uid] * 3, *[nobody.pw_gid] * 3, []]}"
+    )
+
+
+@as_root
+@confining
+def test_root_s_folder_is_read_nevertheless(tmp_path: Path) -> None:
+    """-h of root's own folder, as on FreeBSD: only there, and not with a --user of one's own choice."""
+    (tmp_path / "file").write_text("hello")
+    (tmp_path / "file").chmod(0o600)
+    tmp_path.chmod(0o700)
+    directory = open_host_directory(str(tmp_path))
+    assert try_confined(lambda: directory.open(b"file").read(9), folder=directory) == "done: b'hello'"
+    with_user = try_confined(lambda: directory.open(b"file").read(9), folder=directory, sandbox=Sandbox("nobody"))
+    assert with_user == "host0: file: Permission denied"
+    directory.close()
+
+
+@as_root
+@confining
+def test_no_capability_is_left_without_a_folder() -> None:
+    box = Sandbox()
+    box._seccomp = box._landlock = 0  # type: ignore[assignment]
+    lines = try_confined(capabilities, sandbox=box)
+    assert lines == "done: (0, 0)"
+
+
+def capabilities() -> tuple[int, int]:
+    data = bytearray(24)
+    number = sandbox.SYS_CAPGET[os.uname().machine]
+    header = (sandbox.CAPABILITY_VERSION_3).to_bytes(4, "little") + bytes(4)
+    assert sandbox._call(number, header, sandbox._Data.from_buffer(data)) == 0
+    return int.from_bytes(data[0:4], "little"), int.from_bytes(data[4:8], "little")
+
+
+@pytest.mark.parametrize("user", ["no-such-user-here", "4294967295", "", "root\0x"])
+def test_unknown_users(user: str) -> None:
+    with pytest.raises(UsageError, match="there is no such user"):
+        Sandbox(user)
+
+
+@as_root
+@pytest.mark.parametrize("user", ["root", "0"])
+def test_root_itself_is_refused(user: str) -> None:
+    with pytest.raises(UsageError, match="do not run as root"):
+        Sandbox(user)
+
+
+@as_user
+def test_a_user_stays_what_he_is() -> None:
+    Sandbox(str(os.geteuid()))
+    with pytest.raises(UsageError, match="only root can become another user"):
+        Sandbox("root")
+
+
+@linux
+def test_root_that_cannot_change_is_told_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(sandbox, "_is_mapped", lambda path, number: False)
+    assert any("the loader stays root" in lack for lack in Sandbox().missing)
+
+
+@linux
+def test_maps_of_user_namespaces(tmp_path: Path) -> None:
+    path = tmp_path / "uid_map"
+    path.write_text("         0       1000          1\n         1     100000      65536\n")
+    assert sandbox._is_mapped(str(path), 0)
+    assert sandbox._is_mapped(str(path), 65534)
+    assert not sandbox._is_mapped(str(path), 65537)
+    assert sandbox._is_mapped(str(tmp_path / "absent"), 5)
+
+
+# FreeBSD
+
+
+@pytest.fixture(scope="module")
+def libc(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler (install gcc)")
+    target = tmp_path_factory.mktemp("capsicum") / "libc.so"
+    source = Path(__file__).parent / "data" / "fake_capsicum.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", target, source], check=True)
+    library = ctypes.CDLL(str(target), use_errno=True)
+    library.trace.restype = ctypes.c_char_p
+    return library
+
+
+@pytest.fixture
+def fake(libc: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    libc.forget()
+    yield libc
+    libc.forget()
+
+
+def test_capsicum_gives_the_rights_of_bhyveload(fake: ctypes.CDLL) -> None:
+    """CAP_FSTATAT, CAP_LOOKUP, CAP_PREAD; CAP_MMAP_RX in addition for /boot (sys/sys/capsicum.h)."""
+    capsicum.confine(7, 9, fake)
+    assert fake.trace().decode().splitlines() == [
+        "cap_rights_limit 7 0x8040d 0",
+        "cap_rights_limit 9 0x8043d 0",
+        "cap_enter",
+    ]
+
+
+def test_capsicum_without_folders(fake: ctypes.CDLL) -> None:
+    capsicum.confine(libc=fake)
+    assert fake.trace() == b"cap_enter\n"
+
+
+@pytest.mark.parametrize("function", ["cap_rights_limit", "cap_enter"])
+def test_capsicum_errors(fake: ctypes.CDLL, function: str) -> None:
+    fake.fail_on(function.encode(), errno.ENOSYS)
+    with pytest.raises(OSError) as caught:
+        capsicum.confine(7, libc=fake)
+    assert caught.value.errno == errno.ENOSYS
