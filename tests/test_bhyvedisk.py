@@ -159,7 +159,7 @@ def test_checksums_of_a_zfs_snapshot_and_dataset(tmp_path: Path) -> None:
         tree = recorded["trees"][recorded["pools"]["single"]["datasets"][dataset]]
         lines = sorted((path, what[0]) for path, (kind, *what) in tree.items() if kind == "f")
         expected = "".join(f"{digest}  {path}\n" for path, digest in lines)
-        assert output("checksum", "--dataset", dataset, image).decode("ascii") == expected
+        assert output("checksum", "--dataset", dataset, image).decode() == expected
     assert output("cat", image, "--partition=disk0p2", "/boot/loader.conf") == output("cat", image, "/boot/loader.conf")
     assert "ZFS, pool tank" in output("info", image).decode("ascii")
     assert failure("ls", image, "--dataset", "tank/nope") == (

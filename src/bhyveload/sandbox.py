@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space that the child may take in addition to what it has
-FILE_SIZE = 1 << 30  # by how much the largest file it writes to may grow (console output)
+FILE_SIZE = 1 << 30  # Sandbox's ``growth`` for a loader
 FOLDER_DESCRIPTORS = 128  # open files of the host folder: the loader has 64 (SOPEN_MAX)
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
@@ -67,14 +67,18 @@ class Sandbox:
     """A confinement, prepared in the parent and entered in the child.
 
     ``user``: whom root's child becomes; None: nobody.  ``required``: raise SandboxError when anything is missing.
-    ``core``: leave core dumps possible.  ``missing``: what this host lacks, a line each.
+    ``core``: leave core dumps possible.  ``growth``: by how many bytes the largest file that it writes to may grow
+    (console output).  ``missing``: what this host lacks, a line each.
     """
 
-    __slots__ = ("_core", "_identity", "_landlock", "_machine", "_parent", "_seccomp", "missing")
+    __slots__ = ("_core", "_growth", "_identity", "_landlock", "_machine", "_parent", "_seccomp", "missing")
 
-    def __init__(self, user: str | None = None, required: bool = False, core: bool = False) -> None:
+    def __init__(
+        self, user: str | None = None, required: bool = False, core: bool = False, growth: int = FILE_SIZE
+    ) -> None:
         """Raises UsageError (no such user, or not allowed to become it), SandboxError (``required``)."""
         self._core = core
+        self._growth = growth
         self._parent = os.getpid()
         self._machine = os.uname().machine
         self._landlock = 0
@@ -128,7 +132,7 @@ class Sandbox:
 
             yield "Capsicum", lambda: confine(folder)
             return
-        yield "limits", lambda: _limit(keep, self._core)
+        yield "limits", lambda: _limit(keep, self._core, self._growth)
         if sys.platform != "linux":
             return
         landlock, seccomp = self._landlock, self._seccomp
@@ -247,7 +251,7 @@ def _close_others(keep: set[int]) -> None:
     os.closerange(at, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _limit(keep: set[int], core: bool) -> None:
+def _limit(keep: set[int], core: bool, growth: int) -> None:
     largest = 0
     for fd in keep:
         try:
@@ -256,7 +260,7 @@ def _limit(keep: set[int], core: bool) -> None:
             if error.errno != errno.EBADF:  # the user closed standard input
                 raise
     limits = [
-        (resource.RLIMIT_FSIZE, largest + FILE_SIZE),
+        (resource.RLIMIT_FSIZE, largest + growth),
         (resource.RLIMIT_NPROC, 0),
     ]
     if not core:

@@ -10,9 +10,11 @@ from bhyveload.cli.getopt import Options
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.errors import EX_DATAERR, DataError, InputError, LoaderCrashed, UsageError
 from bhyveload.host.child import run_child
+from bhyveload.host.confinement import confine
 from bhyveload.image.raw import open_raw
-from bhyveload.need import GROUPS, confine
+from bhyveload.need import GROUPS
 from bhyveload.need import load as load_module
+from bhyveload.sandbox import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ Look into a guest's disks: nothing is mounted, nothing is written to them.
       --partition NAME  the partition to look at: disk0p2, disk0s1a; disk0 is the whole first disk
       --dataset NAME    the ZFS dataset to look at: pool/dataset
       --timeout SECONDS give up after that long
+      --user NAME, --require-sandbox, --no-sandbox
+                        as of bhyveload: how the reading process is confined
       --json            info as JSON
   -l                    ls: permissions, owner, size and time, too
   -R                    ls: directories below, too
@@ -49,11 +53,15 @@ LONG_OPTIONS = {
     "dataset": "dataset:",
     "timeout": "timeout:",
     "json": "json",
+    "user": "user:",
+    "require-sandbox": "require-sandbox",
+    "no-sandbox": "no-sandbox",
     "help": "help",
     "version": "version",
 }
 # command -> (paths that must follow the disks, paths that may)
 OPERANDS = {"info": (0, 0), "ls": (0, 1), "cat": (1, 1), "cp": (2, 2), "checksum": (0, 1)}
+_GROWTH = 1 << 60  # what is written to standard output may be as large as it likes: the user has asked for it
 _OWN_OPTIONS = {"json": "info", "l": "ls", "R": "ls"}
 
 
@@ -71,6 +79,7 @@ class Request:
         "partition",
         "path",
         "timeout",
+        "user",
     )
 
     def __init__(self) -> None:
@@ -83,6 +92,7 @@ class Request:
         self.partition = ""
         self.dataset = ""
         self.timeout: float | None = None
+        self.user: str | None = None
         self.flags: set[str] = set()
 
 
@@ -176,6 +186,8 @@ def parse(words: list[str]) -> Request:
         if flag in request.flags and request.command != command:
             dashes = "-" if len(flag) == 1 else "--"
             raise UsageError(f"{dashes}{flag} goes with {command} only")
+    if "no-sandbox" in request.flags and ("require-sandbox" in request.flags or request.user is not None):
+        raise UsageError("--no-sandbox contradicts --require-sandbox and --user")
     if request.partition and request.dataset:
         raise UsageError("--partition and --dataset exclude each other", "a dataset is on all of its pool's partitions")
     return request
@@ -188,6 +200,8 @@ def _take(request: Request, option: str, argument: str) -> None:
         if not argument:
             raise UsageError(f"--{option} wants a name")
         setattr(request, option, argument)
+    elif option == "user":
+        request.user = argument
     elif option == "timeout":
         request.timeout = _seconds(argument)
     else:
@@ -241,14 +255,22 @@ def _look(program: str, request: Request, disks: list[RawImage], target: CopyTar
 
     None: nothing was done because the last disk, of which that was doubtful, is none.
     """
-    output_fd = 1 if target is None else target.fd
+    from bhyveload.disk.output import Output
     from bhyveload.disk.work import prepare, work
 
     prepare(request.command)
 
+    output = Output(1 if target is None else target.fd)
+    sandbox = (
+        None
+        if "no-sandbox" in request.flags
+        else Sandbox(request.user, "require-sandbox" in request.flags, growth=_GROWTH)
+    )
+
     def child(leave: Leave) -> dict[str, Any]:
-        confine()
-        return work(request, disks, output_fd, lambda text: warn(program, text))
+        if sandbox is not None:
+            confine(sandbox, leave, disks=disks, others=[output.fd])
+        return work(request, disks, output, lambda text: warn(program, text))
 
     for _ in range(len(GROUPS) + 1):
         try:

@@ -25,10 +25,10 @@ class OutputFailed(Exception):
 class Output:
     """Buffers lines, passes on data.  Every method raises OutputFailed."""
 
-    __slots__ = ("_fd", "_held", "_pending", "terminal")
+    __slots__ = ("_held", "_pending", "fd", "terminal")
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._pending: list[bytes] = []
         self._held = 0
         try:
@@ -59,7 +59,7 @@ class Output:
     def _write(self, view: memoryview) -> None:
         try:
             while view:
-                view = view[os.write(self._fd, view) :]
+                view = view[os.write(self.fd, view) :]
         except OSError as error:
             raise OutputFailed(error.errno or 0) from None
 

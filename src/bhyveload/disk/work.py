@@ -32,17 +32,18 @@ def prepare(command: str) -> None:
         import bhyveload.disk.survey
         import bhyveload.jsontext  # noqa: F401
     elif command == "checksum":
-        import hashlib  # noqa: F401
+        import hashlib
+
+        hashlib.sha256(b"")  # OpenSSL looks for its algorithms at the first use
 
 
-def work(request: Request, disks: Sequence[BlockDevice], output_fd: int, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Carry it out: data to ``output_fd``, words to ``warn``.
+def work(request: Request, disks: Sequence[BlockDevice], output: Output, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Carry it out: data to ``output``, words to ``warn``.
 
     The report: "damage" how much could not be read, "mode" of a file that was copied, "output" the host's errno when
     the descriptor took no more, "no disk" when the last disk, if ``doubtful``, has nothing on it.
     Raises UsageError, InputError, PartitionError, FileSystemError, ImageError.
     """
-    output = Output(output_fd)
     try:
         report = _carry_out(request, disks, output, warn)
         output.flush()
