@@ -197,7 +197,7 @@ def _identity(user: str | None) -> tuple[int, int, bool] | None:
             return None
         uid, gid = _look_up("nobody") or (65534, 65534)
         return uid, gid, True
-    entry = _look_up(user)
+    entry = (own, 0) if user == str(own) else _look_up(user)
     if entry is None:
         raise UsageError(f"--user {user}: there is no such user")
     if own != 0:
