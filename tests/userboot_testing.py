@@ -48,10 +48,10 @@ def compiler() -> str:
     return found
 
 
-def build(directory: Path, *flags: str, name: str = "userboot_test.so") -> bytes:
+def build(directory: Path, *flags: str, name: str = "userboot_test.so", source: str = "testboot.c") -> bytes:
     """The test loader compiled with ``flags``, marked as FreeBSD's."""
     target = directory / name
-    subprocess.run([compiler(), *CFLAGS, *flags, "-o", target, GUEST / "testboot.c"], check=True)
+    subprocess.run([compiler(), *CFLAGS, *flags, "-o", target, GUEST / source], check=True)
     data = bytearray(target.read_bytes())
     data[7] = ELFOSABI_FREEBSD
     return bytes(data)

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from bhyveload.handoff.run import RunResult
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, Console, HostDirectory
+    from bhyveload.userboot.search import LoaderObject, Loaders
     from bhyveload.vm.memory import GuestMemory
     from bhyveload.vm.scratch import ScratchMachine
+
+    _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
 
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
 BUILT_IN = ("lua", "simp")
@@ -51,11 +54,12 @@ def load(
     console: Console | None = None,
     compat: str = "current",
     options: Options | None = None,
+    loaders: Loaders | None = None,
     sandbox: Sandbox | bool = True,
     timeout: float | None = None,
     flags: dict[str, Any] | None = None,
 ) -> LoadReport:
-    """Load a guest into ``vm`` (fresh from VirtualMachine.create) with the built-in loader and commit it.
+    """Load a guest into ``vm`` (fresh from VirtualMachine.create) and commit it.
 
     A ScratchMachine is loaded but not kept.
 
@@ -73,13 +77,13 @@ def load(
         sandbox = Sandbox()
     with _Silence(console) as talk:
         result = _run_until_loaded(
-            vm, talk, disks, environment, host_directory, compat == "current", options, sandbox or None, timeout
+            vm, talk, disks, environment, host_directory, compat == "current", options, loaders, sandbox or None, timeout
         )
-    vcpu = _vcpu_of(result.pop("vcpu", None))
+    vcpu = vcpu_of(result.pop("vcpu", None))
     result.pop("end")
     result["disks"] = [_describe_disk(disk) for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
-    report = {"schema": 1, "vm": vm.name, "loader": "built-in", **result}
+    report = {"schema": 1, "vm": vm.name, **result}
     if isinstance(vm, VirtualMachine):
         vm.commit([vcpu], report, {"flags": flags} if flags else None)
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": _memory(vm).low, "high": _memory(vm).high}})
@@ -137,21 +141,30 @@ def _run_until_loaded(
     host_directory: HostDirectory | None,
     current: bool,
     options: Options,
+    loaders: Loaders | None,
     sandbox: Sandbox | None,
     timeout: float | None,
 ) -> dict[str, Any]:
     """Run the loader, again after a reboot or a change of interpreter, until it leaves a guest."""
     variables = [text.encode("latin-1", "replace") for text in environment]
     interpreter = "lua"
-    if not options.batch:
+    userboot = _userboot(loaders.first() if loaders is not None else None, options)
+    if not options.batch and userboot is None:
         load_all()
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
-        listing = loader_environment(variables)
 
-        def work(leave: Leave, listing: list[bytes] = listing, interpreter: str = interpreter) -> dict[str, Any]:
-            if sandbox is not None:
-                confine(sandbox, leave, console, _memory(vm), disks, host_directory)
-            host = LoaderCallbacks(console, _memory(vm), disks, host_directory, listing)
+        def work(leave: Leave, interpreter: str = interpreter, userboot: _Userboot = userboot) -> dict[str, Any]:
+            def shut_in() -> None:
+                if sandbox is not None:
+                    confine(sandbox, leave, console, _memory(vm), disks, host_directory)
+
+            host = LoaderCallbacks(console, _memory(vm), disks, host_directory)
+            if userboot is not None:
+                session, loader = userboot
+                host.environment = loader_environment([*variables, *session.variables(options)])
+                session.run_object(loader, host, options.batch, shut_in, leave)
+            shut_in()
+            host.environment = loader_environment(variables)
             return run_loader(host, interpreter, current, options, leave)
 
         result = run_child(work, console.flush, timeout)
@@ -162,11 +175,12 @@ def _run_until_loaded(
             continue
         end = result.get("end")
         if end == "exec":
-            return _checked(result)
+            return _checked({**result, "loader": userboot[1].path if userboot is not None else "built-in"})
         if end == "swap":
-            interpreter = _swap(str(result.get("interpreter", "")))
-        elif end == "exit" and result.get("code") == USERBOOT_EXIT_REBOOT:
-            pass  # the loader starts over, as bhyveload.c does since 2024
+            interpreter = str(result.get("interpreter", ""))
+            userboot = _swap(interpreter, loaders, options)
+        elif end == "exit" and result.get("code") == USERBOOT_EXIT_REBOOT and current:
+            pass  # the loader starts over, as bhyveload.c does since 2024; before, its exit status was 2
         else:
             code = result.get("code")
             status = code & 0xFF if isinstance(code, int) else 1
@@ -175,12 +189,30 @@ def _run_until_loaded(
     raise LoaderError(f"the guest restarted its loader {_MAX_RESTARTS} times", "look at its scripts")
 
 
-def _swap(name: str) -> str:
-    if name in BUILT_IN:
-        return name
+def _userboot(loader: LoaderObject | None, options: Options) -> _Userboot:
+    """What runs ``loader``, imported here because a confined child cannot.  Raises UsageError (session.py)."""
+    if loader is None:
+        return None
+    from bhyveload.userboot import session
+
+    session.check_options(options)
+    return session, loader
+
+
+def _swap(name: str, loaders: Loaders | None, options: Options) -> _Userboot:
+    """Who goes on when the guest's scripts are for the interpreter ``name``: FreeBSD's loader of that name, or (None)
+    the built-in one."""
+    if loaders is None and name in BUILT_IN:
+        return None
+    from bhyveload.userboot.search import Loaders, default_directories
+
+    loaders = loaders or Loaders(default_directories())
+    loader = loaders.for_interpreter(name.encode("latin-1", "replace"))
+    if loader is not None or name in BUILT_IN:
+        return _userboot(loader, options)
     raise LoaderError(
         f"the guest's boot scripts are for the '{name}' loader, which is not built in",
-        f"use FreeBSD's own: -l userboot_{name}.so" if name.isalnum() else "use FreeBSD's own with -l",
+        f"put FreeBSD's own userboot_{name}.so into {loaders.places()}, or name it with -l",
     )
 
 
@@ -192,7 +224,7 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _vcpu_of(value: Any) -> Registers:
+def vcpu_of(value: Any) -> Registers:
     """Registers from the report of a possibly hostile child.  Raises ReportError."""
     vcpu = Registers()
     try:

@@ -9,6 +9,7 @@ import sys
 from bhyveload import __version__
 from bhyveload.api import load
 from bhyveload.cli.getopt import Options
+from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
 from bhyveload.cli.messages import escape, program_name, report_error, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from bhyveload.host.interface import HostDirectory
     from bhyveload.image.open import Disk
     from bhyveload.report import LoadReport
+    from bhyveload.userboot.search import Loaders
 
 DEFAULT_MEMORY = 256 * MB
 EXIT_USAGE = 1  # bhyveload.c's, not sysexits'
@@ -68,6 +70,8 @@ LONG_OPTIONS = {
     "user": "user:",
     "require-sandbox": "require-sandbox",
     "no-sandbox": "no-sandbox",
+    "loader-dir": "loader-dir:",
+    "cross-check": "cross-check",
 }
 HELP = """\
 usage: bhyveload [options] vmname
@@ -84,6 +88,9 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
   -S, --wired             wire guest memory
 
       --allow-backing     follow the names of backing files in qcow2 images
+      --loader-dir DIR    run the userboot.so in DIR, or its other ones as the guest asks
+      --cross-check       load with both loaders and say what differs
+
       --batch             never prompt: boot at once, or fail with the reason
       --kernel NAME       boot this kernel
       --boot-env NAME     boot this ZFS boot environment
@@ -113,8 +120,9 @@ class Request:
         self.console_fd = -1
         self.host_directory: HostDirectory | None = None
         self.loader_fd = -1
-        self.loader_name = ""
+        self.loader_name = self.loader_directory = ""
         self.incore = self.wired = False
+        self.cross_check = False
         self.batch = self.json = self.dry_run = self.list_variables = False
         self.single_user = self.verbose = False
         self.kernel = self.boot_environment = ""
@@ -152,7 +160,7 @@ def _main(program: str, words: list[str]) -> int:
         warn(program, error.message)
         return _usage(program)
     operands = options.operands
-    if len(operands) != 1 and not (request.dry_run and not operands):
+    if len(operands) != 1 and not ((request.dry_run or request.cross_check) and not operands):
         return _usage(program)
     return _load(program, request, operands[0] if operands else "dry-run")
 
@@ -205,12 +213,15 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
         case "l":
             if request.loader_fd >= 0:
                 raise UsageError("-l can only be given once")
-            request.loader_fd = _open_loader(argument)
+            request.loader_fd = open_loader(argument)
             request.loader_name = argument
+        case "loader-dir":
+            request.loader_directory = check_directory(argument)
         case "m":
             request.memory = parse_memory_size(argument, "13.2" if request.compat == "13.2" else "current")
         case (
             "batch"
+            | "cross-check"
             | "json"
             | "dry-run"
             | "list-variables"
@@ -284,16 +295,12 @@ def _open_host(path: str) -> HostDirectory:
         raise HostError(f"open: {path}: {error.strerror}") from None
 
 
-def _open_loader(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}") from None
-
-
 def _load(program: str, request: Request, name: str) -> int:
-    if request.loader_fd >= 0:
-        raise UsageError(f"-l {request.loader_name}: running a userboot.so is not supported yet", "leave -l away")
+    loaders = chosen_loaders(request.loader_fd, request.loader_name, request.loader_directory)
+    sandbox = _sandbox(program, request)
+    disks = _disks(program, request, sandbox)
+    if request.cross_check:
+        return _cross_check(request, disks, loaders, sandbox)
     reports = request.json or request.dry_run or request.list_variables
     out_fd = 2 if reports else 1  # stdout belongs to the report then
     if request.console_fd >= 0:
@@ -308,8 +315,6 @@ def _load(program: str, request: Request, name: str) -> int:
         verbose=request.verbose,
         commands=tuple(request.commands),
     )
-    sandbox = _sandbox(program, request)
-    disks = _disks(program, request, sandbox)
     vm: VirtualMachine | ScratchMachine
     if request.dry_run:
         vm = ScratchMachine(name, request.memory)
@@ -326,6 +331,7 @@ def _load(program: str, request: Request, name: str) -> int:
                 console=console,
                 compat=request.compat,
                 options=options,
+                loaders=loaders,
                 sandbox=sandbox,
                 timeout=request.timeout,
                 flags={"wired": request.wired, "incore": request.incore},
@@ -352,6 +358,22 @@ def _sandbox(program: str, request: Request) -> Sandbox | bool:
     for lack in sandbox.missing:
         warn(program, f"sandbox: {lack}")
     return sandbox
+
+
+def _cross_check(request: Request, disks: list[Disk], loaders: Loaders | None, sandbox: Sandbox | bool) -> int:
+    from bhyveload.cross_check import cross_check
+
+    result = cross_check(
+        request.memory,
+        disks,
+        request.environment,
+        loaders=loaders,
+        host_directory=request.host_directory,
+        compat=request.compat,
+        sandbox=sandbox,
+        timeout=request.timeout,
+    )
+    return print_cross_check(result, request.json)
 
 
 def _print_report(request: Request, report: LoadReport) -> None:

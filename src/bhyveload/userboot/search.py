@@ -50,12 +50,13 @@ def loader_name(interpreter: bytes | None) -> str:
 
 def refuse_swap(interpreter: bytes) -> LoaderError:
     """What bhyveload(8) says to a swap when -l named the loader."""
-    shown = ascii(interpreter[:64].decode("latin-1"))[1:-1]
+    if not interpreter:
+        return LoaderError("guest failed to request an interpreter")
+    possible = len(interpreter) <= MAX_INTERPRETER and _ALLOWED.issuperset(interpreter)
+    wanted = f"userboot_{interpreter.decode('ascii')}.so" if possible else "a loader that cannot exist"
     return LoaderError(
-        "requested loader interpreter does not match guest userboot"
-        if interpreter
-        else "guest failed to request an interpreter",
-        f"the guest's scripts want userboot_{shown}.so: name that with -l, or no -l" if interpreter else "",
+        "requested loader interpreter does not match guest userboot",
+        f"the guest's scripts want {wanted}: name another with -l, or none",
     )
 
 
@@ -90,6 +91,10 @@ class Loaders:
         if self._explicit is not None or not self._always:
             return self._explicit
         return find_loader(self._directories)
+
+    def places(self) -> str:
+        """The directories, in words."""
+        return " or ".join(self._directories) or "a directory given with --loader-dir"
 
     def for_interpreter(self, name: bytes) -> LoaderObject | None:
         """The object for the interpreter that a guest asked for, None when there is none.

@@ -1,0 +1,126 @@
+"""Load the same disks with the built-in loader and with a userboot object of FreeBSD, and compare the two guests.
+
+Both loads see the same variables, the same keys (none), and disks that keep nothing of what they write.  The built-in
+loader runs as it does without --batch: both boot by their countdown, which is set to none, for what --batch puts back
+before a guest starts a userboot object leaves in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bhyveload.api import load, vcpu_of
+from bhyveload.errors import BhyveloadError, LoaderError, UsageError
+from bhyveload.image.overlay import Overlay
+from bhyveload.loader.state import Options
+from bhyveload.userboot.cross_check import LoadedState, compare
+from bhyveload.userboot.search import Loaders, default_directories
+from bhyveload.vm.memory import GuestMemory
+from bhyveload.vm.scratch import ScratchMachine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.host.interface import BlockDevice, HostDirectory
+    from bhyveload.report import LoadReport
+    from bhyveload.sandbox import Sandbox
+
+BUILT_IN = "the built-in loader"
+VARIABLES = ("autoboot_delay=-1", "beastie_disable=YES")
+
+
+class CrossCheck:
+    """``differences``: a line each, none when the guests are the same; ``reports``: the built-in loader's, then the
+    object's."""
+
+    __slots__ = ("differences", "reports")
+
+    def __init__(self, differences: list[str], reports: tuple[LoadReport, LoadReport]) -> None:
+        self.differences = differences
+        self.reports = reports
+
+
+def cross_check(
+    memory_size: int,
+    disks: Sequence[BlockDevice] = (),
+    environment: Sequence[str] = (),
+    *,
+    loaders: Loaders | None = None,
+    host_directory: HostDirectory | None = None,
+    keys: bytes | None = None,
+    compat: str = "current",
+    sandbox: Sandbox | bool = True,
+    timeout: float | None = None,
+) -> CrossCheck:
+    """Load twice and compare.  Parameters as those of api.load; ``loaders`` None: what the directories of loaders hold.
+
+    ``keys``: what is typed at both; None: nothing, and no countdown.
+    Raises UsageError when there is no userboot object to be had, and what api.load raises, with the loader's name.
+    """
+    loaders = loaders or Loaders(default_directories(), always=True)
+    loader = loaders.first()
+    if loader is None:
+        raise UsageError(f"--cross-check: no userboot.so in {loaders.places()}", "name one with -l")
+    variables = [*environment, *(VARIABLES if keys is None else ())]
+    machines: list[ScratchMachine] = []
+    try:
+        reports = []
+        states = []
+        for label, which in ((BUILT_IN, None), (os.path.basename(loader.path), loaders)):
+            machine = ScratchMachine("cross-check", memory_size)
+            machines.append(machine)
+            try:
+                report = load(
+                    machine,
+                    [Overlay(disk) for disk in disks],
+                    variables,
+                    host_directory=host_directory,
+                    console=Typed(keys or b""),
+                    compat=compat,
+                    options=Options(),
+                    loaders=which,
+                    sandbox=sandbox,
+                    timeout=timeout,
+                )
+            except BhyveloadError as error:
+                error.message = f"{label}: {error.message}"
+                error.args = (error.message,)
+                raise
+            if which is None and report.loader != "built-in":
+                raise LoaderError(
+                    f"the guest's scripts are for '{report.interpreter}', which is not built in: nothing to compare"
+                )
+            memory = GuestMemory(machine.memory.fd, machine.memory.low, machine.memory.high, fresh=False)
+            reports.append(report)
+            states.append(LoadedState(label, memory, vcpu_of(report.vcpu)))
+        return CrossCheck(compare(*states), (reports[0], reports[1]))
+    finally:
+        for machine in machines:
+            machine.close()
+
+
+class Typed:
+    """A console on which ``keys`` wait from the beginning and nobody listens."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+
+    def write(self, data: bytes) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def getc(self) -> int:
+        if not self._keys:
+            return -1
+        key, self._keys = self._keys[0], self._keys[1:]
+        return key - 256 if key > 127 else key
+
+    def poll(self) -> bool:
+        return bool(self._keys)
+
+    @property
+    def at_end(self) -> bool:
+        return not self._keys

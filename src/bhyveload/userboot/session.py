@@ -1,0 +1,89 @@
+"""One run of a userboot object in the child process, and what the user's options mean to it.
+
+The object's own choices are its scripts' and its prompt's; of the options beyond FreeBSD's, those are understood that a
+loader variable can express.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import HostError, KernelError, UsageError
+from bhyveload.userboot.report import run_userboot
+from bhyveload.userboot.run import prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn, Protocol
+
+    from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.host.child import Leave
+    from bhyveload.host.interface import Console
+    from bhyveload.userboot.search import LoaderObject
+
+    class Options(Protocol):
+        """loader/state.py's Options."""
+
+        batch: bool
+        boot_environment: str
+        commands: tuple[str, ...]
+        kernel: str
+        single_user: bool
+        verbose: bool
+
+
+def check_options(options: Options) -> None:
+    """Raises UsageError for what a userboot object cannot be told."""
+    for given, name in (
+        (options.kernel, "--kernel"),
+        (options.boot_environment, "--boot-env"),
+        (options.commands, "--loader-command"),
+    ):
+        if given:
+            raise UsageError(
+                f"{name} works with the built-in loader only", "leave -l away, or choose at the loader's own prompt"
+            )
+
+
+def variables(options: Options) -> list[bytes]:
+    """The options as loader variables.  A guest's loader.conf may set them anew."""
+    chosen = (
+        (options.batch, b"autoboot_delay=-1"),
+        (options.batch, b"beastie_disable=YES"),
+        (options.single_user, b"boot_single=YES"),
+        (options.verbose, b"boot_verbose=YES"),
+    )
+    return [text for wanted, text in chosen if wanted]
+
+
+class NoInput:
+    """A console that nobody types at: --batch never waits for a key."""
+
+    at_end = True
+
+    def __init__(self, console: Console) -> None:
+        self.write = console.write
+        self.flush = console.flush
+
+    def getc(self) -> int:
+        self.flush()
+        return -1
+
+    def poll(self) -> bool:
+        return False
+
+
+def run_object(
+    loader: LoaderObject, host: LoaderCallbacks, batch: bool, confine: Callable[[], object], leave: Leave
+) -> NoReturn:
+    """Map ``loader``, confine the process, run the object over ``host``; ``leave`` gets the report.
+
+    Raises HostError when it is no object that can run here.
+    """
+    if batch:
+        host.console = NoInput(host.console)
+    try:
+        prepared = prepare(loader.data, host)
+    except KernelError as error:
+        raise HostError(f"{loader.path}: {error.message}", error.hint) from None
+    confine()
+    run_userboot(prepared, host, leave, leave.failure)
