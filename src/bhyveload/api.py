@@ -77,7 +77,16 @@ def load(
         sandbox = Sandbox()
     with _Silence(console) as talk:
         result = _run_until_loaded(
-            vm, talk, disks, environment, host_directory, compat == "current", options, loaders, sandbox or None, timeout
+            vm,
+            talk,
+            disks,
+            environment,
+            host_directory,
+            compat == "current",
+            options,
+            loaders,
+            sandbox or None,
+            timeout,
         )
     vcpu = vcpu_of(result.pop("vcpu", None))
     result.pop("end")

@@ -144,7 +144,8 @@ class LoaderCallbacks:
         disk = self._disk(unit, EIO)
         if offset < 0 or size < 0:
             raise FileSystemError(EINVAL, f"disk{unit}: read of {size} bytes at {offset}")
-        return disk.read(offset, max(0, min(size, disk.size - offset)))
+        length = min(size, disk.size - offset)
+        return disk.read(offset, length) if length > 0 else b""
 
     def diskwrite(self, unit: int, offset: int, data: Buffer) -> int:
         """Overwrite bytes in place; returns how many fitted.  Raises FileSystemError: EIO, EROFS."""
