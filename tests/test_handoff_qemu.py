@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -13,11 +14,12 @@ import pytest
 
 from bhyveload.errors import HandoffError, VmNotLoaded
 from bhyveload.handoff.bhyve import bhyve_command
+from bhyveload.handoff.disks import Disk, disk_from_path, disks_of, escape
 from bhyveload.handoff.extents import data_extents
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.pvh import build_stub
 from bhyveload.handoff.pvh_image import save_image, save_stub
-from bhyveload.handoff.qemu import Disk, Options, disk_from_path, disks_of, escape, qemu_command
+from bhyveload.handoff.qemu import Options, qemu_command
 from bhyveload.handoff.qmp import Qmp
 from guest.build import build_probe, missing_tools
 from guest.loader import LoadedVm, empty_vm, load_probe
@@ -76,7 +78,13 @@ def test_the_format_is_always_named(vm: LoadedVm, tmp_path: Path, name: str, dri
     image = tmp_path / "disk"
     image.write_bytes(b"QFI\xfb" + bytes(508))  # looks like qcow2: must not matter
     command = qemu_command(vm, "STUB", Options([Disk(str(image), format=name)]))
-    assert after(command, "-blockdev")[0].startswith(f"driver={driver},")
+    (blockdev,) = after(command, "-blockdev")
+    if name == "raw":
+        assert blockdev.startswith("driver=raw,")
+    else:
+        tree = json.loads(blockdev)
+        assert (tree["driver"], tree["file"]["filename"]) == (driver, str(image))
+        assert name in ("vhd", "vhdx") or tree["backing"] is None  # QEMU must not follow a name in the image
     assert "virtio-blk-pci,drive=disk0" in after(command, "-device")
 
 
@@ -151,18 +159,87 @@ def test_the_loader_s_disks() -> None:
     assert disks_of({"loaded": {}}) == []
 
 
-@pytest.mark.parametrize("disks", ["/a", [3], [{"path": 3}], [{"path": ""}], [{"path": "a\0b"}], [{}]])
+@pytest.mark.parametrize(
+    "disks",
+    [
+        "/a",
+        [3],
+        [{"path": 3}],
+        [{"path": ""}],
+        [{"path": "a\0b"}],
+        [{}],
+        [{"path": "/a", "backing": 3}],
+        [{"path": "/a", "backing": [{"path": ""}]}],
+        [{"path": "/a", "backing": [{"path": "/a"}] * 100}],
+    ],
+)
 def test_malformed_disks(disks: object) -> None:
     with pytest.raises(HandoffError, match="disk"):
         disks_of({"loaded": {"disks": disks}})
 
 
+def test_compressed_disks_must_have_been_unpacked(vm: LoadedVm, tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(512))
+    with pytest.raises(HandoffError, match="compressed with xz"):
+        qemu_command(vm, "STUB", Options([Disk(str(image), compression="xz")]))
+
+
+def test_what_is_written_to_a_snapshot_is_dropped(vm: LoadedVm, tmp_path: Path) -> None:
+    image = tmp_path / "a,b"
+    image.write_bytes(bytes(512))
+    command = qemu_command(vm, "STUB", Options([Disk(str(image), snapshot=True)]))
+    (drive,) = after(command, "-drive")
+    options, _, tree = drive.partition("file=json:")
+    assert options == "if=none,id=disk0,snapshot=on,"
+    assert json.loads(tree.replace(",,", ",")) == {
+        "driver": "raw",
+        "read-only": True,
+        "file": {"driver": "file", "filename": str(image), "read-only": True},
+    }
+
+
+def test_backing_files_are_named_with_their_formats(vm: LoadedVm, tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in "abc"]
+    for name in names:
+        Path(name).write_bytes(bytes(512))
+    disk = Disk(names[0], format="qcow2", backing=[(names[1], "qcow2"), (names[2], "raw")])
+    (blockdev,) = after(qemu_command(vm, "STUB", Options([disk])), "-blockdev")
+    tree = json.loads(blockdev)
+    below = tree["backing"]
+    assert (tree["file"]["filename"], tree["read-only"]) == (names[0], False)
+    assert (below["driver"], below["file"]["filename"], below["read-only"]) == ("qcow2", names[1], True)
+    assert below["backing"] == {
+        "driver": "raw",
+        "read-only": True,
+        "file": {"driver": "file", "filename": names[2], "read-only": True},
+    }
+
+
+def test_large_sectors_reach_the_guest(vm: LoadedVm, tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(512))
+    command = qemu_command(vm, "STUB", Options([Disk(str(image), sector_size=4096)]))
+    assert "virtio-blk-pci,drive=disk0,logical_block_size=4096,physical_block_size=4096" in after(command, "-device")
+
+
+def test_names_that_json_cannot_hold(vm: LoadedVm, tmp_path: Path) -> None:
+    image = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    Path(image).write_bytes(bytes(512))
+    with pytest.raises(HandoffError, match="with such a name"):
+        qemu_command(vm, "STUB", Options([Disk(image, format="qcow2")]))
+    assert after(qemu_command(vm, "STUB", Options([Disk(image)])), "-blockdev")[0].endswith(image)
+
+
 def test_disks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.QCOW2").write_bytes(b"")
-    (tmp_path / "b.img").write_bytes(b"QFI\xfb")
+    (tmp_path / "a.qcow2").write_bytes(bytes(4096))  # the name does not count
+    large = bytearray(16384)
+    large[4096:4104] = b"EFI PART"
+    (tmp_path / "large").write_bytes(large)
     monkeypatch.chdir(tmp_path)
-    assert (disk_from_path("a.QCOW2").format, disk_from_path("a.QCOW2").path) == ("qcow2", str(tmp_path / "a.QCOW2"))
-    assert disk_from_path("b.img").format == "raw"
+    disk = disk_from_path("a.qcow2")
+    assert (disk.format, disk.path, disk.sector_size) == ("raw", str(tmp_path / "a.qcow2"), 512)
+    assert disk_from_path("large").sector_size == 4096
     with pytest.raises(HandoffError, match=r"c\.img: no such disk image"):
         disk_from_path("c.img")
 
@@ -208,6 +285,7 @@ def test_bhyve_command() -> None:
     [
         ([Disk("/a,b")], "comma"),
         ([Disk("/a", format="qcow2")], "format qcow2"),
+        ([Disk("/a", compression="xz")], "compressed with xz"),
         ([Disk("/a")] * 29, "room for 28"),
     ],
 )

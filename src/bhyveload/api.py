@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from bhyveload.handoff.qemu import Disk
+    from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.run import RunResult
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, Console, HostDirectory

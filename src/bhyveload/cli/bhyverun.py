@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 from bhyveload.cli.getopt import Options as Getopt
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
+from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import BhyveloadError, UsageError
+from bhyveload.handoff.disks import disk_from_path
 from bhyveload.handoff.outcome import HALTED, TIMED_OUT, TRIPLE_FAULT
-from bhyveload.handoff.qemu import MAX_CPUS, NETWORKS, disk_from_path
+from bhyveload.handoff.qemu import MAX_CPUS, NETWORKS
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-    from bhyveload.handoff.qemu import Disk
+    from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.run import RunResult, Session
 
 USAGE = """\
-usage: bhyverun [-c N] [-d PATH]... [--no-disk] [--accel auto|kvm|tcg] [--net none|user]
+usage: bhyverun [-c N] [-d PATH]... [--allow-backing] [--no-disk] [--accel auto|kvm|tcg] [--net none|user]
                 [--timeout SECONDS] [--dry-run] [--stub FILE] [--export FILE] NAME [-- QEMU-ARGUMENT...]
        bhyverun --help | --version
 """
@@ -39,6 +41,7 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
   --accel auto|kvm|tcg  auto takes KVM where a short test shows that it runs kernels, else QEMU's translator
   -c, --cpus N          processors (1)
   -d, --disk PATH       a disk; repeat for more.  Default: the disks that bhyveload was given
+  --allow-backing       follow the names of backing files in the qcow2 images of --disk
   --no-disk             no disk at all
   --net none|user       no network (default), or QEMU's user network
   --timeout SECONDS     end the run after that time with exit status 4
@@ -54,6 +57,7 @@ EXIT_ERROR = 4
 ACCELERATORS = ("auto", "kvm", "tcg")
 _LONG_OPTIONS = {
     "accel": "accel:",
+    "allow-backing": "allow-backing",
     "cpus": "c:",
     "disk": "d:",
     "dry-run": "dry-run",
@@ -106,7 +110,7 @@ def parse(words: Sequence[str]) -> Arguments:
         at = words.index("--")
         words, arguments.extra = words[:at], words[at + 1 :]
     paths: list[str] = []
-    no_disk = False
+    no_disk = allow_backing = False
     options = Getopt(words, "c:d:", _LONG_OPTIONS)
     for option, value in options:
         value = value or ""
@@ -115,6 +119,8 @@ def parse(words: Sequence[str]) -> Arguments:
             return arguments
         if option == "accel":
             arguments.accel = _one_of("accel", value, ACCELERATORS)
+        elif option == "allow-backing":
+            allow_backing = True
         elif option == "c":
             arguments.cpus = _cpus(value)
         elif option == "d":
@@ -138,7 +144,7 @@ def parse(words: Sequence[str]) -> Arguments:
         raise UsageError(what, "bhyverun --help; arguments for QEMU stand behind --")
     arguments.name = options.operands[0]
     if no_disk or paths:
-        arguments.disks = [disk_from_path(path) for path in paths]
+        arguments.disks = [disk_from_path(path, allow_backing) for path in paths]
     return arguments
 
 
@@ -177,13 +183,13 @@ def bhyverun(program: str, words: Sequence[str]) -> int:
         return 0
     with VirtualMachine.open(arguments.name, require_loaded=True) as vm:
         if arguments.dry_run or arguments.export or arguments.stub:
-            print(_prepare(vm, arguments))
+            print(_prepare(program, vm, arguments))
             if arguments.dry_run or arguments.export:
                 return 0
         return _run(program, vm, arguments)
 
 
-def _prepare(vm: VirtualMachine, arguments: Arguments) -> str:
+def _prepare(program: str, vm: VirtualMachine, arguments: Arguments) -> str:
     """Write the files that were asked for; the command that runs the VM, quoted for a shell."""
     from bhyveload.handoff.machine import loaded
     from bhyveload.handoff.pvh import build_stub
@@ -198,6 +204,7 @@ def _prepare(vm: VirtualMachine, arguments: Arguments) -> str:
         disks=arguments.disks,
         net=arguments.net,
         extra=arguments.extra,
+        progress=UnpackProgress(program),
     )
     memory, state = loaded(vm)
     stub = build_stub(memory, state)
@@ -221,6 +228,7 @@ def _run(program: str, vm: VirtualMachine, arguments: Arguments) -> int:
             net=arguments.net,
             timeout=arguments.timeout,
             extra=arguments.extra,
+            progress=UnpackProgress(program),
             started=signals.attach,
         )
     _tell(program, arguments, result)

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bhyveload.handoff.qemu import Disk
+    from bhyveload.handoff.disks import Disk
 
 PROGRAM = "bhyve"
 _FIRST_DISK_SLOT = 3
@@ -44,9 +44,11 @@ def bhyve_command(
     if _FIRST_DISK_SLOT + len(disks) > _LPC_SLOT:
         raise HandoffError(f"{len(disks)} disks: bhyve(8) has room for {_LPC_SLOT - _FIRST_DISK_SLOT}")
     for slot, disk in enumerate(disks, _FIRST_DISK_SLOT):
-        if disk.format != "raw":
-            raise HandoffError(f"{disk.path}: bhyve(8) cannot use a disk image of format {disk.format}")
+        if disk.format != "raw" or disk.compression:
+            kind = f"compressed with {disk.compression}" if disk.compression else f"of format {disk.format}"
+            raise HandoffError(f"{disk.path}: bhyve(8) cannot use a disk image {kind}")
         if "," in disk.path:
             raise HandoffError(f"{disk.path}: bhyve(8) cannot use a path with a comma in it")
-        command += ["-s", f"{slot},virtio-blk,{disk.path}{',ro' if disk.read_only else ''}"]
+        size = "" if disk.sector_size == 512 else f",sectorsize={disk.sector_size}"
+        command += ["-s", f"{slot},virtio-blk,{disk.path}{',ro' if disk.read_only else ''}{size}"]
     return [*command, "-s", f"{_LPC_SLOT},lpc", "-l", "com1,stdio", *extra, name]

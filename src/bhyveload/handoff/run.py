@@ -22,18 +22,20 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import HandoffError
+from bhyveload.handoff.disks import disks_of, unpacked
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import EXIT_STATUS, HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
 from bhyveload.handoff.pvh import build_stub
 from bhyveload.handoff.pvh_image import write_stub_elf
-from bhyveload.handoff.qemu import PROGRAM, Options, disks_of, qemu_command
+from bhyveload.handoff.qemu import PROGRAM, Options, qemu_command
 from bhyveload.handoff.qmp import Qmp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
-    from bhyveload.handoff.qemu import Disk
+    from bhyveload.image.cache import Progress
 
 _REASONS = {"guest-reset": REBOOTED, "guest-shutdown": POWERED_OFF, "guest-panic": HALTED}
 _HALT_POLL = 0.5  # seconds
@@ -71,6 +73,7 @@ def run(
     net: str = "none",
     timeout: float | None = None,
     extra: Sequence[str] = (),
+    progress: Progress | None = None,
     console: tuple[int, int] = (0, 1),
     started: Callable[[Session], None] | None = None,
 ) -> RunResult:
@@ -82,7 +85,7 @@ def run(
 
     Raises HandoffError: the VM cannot be handed over, QEMU is not installed or refuses; VmNotLoaded.
     """
-    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=net, extra=extra)
+    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=net, extra=extra, progress=progress)
     session = Session(vm, options, console)
     try:
         if started is not None:
@@ -100,14 +103,19 @@ def run_options(
     disks: Sequence[Disk] | None = None,
     net: str = "none",
     extra: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Options:
-    """The options of ``run``, with what they leave open decided.  Raises HandoffError, VmNotLoaded."""
+    """The options of ``run``, with what they leave open decided and compressed disks unpacked.
+
+    Raises HandoffError, VmNotLoaded, and as disks.unpacked().
+    """
     _, state = loaded(vm)
     if accel == "auto":
         from bhyveload.handoff.kvm_probe import kvm_runs_kernels
 
         accel = "kvm" if kvm_runs_kernels() else "tcg"
-    return Options(disks_of(state) if disks is None else disks, accel, cpus, net, extra)
+    given = disks_of(state) if disks is None else disks
+    return Options([unpacked(disk, progress) for disk in given], accel, cpus, net, extra)
 
 
 def stub_file(vm: LoadedMachine) -> int:

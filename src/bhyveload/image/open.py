@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 
 
 def open_disk(
-    path: str, *, allow_backing: bool = False, progress: Progress | None = None, sandbox: Sandbox | bool = True
+    path: str,
+    *,
+    read_only: bool = False,
+    allow_backing: bool = False,
+    progress: Progress | None = None,
+    sandbox: Sandbox | bool = True,
 ) -> Disk:
     """The disk in ``path``: a RawImage, or an ImageDisk, which is only read.
 
-    ``allow_backing``: follow the names of backing files in qcow2 images.  ``progress`` is told when the file has to be
-    unpacked.  ``sandbox``: how the children that look at the file are confined; True: with all that this host offers.
+    ``read_only``: never write to it.  ``allow_backing``: follow the names of backing files in qcow2 images.
+    ``progress`` is told when the file has to be unpacked.  ``sandbox``: how the children that look at the file are
+    confined; True: with all that this host offers.
 
     Raises InputError (cannot be opened), ImageError (damaged, of a kind that is not read, names other files),
     HostError (no room to unpack it), SandboxError, LoaderCrashed.
     """
-    return disk_in(open_raw(path), allow_backing=allow_backing, progress=progress, sandbox=sandbox)
+    return disk_in(open_raw(path, read_only), allow_backing=allow_backing, progress=progress, sandbox=sandbox)
 
 
 def disk_in(
