@@ -135,7 +135,7 @@ def test_objects_are_placed_as_load_elf_obj_does(tree: Path) -> None:
 
 
 def test_a_module_compiled_from_c(tree: Path, tmp_path: Path) -> None:
-    """The macros of sys/module.h as gcc compiles them: static and global records, relocations of sections and symbols."""
+    """The macros of sys/module.h as gcc compiles them: static and global records, both kinds of relocations."""
     source = tmp_path / "if_c.c"
     source.write_text(
         """

@@ -118,7 +118,8 @@ class Files:
             except FileSystemError as error:
                 if error.errno != EINVAL:
                     best = error
-                    if error.errno not in (ENOENT, ENXIO) and telling is None:
+                    own = device is not None or kind == spec.kind  # not what a disk's file system says of host0:
+                    if own and error.errno not in (ENOENT, ENXIO) and telling is None:
                         telling = error
                 continue
             return OpenFile(self, path, flags, fs, node)

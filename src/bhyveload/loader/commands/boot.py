@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.loader.commands.modules import find_file, load_kernel_or_module
 from bhyveload.loader.kernel.formats import exec_file
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
@@ -54,7 +54,7 @@ _ASSIGNMENT = 127  # the newer loader copies at most this much of a name=value w
 _MAX_FSTAB_LINES = 100_000
 
 
-def boot(loader: Loader, argv: list[str]) -> int:  # noqa: RET503 exec_file does not return
+def boot(loader: Loader, argv: list[str]) -> int:
     words = argv[1:]
     if words and not words[0].startswith("-"):
         if find_file(loader) is not None:
@@ -77,7 +77,11 @@ def boot(loader: Loader, argv: list[str]) -> int:  # noqa: RET503 exec_file does
     loader.facts["howto"] = howto
     for restore in loader.before_exec:
         restore()
-    exec_file(loader, kernel, howto)
+    try:
+        exec_file(loader, kernel, howto)
+    except KernelError as error:  # the original starts such a kernel, which dies at once
+        loader.diagnosis = f"{error.message}: {error.hint}" if error.hint else error.message
+        return loader.fail_with(loader.diagnosis)
 
 
 def load_a_kernel(loader: Loader, args: list[str]) -> bool:

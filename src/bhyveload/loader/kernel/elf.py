@@ -209,7 +209,12 @@ class _Image:
         headers = [elf.segment(self.page, header.e_phoff + index * size) for index in range(header.e_phnum)]
         self.segments = [segment for segment in headers if segment.p_type == PT_LOAD]
         self.dynamic = next((segment for segment in headers if segment.p_type == PT_DYNAMIC), None)
-        self._refuse_misplaced()
+        try:
+            self._refuse_misplaced()
+        except KernelError:
+            if self.verbose > MODULE_VERBOSE_SILENT:
+                loader.print("\n")
+            raise
         for segment in self.segments:
             self._load_segment(segment)
         self.last = round_up(self.last, 8)
@@ -230,9 +235,11 @@ class _Image:
         top = 0
         ranges: list[tuple[int, int]] = []
         for segment in self.segments:
+            size = max(segment.p_memsz, segment.p_filesz)
             start = (segment.p_vaddr + self.offset) & WORD_MASK
-            end = start + max(segment.p_memsz, segment.p_filesz)
-            if end > ADDRESS_SPACE:
+            end = start + size
+            outside = self.header.e_type == ET_DYN and start < self.offset  # over what was loaded before
+            if outside or segment.p_vaddr + size > 1 << 8 * self.elf.word or end > ADDRESS_SPACE:
                 raise KernelError(ENOEXEC, f"{name}: a segment at {segment.p_vaddr:#x} wraps around the address space")
             if start < REACH:
                 top = max(top, end)
@@ -243,8 +250,11 @@ class _Image:
             if start < highest:
                 raise KernelError(ENOEXEC, f"{name}: two segments overlap at {start:#x}")
             highest = end
+        known = self.file.file.size
+        if 0 <= known < max((segment.p_offset + segment.p_filesz for segment in self.segments), default=0):
+            return  # cut short: that is what reading it is going to say
         # What follows the segments: about as much as the rest of the file, and the variables
-        rest = max(0, self.file.file.size - sum(segment.p_filesz for segment in self.segments))
+        rest = max(0, known - sum(segment.p_filesz for segment in self.segments))
         refuse_if_too_small(self.loader, self._what(), top, min(rest, REACH) + MIB)
 
     def _what(self) -> str:

@@ -21,6 +21,7 @@ ADDRESS_SPACE = 1 << 64
 WORD_MASK = ADDRESS_SPACE - 1
 PAGE_SIZE = 4096
 MIB = 1 << 20
+BOOT_MAP_END = 1 << 30  # the page tables a kernel starts with map the first GiB (spec/amd64-handoff.md 1)
 REACH = GUEST_ADDRESS_MASK + 1  # guest addresses that copyin can name
 _STEP = 32  # MiB; memory sizes are suggested in multiples of it
 _MAX_STRING = 4096
@@ -115,7 +116,8 @@ def refuse_if_too_small(loader: Loader, what: str, end: int, extra: int = 0) -> 
     if end <= low:
         return
     need = round_up(end + extra, MIB) // MIB
-    have = f"{what} needs {need} MiB, the VM has {low // MIB} MiB"
-    if end >= REACH:
-        raise KernelError(ENOMEM, f"{have} below the PCI hole: a loader reaches the first 2 GiB only")
-    raise KernelError(ENOMEM, have, f"use -m {round_up(need, _STEP)}M")
+    if end > BOOT_MAP_END:
+        raise KernelError(ENOMEM, f"{what} needs {need} MiB, but a kernel starts with the first 1024 MiB mapped")
+    raise KernelError(
+        ENOMEM, f"{what} needs {need} MiB, the VM has {low // MIB} MiB", f"use -m {round_up(need, _STEP)}M"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bhyveload.errors import KernelError
 from bhyveload.freebsd_errno import ENOMEM
-from bhyveload.loader.kernel.guest import MIB, PAGE_SIZE, REACH, refuse_if_too_small, round_up
+from bhyveload.loader.kernel.guest import BOOT_MAP_END, MIB, PAGE_SIZE, REACH, refuse_if_too_small, round_up
 from bhyveload.loader.kernel.metadata_format import (
     BASE_MEMORY,
     EXTENDED_MEMORY,
@@ -37,8 +37,6 @@ from bhyveload.loader.kernel.metadata_format import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
-
-BOOT_MAP_END = 1 << 30  # the page tables a kernel starts with map the first GiB (spec/amd64-handoff.md 1)
 
 
 class PreloadedFile:
@@ -100,11 +98,12 @@ def build(loader: Loader, kernel: PreloadedFile, howto: int, wide: bool) -> Plac
     """
     end = 0
     for file in loader.preloaded:
-        if file.addr + file.size > REACH:
+        file_end = file.addr + file.size
+        if file_end > REACH:
             raise KernelError(
-                ENOMEM, f"{file.name} is to be loaded at {file.addr:#x}, above the 2 GiB that a loader reaches"
+                ENOMEM, f"{file.name} lies at {file.addr:#x} to {file_end:#x}: a loader reaches the first 2 GiB only"
             )
-        end = max(end, file.addr + file.size)
+        end = max(end, file_end)
     envp = round_up(end, PAGE_SIZE)
     environment = environment_block(loader)
     modulep = round_up(envp + len(environment), PAGE_SIZE)

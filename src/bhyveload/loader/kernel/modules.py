@@ -262,7 +262,7 @@ def load_raw(loader: Loader, name: str, type_: str) -> bool:
 def _read_raw(loader: Loader, file: OpenFile, path: str, start: int) -> int:
     """Copy a whole file to ``start``; its size.  Raises KernelError: EIO, ENOMEM (memory too small for it)."""
     size = file.file.size
-    refuse_if_too_small(loader, path, start + max(0, size), MIB)
+    refuse_if_too_small(loader, f"file {path}", start + max(0, size), MIB)
     low, _ = loader.host.getmem()
     done = read_into(loader, file, start, low - start)
     try:
@@ -273,7 +273,7 @@ def _read_raw(loader: Loader, file: OpenFile, path: str, start: int) -> int:
     if done < 0:
         raise KernelError(EIO, f"{path} cannot be read")
     if more:
-        refuse_if_too_small(loader, path, low + 1, MIB)
+        refuse_if_too_small(loader, f"file {path}", low + 1, MIB)
     return done
 
 
