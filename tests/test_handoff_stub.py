@@ -148,7 +148,7 @@ def test_bootinfo_of_a_32_bit_guest_is_fixed_too(tmp_path: Path) -> None:
     vm = empty_vm(tmp_path / "vm", 64 * MB)
     vcpu = Registers()
     setup_freebsd_registers_i386(vcpu, vm.memory, 0x800000, 0x3000, 0x1FDC)
-    vm.memory.write(0x1FDC, struct.pack("<8I", 0, 0, 0, 0, 0, 0x2000, MODULEP, 0))
+    vm.memory.write(0x1FDC, struct.pack("<9I", 0, 0, 0, 0, 0, 0, 0x2000, MODULEP, 0))
     vm.memory.write(0x2000, struct.pack("<I", 1))
     vm.memory.write(MODULEP, record(1, b"k\0", 4) + record(0x9001, smap((0, 0xA0000, 1)), 4) + record(0, b""))
     stub = build_stub(vm.memory, {"vcpus": [vcpu.as_dict()]})

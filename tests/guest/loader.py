@@ -171,7 +171,7 @@ def load_probe(
         bootinfo = struct.pack("<II", 1, 0x2054) + bytes(40) + struct.pack("<IB3xII", 0x54, 1, 640, extmem)
         bootinfo += struct.pack("<5I", ssym, esym, kernend, envp, modulep)
         memory.write(0x2000, bootinfo + b"/boot/kernel/kernel\0")
-        memory.write(0x1FDC, struct.pack("<9I", 0xBEEFFACE, howto, 0, 0, 0, 0x2000, modulep, kernend, 0))
+        memory.write(0x1FDC, struct.pack("<9I", 0xBEEFFACE, howto, 0, 0, 0, 0, 0x2000, modulep, kernend))
         setup_freebsd_registers_i386(vcpu, memory, elf.entry & 0xFFFFFF, 0x3000, 0x1FDC)
     vm.records = records(kernend)
     vm.kernel_size = last - first

@@ -641,14 +641,15 @@ static void start_processors(void) {}
 static void
 bootinfo(word *frame)
 {
-	const u8 *bi = at(frame[5]);
+	const u8 *bi = at(frame[6]);
 
 	line("frame.return", frame[0]);
 	line("frame.howto", frame[1]);
 	line("frame.bootdev", frame[2]);
 	line("frame.3", frame[3]);
 	line("frame.4", frame[4]);
-	line("bootinfo", frame[5]);
+	line("frame.5", frame[5]);
+	line("bootinfo", frame[6]);
 	line("bi.version", get(bi, 4));
 	line("bi.kernelname", get(bi + 4, 4));
 	text("bi.kernel=");
@@ -711,8 +712,8 @@ probe(void)
 #else
 	word *frame = (word *)(void *)at(entry.rsp);
 	bootinfo(frame);
-	modulep = frame[6];
-	kernend = frame[7];
+	modulep = frame[7];
+	kernend = frame[8];
 #endif
 	line("kernend", kernend);
 	if (FULL)

@@ -62,7 +62,7 @@ def map_fields(memory: GuestMemory, entry: EntryState) -> list[MapField]:
             (modulep,) = struct.unpack("<I", memory.read(entry.rsp + 4, 4))
             return _smap_fields(memory, modulep, 8) if modulep else []
         # btext's frame from ESP: return address, howto, bootdev, 3 words, bootinfo, modulep, kernend
-        bootinfo, modulep = struct.unpack("<II", memory.read(entry.rsp + 20, 8))
+        bootinfo, modulep = struct.unpack("<II", memory.read(entry.rsp + 24, 8))
         fields = _bootinfo_fields(memory, bootinfo) if bootinfo else []
         return fields + (_smap_fields(memory, modulep, 4) if modulep else [])
     except MemoryAccessError as error:
