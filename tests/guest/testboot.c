@@ -6,6 +6,7 @@
  *   do=all        every check, then exec; do=boot: exec at once
  *   do=segv, do=say-and-crash, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exit7, do=getc, do=deep, do=i386,
  *   do=rodata, do=relro, do=data-is-no-program, do=swap:NAME, do=swapnull, do=setreg, do=setmsr, do=setcr,
+ *   do=say-and-loop, do=variables, do=reboot-once (disk 0 remembers), do=chat (asks for a line, says it),
  *   do=abort (WITH_ABORT), do=nulls, do=partial, do=version, do=bench:KIND:COUNT:SIZE (p putc, r diskread, c copyin)
  * Host: disk 0 of 1 MiB (byte i of sector s is (s*7+i)&0xff), disk 1 read-only; 64 MiB of low memory; a directory
  * with `file` ("hello, loader"), `sub/`, `fifo`, and a name of 255 bytes in `sub`.
@@ -428,6 +429,49 @@ nulls(void)
 	exit(0);
 }
 
+static void
+boot(void)
+{
+	cb->setreg(arg, 4, 0x1000);
+	cb->setmsr(arg, (int)0xc0000080, 0x500);
+	cb->setcr(arg, 4, 0x2020);
+	cb->setcr(arg, 3, 0x2000);
+	cb->setcr(arg, 0, 0x80000021);
+	cb->setgdt(arg, 0x5000, 24);
+	cb->exec(arg, 0xffffffff80200120ull);
+	say("exec returned\n");
+}
+
+static void
+reboot_once(void)
+{
+	unsigned char sector[512];
+	size_t resid;
+
+	cb->diskread(arg, 0, 0, sector, sizeof(sector), &resid);
+	if (sector[0] == 0) {
+		sector[0] = 1;
+		cb->diskwrite(arg, 0, 0, sector, sizeof(sector), &resid);
+		say("again\n");
+		exit(2);
+	}
+	say("now\n");
+	boot();
+}
+
+static void
+chat(void)
+{
+	int key;
+
+	say("OK ");
+	while ((key = cb->getc(arg)) != '\r' && key != '\n')
+		if (key != -1)
+			cb->putc(arg, key);
+	say("\r\n");
+	boot();
+}
+
 static int
 deep(int left)
 {
@@ -470,19 +514,6 @@ bench(const char *what)
 	cb->exit(arg, 0);
 }
 
-static void
-boot(void)
-{
-	cb->setreg(arg, 4, 0x1000);
-	cb->setmsr(arg, (int)0xc0000080, 0x500);
-	cb->setcr(arg, 4, 0x2020);
-	cb->setcr(arg, 3, 0x2000);
-	cb->setcr(arg, 0, 0x80000021);
-	cb->setgdt(arg, 0x5000, 24);
-	cb->exec(arg, 0xffffffff80200120ull);
-	say("exec returned\n");
-}
-
 void
 loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks)
 {
@@ -497,6 +528,9 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 	if (todo == NULL)
 		return;
 	todo += 3;
+#ifdef DO	/* what this build does, whatever the variables say */
+	todo = DO;
+#endif
 	if (starts(todo, "all")) {
 		object();
 		console();
@@ -510,6 +544,8 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		boot();
 	} else if (starts(todo, "nulls"))
 		nulls();
+	else if (starts(todo, "chat"))
+		chat();
 	else if (starts(todo, "partial")) {
 		say("no newline");
 		delay(1000000000);
@@ -532,7 +568,17 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		((void (*)(void))(void *)heap)();
 	else if (starts(todo, "illegal"))
 		__builtin_trap();
-	else if (starts(todo, "loop"))
+	else if (starts(todo, "say-and-loop")) {
+		say("about to loop\n");
+		for (;;)
+			;
+	} else if (starts(todo, "variables")) {
+		for (i = 0; cb->getenv(arg, i) != NULL; i++) {
+			say(cb->getenv(arg, i));
+			say("\n");
+		}
+		exit(0);
+	} else if (starts(todo, "loop"))
 		for (;;)
 			;
 	else if (starts(todo, "spin"))
@@ -543,6 +589,8 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 			;
 	else if (starts(todo, "quit"))
 		exit(1);
+	else if (starts(todo, "reboot-once"))
+		reboot_once();
 	else if (starts(todo, "reboot"))
 		exit(2);
 	else if (starts(todo, "exit7"))
