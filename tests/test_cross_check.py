@@ -79,6 +79,16 @@ def test_the_built_in_loader_leaves_what_freebsds_left(
     assert check(record, tmp_path, replayer) == []
 
 
+@pytest.mark.parametrize("name", ["lld-13", "lld-18", "lld-18-relr"])
+def test_objects_of_freebsds_tool_chain(name: str, tmp_path: Path) -> None:
+    """The same loader object, compiled by clang and linked by ld.lld as FreeBSD does (tests/data/userboot_lld)."""
+    data = (Path(__file__).parent / "data" / "userboot_lld" / f"{name}.so").read_bytes()
+    assert data[7] == 9, "FreeBSD's"
+    record = Record("13.2", "plain")
+    recorded(record, tmp_path)
+    assert check(record, tmp_path, Loaders(explicit=LoaderObject(name, data))) == []
+
+
 def test_differences_are_said_in_words(tmp_path: Path, replayer: Loaders) -> None:
     record = Record("13.2", "modules")
     memory = bytearray(record.memory())

@@ -48,8 +48,14 @@ def full_host(tmp_path: Path) -> LoaderCallbacks:
         ("-Wl,--hash-style=both", "-DWITH_INIT_ARRAY", "-Wl,-z,norelro"),
         ("-Wl,-z,noseparate-code", "-Wl,-z,max-page-size=0x200000"),
         ("-Wl,-Bsymbolic", "-Wl,-z,pack-relative-relocs"),
+        ("-Wl,-Bsymbolic", "-Wl,--hash-style=gnu", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,--build-id"),
+        ("-Wl,-z,execstack", "-fcf-protection", "-g", "-Wl,--eh-frame-hdr"),
+        ("-Wl,-Bsymbolic", "-Os", "-mno-sse", "-msoft-float", "-mno-mmx", "-ffunction-sections", "-fdata-sections"),
     ],
-    ids=["as FreeBSD's", "sysv hash", "initialisers", "2 MiB pages", "packed relocations"],
+    ids=[
+        *("as FreeBSD's", "sysv hash", "initialisers", "2 MiB pages", "packed relocations"),
+        *("bound now", "executable stack wanted", "sections"),
+    ],
 )
 def test_every_callback(tmp_path: Path, flags: tuple[str, ...]) -> None:
     host = full_host(tmp_path)

@@ -442,6 +442,7 @@ boot(void)
 	say("exec returned\n");
 }
 
+#ifndef OLD_TABLE
 static void
 reboot_once(void)
 {
@@ -458,6 +459,7 @@ reboot_once(void)
 	say("now\n");
 	boot();
 }
+#endif
 
 static void
 chat(void)
@@ -589,8 +591,10 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 			;
 	else if (starts(todo, "quit"))
 		exit(1);
+#ifndef OLD_TABLE
 	else if (starts(todo, "reboot-once"))
 		reboot_once();
+#endif
 	else if (starts(todo, "reboot"))
 		exit(2);
 	else if (starts(todo, "exit7"))
