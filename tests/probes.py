@@ -25,6 +25,7 @@ from images import (
 )
 
 PROBES = Path(__file__).parent / "data" / "probes"
+_TWIDDLE = re.compile(rb"[|/\\-]\x08")
 
 
 class Probe:
@@ -151,3 +152,7 @@ def _layout(layout: str, tree: Path, tmp_path: Path, disk: Path) -> list[Path]:
     }
     script, parts = scripts[layout]
     return [mbr_disk(disk, script, parts, size)]
+
+
+def without_twiddles(console: bytes) -> bytes:
+    return _TWIDDLE.sub(b"", console)
