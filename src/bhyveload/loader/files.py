@@ -7,7 +7,7 @@ spec/userboot-flow.md 4-5, spec/errata.md A1.  Paths are str (latin-1) with an o
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EINVAL, EIO, EISDIR, ENOENT, ENXIO, EPERM
+from bhyveload.freebsd_errno import EILSEQ, EINVAL, EIO, EISDIR, ENOENT, ENXIO, EPERM
 from bhyveload.fs import ufs
 from bhyveload.fs.stat import S_IFDIR, S_IFMT, S_IFREG, Stat
 from bhyveload.loader.devices import DeviceSpec, Disks, parse_device
@@ -29,6 +29,9 @@ _KINDS = ("host", "ufs", "cd9660", "zfs")  # file_system[] of stand/userboot/use
 _BEYOND = (".zst", ".xz")  # what FreeBSD's loader does not decompress
 
 
+_MAX_NOTES = 50
+
+
 class _Mount:
     """An entry of libsa's mount list: the device as currdev had it, what was found there, how often it is mounted."""
 
@@ -42,14 +45,15 @@ class _Mount:
 
 
 class _Probe:
-    """What probing a device for one file system gave, and how many twiddles that cost."""
+    """What probing a device for one file system gave, how many twiddles that cost and what the loader then says."""
 
-    __slots__ = ("error", "fs", "twiddles")
+    __slots__ = ("error", "fs", "messages", "twiddles")
 
     def __init__(self) -> None:
         self.fs: FileSystem | None = None
         self.error: FileSystemError | None = None
         self.twiddles = 0
+        self.messages: list[str] = []
 
 
 class Files:
@@ -65,8 +69,14 @@ class Files:
         self.current = current
         self.pools: Any = None  # fs.zfs PoolSet once disks were probed
         self.reason: FileSystemError | None = None  # why the last open failed, more telling than ENOENT
+        self.notes: list[str] = []  # what the user should know about the disks
         self._mounts: list[_Mount] = []
         self._probes: dict[tuple[str, str], _Probe] = {}
+
+    def note(self, text: str) -> None:
+        """Keep something worth telling, once."""
+        if text not in self.notes and len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
 
     @property
     def mounted(self) -> str | None:
@@ -181,16 +191,18 @@ class Files:
         key = kind, name
         known = self._probes.get(key)
         if known is None:
-            known = self._probes[key] = self._probe_device(kind, device)
+            known = self._probes[key] = self._probe_device(kind, name, device)
         if not mounted:
             for _ in range(known.twiddles):
                 self.console.twiddle(1)
+            for message in known.messages:
+                self.console.print(message + "\n")
         if known.fs is None:
             assert known.error is not None
             raise known.error
         return known.fs
 
-    def _probe_device(self, kind: str, device: Device) -> _Probe:
+    def _probe_device(self, kind: str, name: str, device: Device) -> _Probe:
         found = _Probe()
         counting = True
 
@@ -202,12 +214,17 @@ class Files:
 
         try:
             if kind == "ufs":
-                found.fs = ufs.probe(device, twiddle)
+                found.fs = fs = ufs.probe(device, twiddle)
+                found.messages = fs.messages
+                for note in fs.notes:
+                    self.note(f"{name} {note}")
             else:
                 iso9660: Any = need("bhyveload.fs.iso9660")
                 found.fs = iso9660.probe(device, twiddle, strict=not self.current)
         except FileSystemError as error:
             found.error = error
+            if error.errno == EILSEQ and self.current:  # 13.2 finds no magic and says nothing
+                found.messages = [error.message]
         counting = False
         return found
 

@@ -160,7 +160,14 @@ class OpenFile:
         """libsa's write, in place only: how many bytes fitted.  Raises FileSystemError: EBADF, EROFS, EFBIG."""
         if not self.flags & F_WRITE:
             raise FileSystemError(EBADF, f"{self.name}: not open for writing")
-        done = self.file.write(self._position, data)
+        try:
+            done = self.file.write(self._position, data)
+        except FileSystemError as error:
+            if error.errno == EROFS:
+                self.files.note(
+                    f"{self.name} stays as it is, though the guest's scripts would change it: {error.message}"
+                )
+            raise
         self._position += done
         return done
 

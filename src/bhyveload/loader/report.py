@@ -42,7 +42,7 @@ def describe(loader: Loader, interpreter: str) -> dict[str, Any]:
         ],
         "environment": {variable.name: (variable.value or "")[:_MAX_TEXT] for variable in loader.environment.sorted()},
         "calls": host.calls,
-        "notes": loader.notes,
+        "notes": [*loader.notes, *loader.files.notes],
     }
     report["kernel"] = report["files"][0] if report["files"] else None
     report.update(_hand_over(loader))
