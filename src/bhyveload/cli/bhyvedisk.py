@@ -8,10 +8,11 @@ import sys
 
 from bhyveload.cli.getopt import Options
 from bhyveload.cli.messages import program_name, run, warn
-from bhyveload.errors import EX_DATAERR, DataError, InputError, LoaderCrashed, UsageError
+from bhyveload.cli.progress import UnpackProgress
+from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, UsageError
 from bhyveload.host.child import run_child
 from bhyveload.host.confinement import confine
-from bhyveload.image.raw import open_raw
+from bhyveload.image.open import open_disk
 from bhyveload.need import GROUPS
 from bhyveload.need import load as load_module
 from bhyveload.sandbox import Sandbox
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from bhyveload.cli.copytarget import CopyTarget
     from bhyveload.host.child import Leave
-    from bhyveload.image.raw import RawImage
+    from bhyveload.image.open import Disk
 
 HELP = """\
 usage: bhyvedisk info     [--json] DISK...
@@ -36,6 +37,7 @@ Look into a guest's disks: nothing is mounted, nothing is written to them.
   -d, --disk DISK       a disk of the guest; repeat for more.  With it, DISK... is left away
       --partition NAME  the partition to look at: disk0p2, disk0s1a; disk0 is the whole first disk
       --dataset NAME    the ZFS dataset to look at: pool/dataset
+      --allow-backing   follow the names of backing files in qcow2 images
       --timeout SECONDS give up after that long
       --user NAME, --require-sandbox, --no-sandbox
                         as of bhyveload: how the reading process is confined
@@ -53,6 +55,7 @@ LONG_OPTIONS = {
     "dataset": "dataset:",
     "timeout": "timeout:",
     "json": "json",
+    "allow-backing": "allow-backing",
     "user": "user:",
     "require-sandbox": "require-sandbox",
     "no-sandbox": "no-sandbox",
@@ -112,36 +115,47 @@ def _main(program: str, words: list[str]) -> int:
 
         sys.stdout.write(f"bhyvedisk (bhyveload) {__version__}\n")
         return 0
-    disks = _open(request)
+    sandbox = _sandbox(program, request)
+    disks = _open(program, request, sandbox)
     request.doubtful = request.doubtful and _is_file(request.path)
     if request.command == "cp":
         from bhyveload.cli.copytarget import CopyTarget
 
         with CopyTarget(request.host_path, request.path) as target:
-            return _look(program, request, disks, target) or 0
+            return _look(program, request, sandbox, disks, target) or 0
     if request.doubtful:
-        return _look_twice(program, request, disks)
-    return _look(program, request, disks) or 0
+        return _look_twice(program, request, sandbox, disks)
+    return _look(program, request, sandbox, disks) or 0
 
 
-def _look_twice(program: str, request: Request, disks: list[RawImage]) -> int:
+def _look_twice(program: str, request: Request, sandbox: Sandbox | bool, disks: list[Disk]) -> int:
     """The last operand is a path if the guest has it; else a disk, if one with anything on it has that name."""
     path = request.path
     request.doubtful = False
     try:
-        return _look(program, request, disks) or 0
+        return _look(program, request, sandbox, disks) or 0
     except (InputError, DataError) as error:
         first = error
     request.doubtful = True
     request.path = ""
     try:
-        last = open_raw(path, read_only=True)
-    except InputError:
+        last = _open_disk(program, request, sandbox, path)
+    except (InputError, ImageError):
         raise first from None
-    status = _look(program, request, [*disks, last])
+    status = _look(program, request, sandbox, [*disks, last])
     if status is None:
         raise first
     return status
+
+
+def _open_disk(program: str, request: Request, sandbox: Sandbox | bool, path: str) -> Disk:
+    return open_disk(
+        path,
+        read_only=True,
+        allow_backing="allow-backing" in request.flags,
+        progress=UnpackProgress(program),
+        sandbox=sandbox,
+    )
 
 
 def _is_file(path: str) -> bool:
@@ -152,12 +166,22 @@ def _is_file(path: str) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
-def _open(request: Request) -> list[RawImage]:
-    """Raises InputError."""
-    disks = []
+def _sandbox(program: str, request: Request) -> Sandbox | bool:
+    if "no-sandbox" in request.flags:
+        warn(program, "--no-sandbox: the reading process has all your rights; a hostile guest could use them")
+        return False
+    sandbox = Sandbox(request.user, "require-sandbox" in request.flags, growth=_GROWTH)
+    for lack in sandbox.missing:
+        warn(program, f"sandbox: {lack}")
+    return sandbox
+
+
+def _open(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk]:
+    """Raises InputError, ImageError."""
+    disks: list[Disk] = []
     for path in request.disks:
         try:
-            disks.append(open_raw(path, read_only=True))
+            disks.append(_open_disk(program, request, sandbox, path))
         except InputError as error:
             if disks and not request.named and "/" not in path:
                 raise InputError(error.message, "a path on the guest begins with '/'") from None
@@ -250,7 +274,9 @@ def _sort_operands(request: Request, operands: list[str]) -> None:
         request.host_path = paths[1]
 
 
-def _look(program: str, request: Request, disks: list[RawImage], target: CopyTarget | None = None) -> int | None:
+def _look(
+    program: str, request: Request, sandbox: Sandbox | bool, disks: list[Disk], target: CopyTarget | None = None
+) -> int | None:
     """Do it in a confined child, which sees every byte of the guest's; once more when that lacked a module.
 
     None: nothing was done because the last disk, of which that was doubtful, is none.
@@ -261,14 +287,9 @@ def _look(program: str, request: Request, disks: list[RawImage], target: CopyTar
     prepare(request.command)
 
     output = Output(1 if target is None else target.fd)
-    sandbox = (
-        None
-        if "no-sandbox" in request.flags
-        else Sandbox(request.user, "require-sandbox" in request.flags, growth=_GROWTH)
-    )
 
     def child(leave: Leave) -> dict[str, Any]:
-        if sandbox is not None:
+        if isinstance(sandbox, Sandbox):
             confine(sandbox, leave, disks=disks, others=[output.fd])
         return work(request, disks, output, lambda text: warn(program, text))
 

@@ -41,6 +41,7 @@ def _disk(image: BlockDevice, disks: Disks, unit: int) -> Facts:
         "name": whole.name,
         "path": getattr(image, "name", ""),
         "format": getattr(image, "format", "raw"),
+        "compression": getattr(image, "compression", ""),
         "size": image.size,
     }
     if isinstance(table, FileSystemError):
@@ -166,7 +167,8 @@ def describe(facts: Facts) -> Iterator[str]:
     for disk in facts["disks"]:
         table = disk["table"]
         yield f"{disk['name']}: {disk['path']}"
-        yield f"  {disk['format']} image, {human_size(disk['size'])}, {_table_words(table)}"
+        form = disk["format"] + (f".{disk['compression']}" if disk["compression"] else "")
+        yield f"  {form} image, {human_size(disk['size'])}, {_table_words(table)}"
         if disk.get("file_system"):
             yield from _file_system_lines("  ", disk["file_system"])
         for part in disk["partitions"]:

@@ -164,9 +164,7 @@ class OpenFile:
             done = self.file.write(self._position, data)
         except FileSystemError as error:
             if error.errno == EROFS:
-                self.files.note(
-                    f"{self.name} stays as it is, though the guest's scripts would change it: {error.message}"
-                )
+                self.files.note(f"{self.name} is not changed as the guest's scripts want: {error.message}")
             raise
         self._position += done
         return done
