@@ -61,7 +61,7 @@ def load(
 ) -> LoadReport:
     """Load a guest into ``vm`` (fresh from VirtualMachine.create) and commit it.
 
-    A ScratchMachine is loaded but not kept.
+    A ScratchMachine is loaded but not kept, and what the loader would write to the disks goes nowhere.
 
     ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output
     dropped; ``compat``: "current" or "13.2"; ``flags``: kept in state.json.
@@ -75,11 +75,16 @@ def load(
     options = options or Options()
     if sandbox is True:
         sandbox = Sandbox()
+    seen = disks
+    if not isinstance(vm, VirtualMachine):
+        from bhyveload.image.overlay import Overlay
+
+        seen = [Overlay(disk) for disk in disks]
     with _Silence(console) as talk:
         result = _run_until_loaded(
             vm,
             talk,
-            disks,
+            seen,
             environment,
             host_directory,
             compat == "current",
