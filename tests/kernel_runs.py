@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import harness
 from bhyveload.host.directory import open_host_directory
-from probes import without_twiddles
 
 MIB = 1 << 20
+_TWIDDLE = re.compile(rb"[|/\\-]\x08")
 NAME, TYPE, ADDR, SIZE, ARGS = 1, 2, 3, 4, 6
 ELFHDR, SSYM, ESYM, DYNAMIC, ENVP, HOWTO, KERNEND, SHDR, CTORS_ADDR, CTORS_SIZE, KEYBUF, SMAP = (
     *range(0x8002, 0x800C),
@@ -89,7 +90,7 @@ class Loaded:
 
 
 def said(outcome: harness.Outcome) -> str:
-    return without_twiddles(outcome.console).replace(b"\r\n", b"\n").decode("latin-1")
+    return _TWIDDLE.sub(b"", outcome.console).replace(b"\r\n", b"\n").decode("latin-1")
 
 
 def typed(
