@@ -20,6 +20,7 @@ else:
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 MIB = 1 << 20
+SECTOR = 512
 # The rest of the stack page is what the real loader's C stack held
 STACK_PAGE_REST = (0x100C, 0x2000)
 I386_STACK_PAGE_REST = (0x1000, 0x1FDC)
@@ -51,9 +52,19 @@ class Record:
         return zstd.decompress((self.folder / "memory.zst").read_bytes())
 
     def disks(self) -> list[RawImage]:
-        return [memory_disk(zstd.decompress((self.folder / f"{name}.zst").read_bytes())) for name in self._names()]
+        return [memory_disk(zstd.decompress((self.folder / f"{name}.zst").read_bytes())) for name in self.names]
 
-    def _names(self) -> list[str]:
+    def written(self) -> dict[tuple[str, int], bytes]:
+        """(disk, sector number) -> what the real loader wrote there."""
+        return {
+            (name, int(number)): bytes.fromhex(content)
+            for name in self.names
+            if (path := self.folder / f"{name}.after.sectors").exists()
+            for number, content in (line.split() for line in path.read_text().splitlines())
+        }
+
+    @property
+    def names(self) -> list[str]:
         return self._fields("disks")[0].split()
 
     @property
@@ -92,10 +103,25 @@ def _unquote(text: str) -> bytes:
     return "".join(shlex.split(text)).encode("latin-1")
 
 
-def replay(record: Record) -> harness.Outcome:
+def changed_sectors(record: Record, disks: list[RawImage]) -> dict[tuple[str, int], bytes]:
+    """(disk, sector number) -> content, of every sector of ``disks`` that is not as it was before the run."""
+    changed = {}
+    for name, before, after in zip(record.names, record.disks(), disks, strict=True):
+        for start in range(0, before.size, MIB):
+            length = min(MIB, before.size - start)
+            old, new = before.read(start, length), after.read(start, length)
+            if old == new:
+                continue
+            for at in range(0, length, SECTOR):
+                if old[at : at + SECTOR] != new[at : at + SECTOR]:
+                    changed[name, (start + at) // SECTOR] = bytes(new[at : at + SECTOR])
+    return changed
+
+
+def replay(record: Record, disks: list[RawImage] | None = None) -> harness.Outcome:
     """Our loader on the record's disks, keys and variables."""
     return harness.run(
-        record.disks(),
+        record.disks() if disks is None else disks,
         record.keys,
         environment=record.environment,
         memory=record.memory_size,

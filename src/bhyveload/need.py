@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.zfs": (),
     "bhyveload.fs.zfs.pool": (),
     "bhyveload.loader.zfs": ("bhyveload.fs.zfs.pool",),
+    "bhyveload.loader.nvstore": (),
     "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),

@@ -19,17 +19,18 @@ def lock_variables(loader: Loader) -> None:
     """Define the variables that the run's options decide."""
     options = loader.options
     if options.batch:
-        _lock(loader, "autoboot_delay", "-1", restore=True)
-        _lock(loader, "beastie_disable", "YES", restore=True)
+        lock(loader, "autoboot_delay", "-1", restore=True)
+        lock(loader, "beastie_disable", "YES", restore=True)
     if options.kernel:
-        _lock(loader, "kernel", options.kernel, restore=False)
+        lock(loader, "kernel", options.kernel, restore=False)
     if options.single_user:
-        _lock(loader, "boot_single", "YES", restore=False)
+        lock(loader, "boot_single", "YES", restore=False)
     if options.verbose:
-        _lock(loader, "boot_verbose", "YES", restore=False)
+        lock(loader, "boot_verbose", "YES", restore=False)
 
 
-def _lock(loader: Loader, name: str, value: str, restore: bool) -> None:
+def lock(loader: Loader, name: str, value: str, restore: bool) -> None:
+    """A variable that scripts cannot change; ``restore``: what they tried to set is put back at the end."""
     wanted: list[str | None] = []
 
     def keep(variable: Variable, text: str | None) -> int:

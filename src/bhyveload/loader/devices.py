@@ -34,9 +34,9 @@ DEVICE_SWITCH = ("host", "disk", "vdisk", "zfs")
 
 class DeviceSpec:
     """What a specification names (struct devdesc): ``kind`` of DEVICE_SWITCH, ``unit``, ``slice``, ``partition``;
-    for ZFS ``pool`` and ``dataset`` instead."""
+    for ZFS ``pool`` and ``dataset`` instead, and ``root``, the dataset's object number once that was looked up."""
 
-    __slots__ = ("dataset", "kind", "partition", "pool", "slice", "unit")
+    __slots__ = ("dataset", "kind", "partition", "pool", "root", "slice", "unit")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class DeviceSpec:
         self.partition = partition
         self.pool = pool
         self.dataset = dataset
+        self.root = 0
 
     def format(self) -> str:
         """devformat: the name with its final colon."""

@@ -59,10 +59,21 @@ class Environment:
         variable.value = value
         return 0
 
-    def define(self, name: str, value: str | None, sethook: SetHook | None, unsethook: UnsetHook | None) -> int:
-        """env_setenv with hooks: they only take effect when the variable is new."""
+    def define(
+        self,
+        name: str,
+        value: str | None,
+        sethook: SetHook | None,
+        unsethook: UnsetHook | None,
+        hook: bool = True,
+    ) -> int:
+        """env_setenv with hooks: they only take effect when the variable is new.  ``hook`` False: the hook that an
+        existing variable has is not asked (EV_NOHOOK)."""
         if name in self._variables:
-            return self.set(name, value)
+            if hook:
+                return self.set(name, value)
+            self._variables[name].value = value
+            return 0
         variable = self._variables[name] = Variable(name, sethook, unsethook)
         variable.value = value
         return 0

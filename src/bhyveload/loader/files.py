@@ -35,12 +35,13 @@ _MAX_NOTES = 50
 class _Mount:
     """An entry of libsa's mount list: the device as currdev had it, what was found there, how often it is mounted."""
 
-    __slots__ = ("count", "device", "kind", "unit")
+    __slots__ = ("count", "device", "fs", "kind", "unit")
 
-    def __init__(self, device: str, kind: str, unit: int) -> None:
+    def __init__(self, device: str, kind: str, unit: int, fs: FileSystem) -> None:
         self.device = device
         self.kind = kind
         self.unit = unit
+        self.fs = fs
         self.count = 1
 
 
@@ -100,7 +101,7 @@ class Files:
         if device.kind == "zfs":
             if self.pools is None:
                 raise FileSystemError(ENXIO, f"{spec}: no such pool")
-            self.pools.by_name(device.pool)
+            device.root = self.pools.by_name(device.pool).find_dataset(device.dataset)
         return device, path
 
     def qualified(self, path: str) -> str:
@@ -117,6 +118,7 @@ class Files:
         self.reason = None
         spec, name = self.parse(path)
         device = self._open_device(spec)
+        dataset = self._open_dataset(spec) if spec.kind == "zfs" else None
         flags = mode + 1
         if not name:
             return OpenFile(self, path, flags, RawDevice(device, path, self), None)
@@ -124,7 +126,7 @@ class Files:
         telling: FileSystemError | None = None
         for kind in _KINDS:
             try:
-                fs, node = self._lookup(kind, spec, device, name)
+                fs, node = self._lookup(kind, spec, device, dataset, name)
             except FileSystemError as error:
                 if error.errno != EINVAL:
                     best = error
@@ -149,12 +151,18 @@ class Files:
             return self.disks.open(spec)
         return None
 
-    def _lookup(self, kind: str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
+    def _lookup(
+        self, kind: str, spec: DeviceSpec, device: Device | None, dataset: FileSystem | None, name: str
+    ) -> tuple[FileSystem, Any]:
         path = name.encode("latin-1", "replace")
-        if kind in ("host", "zfs"):
+        if kind == "zfs":
+            if dataset is None:
+                raise FileSystemError(EINVAL, "not a zfs device")
+            return dataset, dataset.lookup(path)
+        if kind == "host":
             if spec.kind != kind:
                 raise FileSystemError(EINVAL, f"not a {kind} device")
-            fs = self._host() if kind == "host" else self._zfs(spec)
+            fs = self._host()
         else:
             fs = self._probe(kind, spec, device)
         return fs, fs.lookup(path)
@@ -164,15 +172,19 @@ class Files:
         fs: FileSystem = hostdir.HostFileSystem(self.host)
         return fs
 
-    def _zfs(self, spec: DeviceSpec) -> FileSystem:
+    def _open_dataset(self, spec: DeviceSpec) -> FileSystem:
+        """zfs_dev_open.  A mounted dataset of the pool stands for every dataset of it (spec/zfs.md 16, known quirk)."""
+        for mount in self._mounts:
+            if mount.kind == "zfs" and parse_device(mount.device, self.current)[0].pool == spec.pool:
+                return mount.fs
         pool = self.pools.by_name(spec.pool)
-        mounted = [mount.device for mount in self._mounts if mount.kind == "zfs"]
-        dataset = f"{spec.pool}/{spec.dataset}" if spec.dataset else spec.pool
-        for name in mounted:  # a mounted dataset of the pool stands for every dataset of it (spec/zfs.md 16, quirk)
-            other, _ = parse_device(name, self.current)
-            if other.pool == spec.pool:
-                dataset = f"{other.pool}/{other.dataset}" if other.dataset else other.pool
-        fs: FileSystem = pool.dataset(dataset)
+        pool.dataset_name(spec.root)  # devformat
+        return self._mount_dataset(spec)
+
+    def _mount_dataset(self, spec: DeviceSpec) -> FileSystem:
+        """zfs_mount."""
+        pool = self.pools.by_name(spec.pool)
+        fs: FileSystem = pool.mount(pool.find_dataset(spec.dataset))
         return fs
 
     def _probe(self, kind: str, spec: DeviceSpec, device: Device | None) -> FileSystem:
@@ -185,6 +197,8 @@ class Files:
                 mount.kind == "cd9660" and mount.unit == spec.unit for mount in self._mounts
             )
         if device is None:
+            if kind == "ufs" and spec.kind == "zfs":
+                self.pools.by_name(spec.pool).dataset_name(spec.root)  # devformat
             if not mounted:
                 self.console.twiddle(1)
             raise FileSystemError(EIO, f"{name} has no sectors")
@@ -312,23 +326,25 @@ class Files:
             if mount.device == device:
                 mount.count += 1
                 return
+        try:
+            spec, _ = parse_device(device, self.current)
+        except FileSystemError:
+            return
         for kind in ("ufs", "cd9660", "zfs"):
             try:
-                spec, _ = self.parse_device(device)
-                if kind == "zfs":
-                    if spec.kind != "zfs":
-                        continue
-                    self._zfs(spec)
-                    found = "zfs"
+                if kind != "zfs":
+                    fs = self.open(f"{device}/").fs
+                elif spec.kind == "zfs":
+                    fs = self._mount_dataset(spec)
                 else:
-                    found = self.open(f"{device}/").fs.name
+                    continue
             except FileSystemError:
                 continue
-            if found == kind:
+            if fs.name == kind:
                 if kind == "cd9660":  # cd9660_mount reads the descriptors once more
                     spec, _ = self.parse(f"{device}/")
                     self._probe(kind, spec, self._open_device(spec))
-                self._mounts.append(_Mount(device, kind, spec.unit))
+                self._mounts.append(_Mount(device, kind, spec.unit, fs))
                 return
 
     def unmount(self, device: str) -> None:

@@ -46,8 +46,7 @@ def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
     while (variable := host.getenv(number)) is not None:
         environment.put(variable.decode("latin-1"))
         number += 1
-    _probe_pools(loader)
-    _choose_currdev(loader)
+    _choose_currdev(loader, _probe_pools(loader))
     _check_interpreter(loader, interpreter)
     if interpreter == "simp":
         from bhyveload.loader.interpreter.simple import SimpleInterpreter
@@ -136,17 +135,21 @@ def batch_reason(loader: Loader) -> str:
     return f"{where} {reason}".strip()
 
 
-def _probe_pools(loader: Loader) -> None:
-    """Look for ZFS on every disk; the ZFS reader is loaded only when a label is in sight (it costs milliseconds)."""
+def _probe_pools(loader: Loader) -> bool:
+    """Look for ZFS on every disk; whether there is any.  The ZFS reader is loaded only when a label is in sight (it
+    costs milliseconds)."""
     if find_vdevs(loader):
-        need("bhyveload.loader.zfs").probe_pools(loader)
-    else:
-        show_label_reads(loader)
+        found: bool = need("bhyveload.loader.zfs").probe_pools(loader)
+        return found
+    show_label_reads(loader)
+    return False
 
 
-def _choose_currdev(loader: Loader) -> None:
+def _choose_currdev(loader: Loader, zfs_found: bool) -> None:
     """extract_currdev: ZFS, else disk 0's best partition or disk 0 itself, else the host directory."""
-    if loader.files.pools is not None and loader.files.pools.pools:
+    if loader.options.boot_environment and not zfs_found:
+        raise LoaderError(f"--boot-env {loader.options.boot_environment}: there is no ZFS pool on the disks")
+    if zfs_found:
         need("bhyveload.loader.zfs").choose_currdev(loader, set_currdev)
         return
     if loader.host.disks:
@@ -163,7 +166,7 @@ def _choose_currdev(loader: Loader) -> None:
 def set_currdev(loader: Loader, device: str) -> None:
     """Set currdev through its hook and loaddev for good."""
     loader.environment.set("currdev", device)
-    loader.environment.define("loaddev", device, no_set, no_unset)
+    loader.environment.define("loaddev", device, no_set, no_unset, hook=False)
 
 
 def _set_currdev(loader: Loader, variable: Variable, value: str | None) -> int:

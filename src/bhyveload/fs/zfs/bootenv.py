@@ -24,19 +24,13 @@ if TYPE_CHECKING:
 
 _CONTROL = frozenset((*range(32), 127))
 
-_TYPES = {
-    "int8": nv.DATA_TYPE_INT8,
-    "int16": nv.DATA_TYPE_INT16,
-    "int32": nv.DATA_TYPE_INT32,
-    "int64": nv.DATA_TYPE_INT64,
-    "byte": nv.DATA_TYPE_BYTE,
-    "uint8": nv.DATA_TYPE_UINT8,
-    "uint16": nv.DATA_TYPE_UINT16,
-    "uint32": nv.DATA_TYPE_UINT32,
-    "uint64": nv.DATA_TYPE_UINT64,
-    "string": nv.DATA_TYPE_STRING,
-    "boolean_value": nv.DATA_TYPE_BOOLEAN_VALUE,
-}
+_TYPE_NAMES = (
+    *("UNKNOWN", "BOOLEAN", "BYTE", "INT16", "UINT16", "INT32", "UINT32", "INT64", "UINT64", "STRING", "BYTE_ARRAY"),
+    *("INT16_ARRAY", "UINT16_ARRAY", "INT32_ARRAY", "UINT32_ARRAY", "INT64_ARRAY", "UINT64_ARRAY", "STRING_ARRAY"),
+    *("HRTIME", "NVLIST", "NVLIST_ARRAY", "BOOLEAN_VALUE", "INT8", "UINT8", "BOOLEAN_ARRAY", "INT8_ARRAY"),
+    "UINT8_ARRAY",
+)
+_TYPES = {f"DATA_TYPE_{name}": number for number, name in enumerate(_TYPE_NAMES)}
 _WIDTHS = {
     nv.DATA_TYPE_INT8: (8, True),
     nv.DATA_TYPE_INT16: (16, True),
@@ -164,9 +158,40 @@ def store(benv: NvList | None) -> NvList:
     return found
 
 
-def put(benv: NvList | None, name: str, text: str, type_name: str | None) -> None:
+def pair_text(pair: nv.Pair, indent: int = 0) -> str:
+    """A pair as `nvstore store -l` shows it (nvpair_print)."""
+    value = pair.value
+    name = _TYPE_NAMES[pair.type] if pair.type < len(_TYPE_NAMES) else str(pair.type)
+    count = len(value) if isinstance(value, list) or pair.type == nv.DATA_TYPE_BYTE_ARRAY else 1
+    head = f"{' ' * indent}DATA_TYPE_{name} [{0 if value is None else count}] {pair.name.decode('latin-1')}"
+    if pair.type in _WIDTHS:
+        bits, _ = _WIDTHS[pair.type]
+        if bits == 8 and value & 0x80:
+            bits = 32  # a char, passed as an int
+            value |= 0xFFFFFF00
+        return f"{head} = 0x{value & (1 << bits) - 1:x}\n"
+    if pair.type in (nv.DATA_TYPE_INT64_ARRAY, nv.DATA_TYPE_UINT64_ARRAY):
+        return head + "".join(f" [{index}] = 0x{item & (1 << 64) - 1:x}" for index, item in enumerate(value)) + "\n"
+    if pair.type == nv.DATA_TYPE_STRING:
+        return f'{head} = "{value.decode("latin-1")}"\n'
+    if pair.type == nv.DATA_TYPE_NVLIST:
+        return f"{head}\n{list_text(value, indent + 2)}"
+    return head + "\n"
+
+
+def list_text(variables: NvList, indent: int) -> str:
+    """nvlist_print."""
+    return "".join(pair_text(pair, indent) for pair in variables) + f"{'End of nvlist':>{indent + 13}}\n"
+
+
+def is_string(pair: nv.Pair) -> bool:
+    return pair.type == nv.DATA_TYPE_STRING
+
+
+def put(benv: NvList | None, name: str, text: str, type_name: str | None) -> int:
     """Set a variable.  Without a type: the type it has, or string (zfs_nvstore_setter_str).
 
+    The result is 0, or EINVAL for a boolean, which is stored all the same (its case falls through there).
     Raises FileSystemError: ENXIO no boot environment block, EINVAL unknown type or not a number."""
     if benv is None:
         raise FileSystemError(ENXIO, "ZFS: nvstore: no boot environment block")
@@ -176,9 +201,10 @@ def put(benv: NvList | None, name: str, text: str, type_name: str | None) -> Non
         old = variables.pair(key)
         kind = nv.DATA_TYPE_STRING if old is None else old.type
     else:
-        kind = _TYPES.get(type_name.lower().removeprefix("data_type_"), nv.DATA_TYPE_UNKNOWN)
+        kind = _TYPES.get(type_name, nv.DATA_TYPE_UNKNOWN)
     variables.set(key, kind, _value(kind, text))
     benv.set(zf.FREEBSD_NVSTORE, nv.DATA_TYPE_NVLIST, variables)
+    return EINVAL if kind == nv.DATA_TYPE_BOOLEAN_VALUE else 0
 
 
 def _value(kind: int, text: str) -> int | bytes:

@@ -269,9 +269,11 @@ class Pool:
 
     def list_children(self, name: str, checkpoint: bool = False) -> list[str]:
         """Names of the datasets right below ``name``, in ZAP order, `$MOS` and its like included."""
-        mos = self._require_mos(checkpoint)
-        number = dsl.lookup(mos, self.relative(name).encode("utf-8", "surrogateescape"), self.strict != "13.2")
-        return [printable(child) for child in dsl.children(mos, number)]
+        return self.children_of(self.find_dataset(self.relative(name), checkpoint), checkpoint)
+
+    def children_of(self, number: int, checkpoint: bool = False) -> list[str]:
+        """The same of a dataset's object number (zfs_list_dataset, zfs_callback_dataset)."""
+        return [printable(child) for child in dsl.children(self._require_mos(checkpoint), number)]
 
     def list_snapshots(self, name: str) -> list[str]:
         """Names of the snapshots of ``name``, in ZAP order."""
@@ -338,11 +340,19 @@ class Pool:
         """The stored variables in order.  Raises FileSystemError: ENXIO, ENOENT."""
         return list(bootenv.store(self.bootenv_block))
 
-    def nvstore_set(self, name: str, value: str, type_name: str | None = None) -> None:
-        """Set a variable and write the labels.  Raises FileSystemError: ENXIO, EINVAL."""
-        bootenv.put(self.bootenv_block, name, value, type_name)
+    def nvstore_find(self, name: str) -> nvlist.Pair | None:
+        """The first stored variable of that name."""
+        key = name.encode("latin-1", "replace")
+        return next((pair for pair in self.nvstore() if pair.name == key), None)
+
+    def nvstore_set(self, name: str, value: str, type_name: str | None = None) -> int:
+        """Set a variable and write the labels; 0, or what loader(8) answers though it did so.
+
+        Raises FileSystemError: ENXIO, EINVAL."""
+        result = bootenv.put(self.bootenv_block, name, value, type_name)
         assert self.bootenv_block is not None
         self.set_bootenv(self.bootenv_block)
+        return result
 
     def nvstore_unset(self, name: str) -> None:
         """Remove a variable and write the labels.  Raises FileSystemError: ENXIO, ENOENT."""

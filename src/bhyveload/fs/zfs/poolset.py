@@ -14,7 +14,7 @@ from .vdev import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bhyveload.fs.interface import Device, Twiddle
 
@@ -33,7 +33,7 @@ class PoolSet:
     hold, or None to read all that can be read.  ``dropped``: (pool's name, reason) of pools that were found but cannot
     be used."""
 
-    __slots__ = ("_labels", "dropped", "known", "last", "messages", "pools", "printer", "reads", "strict")
+    __slots__ = ("_labels", "dropped", "known", "last", "messages", "nvstore", "pools", "printer", "reads", "strict")
 
     def __init__(
         self,
@@ -50,6 +50,8 @@ class PoolSet:
         self.known: dict[int, Vdev] = {}
         self.last = LastBlock()
         self._labels: dict[int, int] = {}
+        self.nvstore: Pool | None = None
+        """The pool whose stored variables loader(8) attached; there is at most one."""
 
     def say(self, line: str) -> None:
         self.messages.append(line)
@@ -183,6 +185,18 @@ class PoolSet:
                 self.pools.remove(pool)
                 self.dropped.append((pool.name, error))
         return self.pools
+
+    def describe(self, verbose: bool) -> Iterator[str]:
+        """The lines of lsdev, each with its newline (zfs_dev_print, spa_all_status)."""
+        if self.pools:
+            yield "zfs devices:\n"
+        for number, pool in enumerate(self.pools):
+            if verbose:
+                if number:
+                    yield "\n"
+                yield from pool.status()
+            else:
+                yield f"    zfs:{pool.name}\n"[:79]
 
     def parse(self, spec: str) -> tuple[Pool, int, str]:
         """(pool, dataset's object number, path) of what follows `zfs` in a device specification (zfs_parsedev).

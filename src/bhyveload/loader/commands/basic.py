@@ -17,6 +17,8 @@ from bhyveload.loader.strtol import strtol, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
@@ -128,19 +130,23 @@ def page_file(loader: Loader, name: str) -> int:
     return 0
 
 
+def _devices(loader: Loader, verbose: bool) -> Iterator[str]:
+    yield "host devices:\n"
+    yield "    host0:   Host filesystem\n"
+    yield from loader.disks.describe("disk", verbose)
+    yield from loader.disks.describe("vdisk", verbose)
+    if loader.files.pools is not None:
+        yield from loader.files.pools.describe(verbose)
+
+
 def lsdev(loader: Loader, argv: list[str]) -> int:
     parsed = options(loader, argv, "v")
     if parsed is None:
         return CMD_OK
     verbose = bool(parsed[0])
-    lines = ["host devices:\n", "    host0:   Host filesystem\n"]
-    lines += loader.disks.describe("disk", verbose)
-    lines += loader.disks.describe("vdisk", verbose)
-    if loader.files.pools is not None:
-        lines += loader.files.pools.describe(verbose)
     console = loader.console
     console.pager_open()
-    for line in lines:
+    for line in _devices(loader, verbose):
         if console.pager_output(line):
             break
     console.pager_close()

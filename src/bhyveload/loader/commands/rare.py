@@ -6,7 +6,7 @@ Sources: stand/common/{vdisk,zfs_cmd,nvstore}.c; spec/userboot-flow.md 8, spec/e
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EIO, ENXIO, EROFS, strerror
+from bhyveload.freebsd_errno import EINVAL, EIO, ENXIO, EROFS, strerror
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
 from bhyveload.need import need
 
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Command, Loader
 
 _MIN_VDISK = 1 << 20
-_NVSTORE_USAGE = (
-    "Usage:\tnvstore -l\n"
-    "\tnvstore store -l\n"
-    "\tnvstore store [-t type] key value\n"
-    "\tnvstore store -g key\n"
-    "\tnvstore store -d key\n"
-)
 
 
 class FileDisk:
@@ -106,22 +99,16 @@ def lszfs(loader: Loader, argv: list[str]) -> int:
 def reloadbe(loader: Loader, argv: list[str]) -> int:
     if len(argv) > 2:
         return loader.fail("wrong number of arguments")
-    if loader.files.pools is None:
-        # init_zfs_boot_options' pool does not exist: only a root named by hand is an error
-        return loader.fail("invalid argument") if len(argv) == 2 else CMD_OK
+    if loader.environment.get("zfs_be_root") is None:
+        # no pool was found: only a root named by hand is an error
+        return loader.fail(strerror(EINVAL)) if len(argv) == 2 else CMD_OK
     result: int = _zfs().reloadbe(loader, argv[1] if len(argv) == 2 else None)
     return result
 
 
 def nvstore(loader: Loader, argv: list[str]) -> int:
-    if loader.files.pools is not None and len(argv) > 1:
-        result: int = _zfs().nvstore(loader, argv, _NVSTORE_USAGE)
-        return result
-    if argv[1:] == ["-l"]:
-        loader.print("No configured nvstores\n")
-        return CMD_OK
-    loader.print(_NVSTORE_USAGE)
-    return CMD_ERROR
+    result: int = need("bhyveload.loader.nvstore").nvstore(loader, argv)
+    return result
 
 
 COMMANDS: dict[str, Command] = {
