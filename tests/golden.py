@@ -40,7 +40,7 @@ class Record:
         self.run = (self.folder / "run.txt").read_text(encoding="latin-1")
         self.console = (self.folder / "console.txt").read_bytes()
         self.memory_size = int(self._fields("memory")[0].removesuffix(" MiB")) * MIB
-        self.keys = _unquote(self._fields("keys")[0])
+        self.keys = unquote(self._fields("keys")[0])
         self.environment = [text.encode("latin-1") for text in self._fields("environment") if text]
         self.calls = [line for line in self.run.splitlines() if re.match(r"set(reg|msr|cr|gdt) |exec ", line)]
 
@@ -96,7 +96,7 @@ def memory_disk(content: bytes) -> RawImage:
     return RawImage(fd, "disk.img", read_only=False)
 
 
-def _unquote(text: str) -> bytes:
+def unquote(text: str) -> bytes:
     """bash's %q: 'plain' or $'with escapes'."""
     if text.startswith("$'"):
         return text[2:-1].encode("latin-1").decode("unicode_escape").encode("latin-1")

@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.fs.interface import Device
+    from bhyveload.fs.interface import Device, FileSystem
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.partition.table import Table
 
@@ -34,9 +34,10 @@ DEVICE_SWITCH = ("host", "disk", "vdisk", "zfs")
 
 class DeviceSpec:
     """What a specification names (struct devdesc): ``kind`` of DEVICE_SWITCH, ``unit``, ``slice``, ``partition``;
-    for ZFS ``pool`` and ``dataset`` instead, and ``root``, the dataset's object number once that was looked up."""
+    for ZFS ``pool`` and ``dataset`` instead, ``root``, the dataset's object number once that was looked up, and
+    ``opendata``, its file system once the device is open."""
 
-    __slots__ = ("dataset", "kind", "partition", "pool", "root", "slice", "unit")
+    __slots__ = ("dataset", "kind", "opendata", "partition", "pool", "root", "slice", "unit")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class DeviceSpec:
         self.pool = pool
         self.dataset = dataset
         self.root = 0
+        self.opendata: FileSystem | None = None
 
     def format(self) -> str:
         """devformat: the name with its final colon."""

@@ -118,7 +118,8 @@ class Files:
         self.reason = None
         spec, name = self.parse(path)
         device = self._open_device(spec)
-        dataset = self._open_dataset(spec) if spec.kind == "zfs" else None
+        if spec.kind == "zfs":
+            spec.opendata = self._open_dataset(spec)
         flags = mode + 1
         if not name:
             return OpenFile(self, path, flags, RawDevice(device, path, self), None)
@@ -126,7 +127,7 @@ class Files:
         telling: FileSystemError | None = None
         for kind in _KINDS:
             try:
-                fs, node = self._lookup(kind, spec, device, dataset, name)
+                fs, node = self._lookup(kind, spec, device, name)
             except FileSystemError as error:
                 if error.errno != EINVAL:
                     best = error
@@ -151,14 +152,12 @@ class Files:
             return self.disks.open(spec)
         return None
 
-    def _lookup(
-        self, kind: str, spec: DeviceSpec, device: Device | None, dataset: FileSystem | None, name: str
-    ) -> tuple[FileSystem, Any]:
+    def _lookup(self, kind: str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
         path = name.encode("latin-1", "replace")
         if kind == "zfs":
-            if dataset is None:
+            if spec.opendata is None:
                 raise FileSystemError(EINVAL, "not a zfs device")
-            return dataset, dataset.lookup(path)
+            return spec.opendata, spec.opendata.lookup(path)
         if kind == "host":
             if spec.kind != kind:
                 raise FileSystemError(EINVAL, f"not a {kind} device")

@@ -1,4 +1,4 @@
-"""Rebuild this folder from the whole fixtures: python reduce.py FIXTURES (their README.md and manifest.json describe them).
+"""Rebuild this folder from the whole fixtures (README.md): python reduce.py FIXTURES.
 
 An image of a pool on one disk keeps its partition tables, its labels and every block that a live dataset refers to, all
 copies of it; everything else (freed blocks of older transactions, blocks of encrypted datasets) becomes zeros.  Images
@@ -108,6 +108,7 @@ def reduce(source: Path, target: Path) -> None:
         for pool in pools.pools:
             pool.blocks.__class__ = EveryCopy
         pools.finish()
+        list(pools.describe(verbose=True))
         for name in datasets(pools.pools[0], pools.pools[0].name):
             try:
                 read_all(pools.dataset(name), b"")
