@@ -102,6 +102,20 @@ def test_one_line_and_the_right_status(loaders: Path, vmm_directory: Path, do: s
     assert not (vmm_directory / "vm" / "state.json").exists()
 
 
+@pytest.mark.parametrize("do", ["open-passwd", "new-program", "kill-parent"])
+def test_an_object_runs_confined(loaders: Path, vmm_directory: Path, do: str) -> None:
+    """Mapped first, then shut in: system calls of its own fail (50), or end it."""
+    words = ("-l", loaders / "userboot.so", "-e", f"do={do}", "vm")
+    if bhyveload("--require-sandbox", *words[:-3], "-e", "do=return", "vm").returncode:
+        pytest.skip("this host cannot confine a loader wholly")
+    result = bhyveload(*words)
+    assert result.returncode in (50, 70)
+    if result.returncode == 70:
+        assert result.stderr.startswith(b"bhyveload.py: the loader died by SIGSYS: ")
+    if do != "kill-parent":
+        assert bhyveload("--no-sandbox", *words).returncode == 51, "it could do it otherwise"
+
+
 @pytest.mark.parametrize("do", ["loop", "spin", "partial"])
 def test_time_is_limited(loaders: Path, vmm_directory: Path, do: str) -> None:
     result = bhyveload("-l", loaders / "userboot.so", "-e", f"do={do}", "--timeout", "0.5", "vm")

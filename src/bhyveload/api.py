@@ -163,8 +163,8 @@ def _run_until_loaded(
     variables = [text.encode("latin-1", "replace") for text in environment]
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
-    if not options.batch and userboot is None:
-        load_all()
+    if not options.batch:
+        load_all("bhyveload." if userboot is None else "bhyveload.image.")
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
 
         def work(leave: Leave, interpreter: str = interpreter, userboot: _Userboot = userboot) -> dict[str, Any]:

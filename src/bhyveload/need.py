@@ -69,10 +69,12 @@ def need(name: str) -> ModuleType:
     return load(name)
 
 
-def load_all() -> None:
-    """Import everything that may be asked for: for a run at a prompt, which cannot start over unnoticed."""
+def load_all(prefix: str = "") -> None:
+    """Import everything that may be asked for, as far as its name begins with ``prefix``: for a run at a prompt, which
+    cannot start over unnoticed."""
     for name in GROUPS:
-        load(name)
+        if name.startswith(prefix):
+            load(name)
 
 
 def load(name: str) -> ModuleType:

@@ -6,6 +6,7 @@
  *   do=all        every check, then exec; do=boot: exec at once
  *   do=segv, do=say-and-crash, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exit7, do=getc, do=deep, do=i386,
  *   do=rodata, do=relro, do=data-is-no-program, do=swap:NAME, do=swapnull, do=setreg, do=setmsr, do=setcr,
+ *   do=open-passwd, do=new-program, do=kill-parent (system calls of its own),
  *   do=say-and-loop, do=variables, do=reboot-once (disk 0 remembers), do=chat (asks for a line, says it),
  *   do=abort (WITH_ABORT), do=nulls, do=partial, do=version, do=bench:KIND:COUNT:SIZE (p putc, r diskread, c copyin)
  * Host: disk 0 of 1 MiB (byte i of sector s is (s*7+i)&0xff), disk 1 read-only; 64 MiB of low memory; a directory
@@ -461,6 +462,20 @@ reboot_once(void)
 }
 #endif
 
+/* What a hostile object would do: ask the kernel by itself. */
+static long
+system_call(long number, long a, long b, long c, long d)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = -1;
+	register long r9 __asm__("r9") = 0;
+	long result;
+
+	__asm__ volatile ("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+	    : "rcx", "r11", "memory");
+	return (result);
+}
+
 static void
 chat(void)
 {
@@ -548,6 +563,12 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		nulls();
 	else if (starts(todo, "chat"))
 		chat();
+	else if (starts(todo, "open-passwd"))
+		exit(system_call(2, (long)"/etc/passwd", 0, 0, 0) < 0 ? 50 : 51);
+	else if (starts(todo, "new-program"))	/* mmap of a page to write and execute */
+		exit(system_call(9, 0, 4096, 7, 0x22) < 0 ? 50 : 51);
+	else if (starts(todo, "kill-parent"))
+		exit(system_call(62, system_call(110, 0, 0, 0, 0), 15, 0, 0) < 0 ? 50 : 51);
 	else if (starts(todo, "partial")) {
 		say("no newline");
 		delay(1000000000);

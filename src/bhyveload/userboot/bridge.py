@@ -302,7 +302,7 @@ class Bridge:
     def _diskwrite(self, _arg: int | None, unit: int, offset: int, source: int | None, size: int, resid: Any) -> int:
         disks = self.host.disks
         limit = disks[unit].size if 0 <= unit < len(disks) else 0
-        length = max(0, min(size, limit - offset, MAX_READ))
+        length = max(0, min(size, limit - offset, MAX_READ)) if offset >= 0 else 0
         done = self.host.diskwrite(unit, offset, self._fetch(source, length))
         if resid:
             resid[0] = size - done

@@ -72,6 +72,7 @@ def describe(host: LoaderCallbacks) -> dict[str, Any]:
         "compat": "",
         "currdev": environment.get("currdev", ""),
         "loaddev": environment.get("loaddev", ""),
+        "partition": None,
         "filesystem": "",
         "howto": handover.files[0].number("HOWTO") if handover.files else 0,
         "entry": host.vcpu.registers.get("rip", 0),
