@@ -11,7 +11,6 @@ import os
 
 from bhyveload.api import load, vcpu_of
 from bhyveload.errors import BhyveloadError, LoaderError, UsageError
-from bhyveload.image.overlay import Overlay
 from bhyveload.loader.state import Options
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.search import Loaders, default_directories
@@ -73,7 +72,7 @@ def cross_check(
             try:
                 report = load(
                     machine,
-                    [Overlay(disk) for disk in disks],
+                    disks,
                     variables,
                     host_directory=host_directory,
                     console=Typed(keys or b""),
