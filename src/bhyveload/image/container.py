@@ -28,11 +28,15 @@ PIECE = -2
 
 
 class Container:
-    """An image file (image.raw.RawImage, or whatever holds it) as structures and data lie in it."""
+    """An image file (image.raw.RawImage, or whatever holds it) as structures and data lie in it.
 
-    __slots__ = ("name", "size", "source")
+    ``slack``: so many bytes less one may lack at the end of the file: programs do not fill the last cluster.
+    """
+
+    __slots__ = ("name", "size", "slack", "source")
 
     def __init__(self, source: BlockDevice, name: str) -> None:
+        self.slack = 1
         self.source = source
         self.name = name
         self.size = source.size
@@ -44,9 +48,9 @@ class Container:
         return self.source.read(offset, length)
 
     def data(self, offset: int, length: int) -> list[Buffer | int]:
-        """Guest data at ``offset``; where the file ends within it, zero bytes follow.  Raises ImageError."""
+        """Guest data at ``offset``; where the file ends in its last cluster, zero bytes follow.  Raises ImageError."""
         there = min(length, self.size - offset)
-        if offset < 0 or there <= 0:
+        if offset < 0 or there <= 0 or length - there >= self.slack:
             raise self.damaged(offset, f"guest data is outside the file of {self.size} bytes: the file is cut short")
         pieces: list[Buffer | int] = [self.source.read(offset, there)]
         if there < length:

@@ -252,6 +252,8 @@ class Opener:
             file = self._file(path)
         except InputError as error:
             raise InputError(f"{of}: its backing file: {error.message}") from None
+        if len({_identity(file) for file in self._files}) < len(self._files):
+            raise ImageError(f"{of}: its backing file {name!a} stands on it in turn")
         form = _QEMU_NAMES.get(form, form)
         if form and form not in (RAW, *FORMATS):
             raise ImageError(f"{of}: its backing file is of the format {form!a}, which is not read")
@@ -264,6 +266,11 @@ class Opener:
         if form == "qcow2":
             _prepare_zstd(layer)
         return layer
+
+
+def _identity(file: RawImage) -> tuple[int, int]:
+    status = os.fstat(file.descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _survey(layer: Layer, table: dict[tuple[str, str], Layer]) -> dict[str, Any]:

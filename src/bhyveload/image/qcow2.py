@@ -166,6 +166,7 @@ class Qcow2Image:
         header = Header(file)
         self.size = header.size
         self._bits = header.cluster_bits
+        file.slack = 1 << header.cluster_bits
         self._extended = header.extended
         self._zero_flag = L2E_ZERO if header.version == 3 and not header.extended else 0
         self._table_bits = header.cluster_bits - (4 if header.extended else 3)  # log2 of an L2 table's entries

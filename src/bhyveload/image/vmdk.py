@@ -82,7 +82,7 @@ class SparseExtent:
         if self.compressed and algorithm != COMPRESSION_DEFLATE:
             raise file.refused(f"the VMDK file's compression {algorithm} is unknown", "qemu-img convert may know it")
         self._zeroed = GTE_ZEROED if flags & FLAG_ZEROED_GRAIN else 0
-        self._grain_size = grain * SECTOR_SIZE
+        self._grain_size = file.slack = grain * SECTOR_SIZE
         self._span = self._grain_size * self._gtes  # bytes of the disk that one table covers
         entries = -(-self.sectors * SECTOR_SIZE // self._span)
         if entries > MAX_GD_ENTRIES:
