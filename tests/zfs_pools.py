@@ -17,7 +17,7 @@ from typing import Any
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.image.raw import RawImage
 from bhyveload.partition.slices import Partition
-from golden import memory_disk, unquote
+from golden import unquote
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -30,6 +30,7 @@ MORE = Path(os.environ.get("BHYVELOAD_FIXTURES", _BESIDE)) / "zfs"
 SECTOR = 512
 PARTITION_START = 2048 * SECTOR
 TABLE_END = 33 * SECTOR
+PIECE = 64 << 10
 
 
 @functools.cache
@@ -49,15 +50,30 @@ def _image(name: str) -> Path:
     return next(path for folder in (HERE, MORE) if (path := folder / f"{name}.img.zst").exists())
 
 
-@functools.lru_cache(maxsize=6)
-def content(name: str) -> bytes:
-    """The bytes of disk ``name`` ("raidz2.0")."""
+def _sparse_copy(data: bytes) -> int:
+    """A file in memory with holes where ``data`` is zero."""
+    fd = os.memfd_create("disk")
+    os.ftruncate(fd, len(data))
+    for at in range(0, len(data), PIECE):
+        piece = data[at : at + PIECE]
+        if piece.count(0) != len(piece):
+            os.pwrite(fd, piece, at)
+    return fd
+
+
+def _unpacked(name: str) -> bytes:
     return zstd.decompress(_image(name).read_bytes(), options={zstd.DecompressionParameter.window_log_max: 27})
 
 
+@functools.cache
 def disk(name: str) -> RawImage:
-    """A writable disk in memory."""
-    return memory_disk(content(name))
+    """Disk ``name`` ("raidz2.0"), read-only and shared by all tests of this process."""
+    return RawImage(_sparse_copy(_unpacked(name)), name, read_only=True)
+
+
+def writable_disk(name: str) -> RawImage:
+    """A disk of its own to write to."""
+    return RawImage(_sparse_copy(_unpacked(name)), name, read_only=False)
 
 
 def disk_names(pool: str) -> list[str]:
