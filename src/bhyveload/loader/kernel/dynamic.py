@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
 _MAX_DYNAMIC = MIB
-_MAX_CHAIN = 65536
+_MAX_CHAIN = 4096
 
 
 class SymbolTable:
@@ -78,10 +78,16 @@ def read(
     start, stop = bounds
     if start is None or stop is None:
         raise KernelError(EIO, f"{file.name} has no module metadata set: it is not a FreeBSD kernel or module")
-    relocate = _no_relocation(elf, offset)
-    if file.type != KERNEL_TYPE:
-        relocate = _relocation(loader, elf, entries, offset)
-    modules = ModuleSet(loader, elf, start + offset, stop + offset, relocate, dependencies=file.type != KERNEL_TYPE)
+    first, last = (start + offset) & WORD_MASK, (stop + offset) & WORD_MASK
+    if file.type == KERNEL_TYPE:
+        modules = ModuleSet(loader, elf, first, last, offset, dependencies=False)
+    elif elf.word == 4:
+        # The 64-bit loader has no relocations for i386: it moves pointers as in a kernel when the module has a
+        # relocation at all, and leaves them alone otherwise
+        some = any(size >= entry for _, size, _, entry in _tables(elf, entries, offset))
+        modules = ModuleSet(loader, elf, first, last, offset if some else 0)
+    else:
+        modules = ModuleSet(loader, elf, first, last, relocate=_relocation(loader, elf, entries, offset))
     try:
         if modules.read(file) == 0:
             file.add_module(fake_module_name(file.name), 1)
@@ -105,31 +111,20 @@ def _entries(loader: Loader, elf: ElfClass, segment: Segment, offset: int) -> di
     return entries
 
 
-def _no_relocation(elf: ElfClass, offset: int) -> Relocate:
-    """Pointers of a kernel: linked addresses, moved by ``offset``."""
-    word = elf.word
-
-    def relocate(value: bytearray, address: int) -> None:
-        start = 0 if len(value) == word else 8  # a pointer of the set, or md_data and md_cval
-        for at in range(start, len(value), word):
-            moved = int.from_bytes(value[at : at + word], "little") + offset
-            value[at : at + word] = (moved & WORD_MASK).to_bytes(8, "little")[:word]
-
-    return relocate
-
-
-def _relocation(loader: Loader, elf: ElfClass, entries: dict[int, int], offset: int) -> Relocate:
-    """Pointers of a shared module.  The 64-bit loader has no relocations for i386: it moves pointers as in a kernel
-    when the module has a relocation at all, and leaves them alone otherwise."""
+def _tables(elf: ElfClass, entries: dict[int, int], offset: int) -> list[tuple[int, int, bool, int]]:
+    """(guest address, bytes, whether with addends, bytes an entry) of DT_REL and DT_RELA."""
     kinds = ((DT_REL, DT_RELSZ, elf.rel), (DT_RELA, DT_RELASZ, elf.rela))
-    tables = [
+    return [
         ((entries.get(tag, 0) + offset) & WORD_MASK, entries.get(size_tag, 0), layout is elf.rela, layout.size)
         for tag, size_tag, layout in kinds
     ]
-    if elf.word == 4:
-        some = any(size >= entry for _, size, _, entry in tables)
-        return _no_relocation(elf, offset if some else 0)
-    found = [Relocations(loader, address, size, offset, addend) for address, size, addend, _ in tables]
+
+
+def _relocation(loader: Loader, elf: ElfClass, entries: dict[int, int], offset: int) -> Relocate:
+    """reloc_ptr for the pointers of an amd64 shared module."""
+    found = [
+        Relocations(loader, address, size, offset, addend) for address, size, addend, _ in _tables(elf, entries, offset)
+    ]
 
     def relocate(value: bytearray, address: int) -> None:
         try:

@@ -241,7 +241,7 @@ class _Image:
             outside = self.header.e_type == ET_DYN and start < self.offset  # over what was loaded before
             if outside or segment.p_vaddr + size > 1 << 8 * self.elf.word or end > ADDRESS_SPACE:
                 raise KernelError(ENOEXEC, f"{name}: a segment at {segment.p_vaddr:#x} wraps around the address space")
-            if start < REACH:
+            if start < REACH or self.header.e_type == ET_DYN:
                 top = max(top, end)
             if segment.p_memsz:
                 ranges.append((start, start + segment.p_memsz))

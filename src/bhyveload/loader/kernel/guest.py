@@ -25,6 +25,7 @@ BOOT_MAP_END = 1 << 30  # the page tables a kernel starts with map the first GiB
 REACH = GUEST_ADDRESS_MASK + 1  # guest addresses that copyin can name
 _STEP = 32  # MiB; memory sizes are suggested in multiples of it
 _MAX_STRING = 4096
+_CHUNK = 16384
 
 
 def round_up(value: int, step: int) -> int:
@@ -63,6 +64,37 @@ def string(loader: Loader, gpa: int) -> bytes:
     if not end:
         raise KernelError(EIO, f"a string at guest address {gpa:#x} has no end")
     return text
+
+
+class GuestReader:
+    """Many small reads of guest memory that does not change meanwhile, as copyout and ``string``."""
+
+    __slots__ = ("_chunks", "_loader", "_low")
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._low, _ = loader.host.getmem()
+        self._chunks: dict[int, bytes] = {}
+
+    def _chunk(self, number: int) -> bytes:
+        data = self._chunks.get(number)
+        if data is None:
+            start = number * _CHUNK
+            size = max(0, min(_CHUNK, self._low - start))
+            data = self._chunks[number] = copyout(self._loader, start, size)
+        return data
+
+    def read(self, gpa: int, size: int) -> bytes:
+        number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
+        data = self._chunk(number)[at : at + size]
+        return data if len(data) == size else copyout(self._loader, gpa, size)
+
+    def string(self, gpa: int) -> bytes:
+        """Raises KernelError(EIO) as ``string`` does."""
+        number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
+        data = self._chunk(number)
+        end = data.find(b"\0", at, at + _MAX_STRING)
+        return data[at:end] if end >= 0 else string(self._loader, gpa)
 
 
 def pread(file: OpenFile, offset: int, size: int) -> bytes | None:

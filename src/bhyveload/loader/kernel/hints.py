@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 LINKER_HINTS_VERSION = 1
 LINKER_HINTS_MIN, LINKER_HINTS_MAX = 8, 1 << 20
 _INT = 4
-_MAX_ENTRIES = 65536
 _INTEGER_FIELDS = "IJGLM"
 _STRING_FIELDS = "DZ"
 
@@ -68,12 +67,12 @@ class _Cursor:
         return text.decode("latin-1")
 
 
-def _records(hints: bytes) -> Iterator[tuple[int, _Cursor]]:
-    """(type, cursor behind it) of every record; ends at a length that leads nowhere."""
+def _records(hints: bytes) -> Iterator[tuple[int, _Cursor, int]]:
+    """(type, cursor behind it, end) of every record; ends at a length that leads nowhere."""
     at = 0
     while at + 2 * _INT <= len(hints):
         length, kind = unpack_from("<ii", hints, at)
-        yield kind, _Cursor(hints, at + 2 * _INT)
+        yield kind, _Cursor(hints, at + 2 * _INT), at + _INT + length
         if length < 0:
             return
         at += length + _INT
@@ -86,7 +85,7 @@ def find_version(hints: bytes, name: str, wanted: Dependency | None) -> str | No
     """
     best = 0
     found: str | None = None
-    for kind, cursor in _records(hints):
+    for kind, cursor, _ in _records(hints):
         if kind != MDT_VERSION or cursor.string() != name:
             continue
         version = cursor.integer()
@@ -112,7 +111,7 @@ def find_device(loader: Loader, hints: bytes, bus: str, device: str, options: Pn
     """devmatch_search_hints: the file of the first driver on ``bus`` whose table has ``device`` (``key=value ...``)."""
     file: str | None = None
     talk = options.dump or options.verbose
-    for kind, cursor in _records(hints):
+    for kind, cursor, end in _records(hints):
         if kind == MDT_VERSION:
             if talk:
                 name, version, in_file = cursor.string(), cursor.integer(), cursor.string()
@@ -124,13 +123,13 @@ def find_device(loader: Loader, hints: bytes, bus: str, device: str, options: Pn
         elif kind == MDT_PNP_INFO:
             if file == "kernel" and not options.dump:
                 continue
-            if _table_matches(loader, cursor, bus, device, options, file) and file is not None:
+            if _table_matches(loader, cursor, end, bus, device, options, file) and file is not None:
                 return file
     return None
 
 
 def _table_matches(
-    loader: Loader, cursor: _Cursor, bus: str, device: str, options: PnpOptions, file: str | None
+    loader: Loader, cursor: _Cursor, end: int, bus: str, device: str, options: PnpOptions, file: str | None
 ) -> bool:
     table_bus, descriptor, count = cursor.string(), cursor.string(), cursor.integer()
     if options.dump or options.verbose:
@@ -145,9 +144,11 @@ def _table_matches(
             loader.print(f"Skipped because table for bus {table_bus}, looking for {bus}\n")
         return False
     matched = False
-    for number in range(min(count, _MAX_ENTRIES)):
-        if cursor.at >= len(cursor.data) and any(letter in descriptor for letter in _INTEGER_FIELDS + _STRING_FIELDS):
-            break  # a count beyond the end of the file
+    if not any(letter in descriptor for letter in _INTEGER_FIELDS + _STRING_FIELDS):
+        count = min(count, 1)  # without data every entry is the same
+    for number in range(count):
+        if cursor.at >= end:
+            break  # a count beyond the end of the record
         if options.verbose:
             loader.print(f"---------- Entry {number} ----------\n")
         if options.dump:

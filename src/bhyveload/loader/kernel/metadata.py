@@ -43,7 +43,7 @@ class PreloadedFile:
     """struct preloaded_file.  ``metadata`` (type, data) and ``modules`` (name, version) have the newest entry first;
     ``loader`` is the index of the format that loaded it, -1 for a raw file."""
 
-    __slots__ = ("addr", "args", "loader", "metadata", "modules", "name", "size", "type")
+    __slots__ = ("_provided", "addr", "args", "loader", "metadata", "modules", "name", "size", "type")
 
     def __init__(self, name: str, type_: str, addr: int = 0, size: int = 0) -> None:
         self.name = name
@@ -53,6 +53,7 @@ class PreloadedFile:
         self.size = size
         self.metadata: list[tuple[int, bytes]] = []
         self.modules: list[tuple[str, int]] = []
+        self._provided: set[tuple[str, int]] = set()
         self.loader = -1
 
     def add_metadata(self, type_: int, data: bytes) -> None:
@@ -68,7 +69,8 @@ class PreloadedFile:
 
     def add_module(self, name: str, version: int) -> None:
         """file_addmodule: unless the file provides that version already."""
-        if (name, version) not in self.modules:
+        if (name, version) not in self._provided:
+            self._provided.add((name, version))
             self.modules.insert(0, (name, version))
 
 

@@ -187,7 +187,7 @@ class _Object:
             if section[SH_TYPE] == SHT_PROGBITS and at and text.startswith(_MODMETADATA_SET, at):
                 start = section[SH_ADDR]
                 stop = start + section[SH_SIZE]
-                return ModuleSet(self.loader, self.elf, start, stop, self._relocate, report_unknown=True)
+                return ModuleSet(self.loader, self.elf, start, stop, relocate=self._relocate, report_unknown=True)
         return None
 
     def _relocate(self, value: bytearray, address: int) -> None:
