@@ -65,7 +65,7 @@ def check(record: Record, folder: Path, loaders: Loaders) -> list[str]:
         loaders=loaders,
         host_directory=open_host_directory(str(folder)),
         keys=record.keys,
-        compat=record.version,
+        compat=record.version or None,
         timeout=60,
     ).differences
 
@@ -101,6 +101,17 @@ def test_differences_are_said_in_words(tmp_path: Path, replayer: Loaders) -> Non
     assert any(line.startswith("/boot/kernel/kernel: 1 of ") and "+0x800" in line for line in lines)
     assert any(line.startswith("guest page 0x200000 (/boot/kernel/kernel): 1 byte") for line in lines)
     assert any("(environment): 3 bytes differ" in line for line in lines)
+
+
+@pytest.mark.parametrize(("version", "revision"), [("13.2", b"1.2"), ("current", b"3.0")])
+def test_the_built_in_loader_behaves_as_the_objects_version(version: str, revision: bytes, tmp_path: Path) -> None:
+    """The objects of the record's version say so in their banner."""
+    record = Record(version, "x-many-raw")
+    recorded(record, tmp_path)
+    data = build(tmp_path, source="replay.c") + b"FreeBSD/amd64 User boot lua, Revision " + revision + b"\n"
+    loaders = Loaders(explicit=LoaderObject("userboot_lua.so", data))
+    record.version = ""
+    assert check(record, tmp_path, loaders) == []
 
 
 def test_the_other_versions_ways_are_seen(tmp_path: Path, replayer: Loaders) -> None:

@@ -12,6 +12,7 @@ from bhyveload.errors import HostError, KernelError, VmStorageError
 from bhyveload.freebsd_errno import ENOEXEC
 from bhyveload.host.callbacks import LoaderCallbacks
 from bhyveload.userboot.run import prepare
+from bhyveload.userboot.vintage import behaviour
 from userboot_testing import (
     MB,
     MemoryDisk,
@@ -113,6 +114,32 @@ def test_objects_of_before_2018(tmp_path: Path, level: str) -> None:
     assert "ok mode" in text
     assert text.endswith("failures 0\n")
     assert end.kind == "ready"
+
+
+def test_objects_of_freebsd_11_3_know_of_other_interpreters(tmp_path: Path) -> None:
+    """Version 5 with the old table: swap_interpreter lies one slot lower, too."""
+    loader = build(tmp_path, "-DOLD_TABLE", "-DKNOWS_SWAP")
+    text = run_loader(loader, full_host(tmp_path)).console.decode("latin-1")
+    assert [line for line in text.splitlines() if line.startswith("FAIL")] == []
+    assert text.endswith("failures 0\n")
+    end = run_loader(loader, host_for("swap:4th"))
+    assert (end.kind, end.value) == ("swap", "4th")
+
+
+@pytest.mark.parametrize(
+    ("data", "compat"),
+    [
+        (b"..., Revision 9.FreeBSD/amd64 User boot lua, Revision 1.2\n\0", "13.2"),
+        (b"FreeBSD/amd64 User boot 4th, Revision 3.0\n(date)\0, Revision 1.0", "current"),
+        (b"FreeBSD/amd64 User boot, Revision 1.1\n", "13.2"),
+        (b"no banner", "current"),
+        (b" User boot , Revision x.", "current"),
+        (b" User boot , Revision ", "current"),
+        (b" User boot , Revision 99999999999999999999.1", "current"),
+    ],
+)
+def test_the_banner_tells_how_the_loader_behaves(data: bytes, compat: str) -> None:
+    assert behaviour(data) == compat
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os", "-Os -fno-omit-frame-pointer"])

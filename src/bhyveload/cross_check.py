@@ -14,6 +14,7 @@ from bhyveload.errors import BhyveloadError, LoaderError, UsageError
 from bhyveload.loader.state import Options
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.search import Loaders, default_directories
+from bhyveload.userboot.vintage import behaviour
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.scratch import ScratchMachine
 
@@ -48,13 +49,14 @@ def cross_check(
     loaders: Loaders | None = None,
     host_directory: HostDirectory | None = None,
     keys: bytes | None = None,
-    compat: str = "current",
+    compat: str | None = None,
     sandbox: Sandbox | bool = True,
     timeout: float | None = None,
 ) -> CrossCheck:
     """Load twice and compare.  Parameters as those of api.load; ``loaders`` None: what the directories of loaders hold.
 
-    ``keys``: what is typed at both; None: nothing, and no countdown.
+    ``keys``: what is typed at both; None: nothing, and no countdown.  ``compat``: how the built-in loader behaves;
+    None: as the object's version does.
     Raises UsageError when there is no userboot object to be had, and what api.load raises, with the loader's name.
     """
     loaders = loaders or Loaders(default_directories(), always=True)
@@ -76,7 +78,7 @@ def cross_check(
                     variables,
                     host_directory=host_directory,
                     console=Typed(keys or b""),
-                    compat=compat,
+                    compat=compat or behaviour(loader.data),
                     options=Options(),
                     loaders=which,
                     sandbox=sandbox,

@@ -127,7 +127,7 @@ class Request:
         self.single_user = self.verbose = False
         self.kernel = self.boot_environment = ""
         self.commands: list[str] = []
-        self.compat = "current"
+        self.compat = ""  # not chosen
         self.timeout: float | None = None
         self.user: str | None = None
         self.require_sandbox = self.no_sandbox = False
@@ -329,7 +329,7 @@ def _load(program: str, request: Request, name: str) -> int:
                 request.environment,
                 host_directory=request.host_directory,
                 console=console,
-                compat=request.compat,
+                compat=request.compat or "current",
                 options=options,
                 loaders=loaders,
                 sandbox=sandbox,
@@ -369,7 +369,7 @@ def _cross_check(request: Request, disks: list[Disk], loaders: Loaders | None, s
         request.environment,
         loaders=loaders,
         host_directory=request.host_directory,
-        compat=request.compat,
+        compat=request.compat or None,
         sandbox=sandbox,
         timeout=request.timeout,
     )

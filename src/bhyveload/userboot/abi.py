@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-OLD_VERSION = 3  # the highest version that went with the table without diskwrite
+OLD_VERSION = 3  # all that FreeBSD 10's objects accept
 LIBSA_NAME_MAX = 255  # libsa's dirent.d_name has 256 bytes, whatever userboot.h says of PATH_MAX
 
 _int = ctypes.c_int
@@ -76,7 +76,7 @@ class LoaderCallbackTable(ctypes.Structure):
 class OldLoaderCallbackTable(ctypes.Structure):
     """The table of FreeBSD 10 and 11, without diskwrite (vintage.py)."""
 
-    _fields_ = [(name, PROTOTYPES[name]) for name, since, *_ in SIGNATURES if name != "diskwrite" and since <= 4]
+    _fields_ = [(name, PROTOTYPES[name]) for name, *_ in SIGNATURES if name != "diskwrite"]
 
 
 def callback_offset(name: str, table: type[ctypes.Structure] = LoaderCallbackTable) -> int:

@@ -15,12 +15,12 @@ import resource
 
 from bhyveload.errors import EX_SOFTWARE, HostError, LoaderCrashed
 from bhyveload.host.callbacks import USERBOOT_VERSION, LoaderExit
-from bhyveload.userboot.abi import INITIALISER, LOADER_MAIN, OLD_VERSION, callback_table
+from bhyveload.userboot.abi import INITIALISER, LOADER_MAIN, callback_table
 from bhyveload.userboot.bridge import Bridge
 from bhyveload.userboot.dynamic import UNDEFINED_HINT
 from bhyveload.userboot.mapper import map_object
 from bhyveload.userboot.support import supplied_address
-from bhyveload.userboot.vintage import has_old_table
+from bhyveload.userboot.vintage import accepted_version, has_old_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Prepared:
         self._absent: dict[str, Any] = {}
         self._object = map_object(loader, self._supplied, self._missing)
         old = has_old_table(self._object)
-        self._version = min(version, OLD_VERSION) if old else version
+        self._version = accepted_version(loader, old, version)
         self._bridge = Bridge(host, self._object.address, self._object.image, old)
         self._table, self._entries = callback_table(self._bridge.functions(), self._version, old)
         self._initialisers = [INITIALISER(address) for address in self._object.initialisers]

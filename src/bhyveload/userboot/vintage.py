@@ -1,19 +1,23 @@
-"""Which loader_callbacks table an object was built for: the one of FreeBSD 12 and later, or the older one.
+"""Which FreeBSD an object is of: what table of callbacks it uses, which versions it accepts, how its loader behaves.
 
-Until 2018 the table had no diskwrite (stand/userboot/userboot.h; sys/boot/userboot/userboot.h of FreeBSD 10), and the
-version number did not change when it came, so every member behind diskread lies one slot lower.  FreeBSD 10's objects
-moreover accept no version but 3.  An object shows its table in its exported functions delay() and exit(), each of which
-is little more than one call through the member of its name.
+The table of FreeBSD 11.3 and before has no diskwrite (stand/userboot/userboot.h of releng/11.3; sys/boot/userboot of
+10), and no version number changed when it came: in the older table every member behind diskread lies one slot lower.
+An object shows its table in its exported functions delay() and exit(), each of which is little more than one call
+through the member of its name.  FreeBSD 10's objects moreover accept no version but 3; those that know of other
+interpreters (version 5) carry the mark by which loaders tell theirs.
 """
 
 from __future__ import annotations
 
-from bhyveload.userboot.abi import OldLoaderCallbackTable, callback_offset
+from bhyveload.userboot.abi import OLD_VERSION, OldLoaderCallbackTable, callback_offset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.userboot.mapper import MappedObject
 
+INTERP_MARKER = b"$Interpreter:"
+_BANNER, _REVISION = b" User boot ", b", Revision "
+_CURRENT_REVISION = 3  # 13.2's banner says 1.2, that of 2026 3.0 (spec/userboot-flow.md 3)
 _WITNESSES = ("delay", "exit")
 _WINDOW = 96  # bytes of program: the call is near the start, at every level of optimisation
 _SIB = 4
@@ -53,3 +57,15 @@ def _displacement(program: bytes, index: int) -> int:
     if operation == 0xFF and kind not in (_CALL, _JUMP):
         return 0
     return int.from_bytes(program[index + 2 : index + 6], "little")
+
+
+def accepted_version(data: bytes | memoryview, old: bool, version: int) -> int:
+    """The version to offer the object whose file is ``data``, of ``version`` at most."""
+    return version if not old or bytes(data).find(INTERP_MARKER) >= 0 else min(version, OLD_VERSION)
+
+
+def behaviour(data: bytes) -> str:
+    """Whose behaviour the object's loader has: "13.2" or "current", by the revision in its banner."""
+    at = data.find(_REVISION, max(0, data.find(_BANNER)))
+    major = data[at + len(_REVISION) :].partition(b".")[0] if at >= 0 else b""
+    return "13.2" if major.isdigit() and len(major) < 4 and int(major) < _CURRENT_REVISION else "current"
