@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.run import RunResult
     from bhyveload.host.child import Leave
-    from bhyveload.host.interface import BlockDevice, Console, HostDirectory
+    from bhyveload.host.interface import BlockDevice, HeldConsole, HostDirectory
     from bhyveload.userboot.search import LoaderObject, Loaders
     from bhyveload.vm.memory import GuestMemory
+    from bhyveload.vm.resident import ResidentMemory
     from bhyveload.vm.scratch import ScratchMachine
 
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
@@ -51,7 +52,7 @@ def load(
     environment: Sequence[str] = (),
     *,
     host_directory: HostDirectory | None = None,
-    console: Console | None = None,
+    console: HeldConsole | None = None,
     compat: str = "current",
     options: Options | None = None,
     loaders: Loaders | None = None,
@@ -64,7 +65,8 @@ def load(
     A ScratchMachine is loaded but not kept, and what the loader would write to the disks goes nowhere.
 
     ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output
-    dropped; ``compat``: "current" or "13.2"; ``flags``: kept in state.json.
+    dropped; ``compat``: "current" or "13.2"; ``flags``: kept in state.json for bhyverun; "wired" locks guest memory
+    while it is loaded, "incore" makes it part of core dumps (vm/resident.py).
     ``sandbox``: how the child is confined before it reads a guest byte; True: with all that this host offers (look at
     Sandbox().missing, or demand it with Sandbox(required=True)); False: not at all.
 
@@ -80,7 +82,8 @@ def load(
         from bhyveload.image.overlay import Overlay
 
         seen = [Overlay(disk) for disk in disks]
-    with _Silence(console) as talk:
+    resident = _make_resident(vm, flags or {})
+    with _Silence(console) as talk, resident:
         result = _run_until_loaded(
             vm,
             talk,
@@ -124,14 +127,33 @@ def run(
     return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=net, timeout=timeout, extra=extra, console=console)
 
 
+class _NotResident:
+    """Guest memory is not mapped: in no core dump, not locked."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _make_resident(vm: VirtualMachine | ScratchMachine, flags: dict[str, Any]) -> ResidentMemory | _NotResident:
+    wired, incore = bool(flags.get("wired")), bool(flags.get("incore"))
+    if not (wired or incore):
+        return _NotResident()
+    from bhyveload.vm.resident import ResidentMemory
+
+    return ResidentMemory(_memory(vm).fd, vm.memory_size, wired=wired, incore=incore)
+
+
 class _Silence:
     """A console for library users who gave none."""
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: HeldConsole | None) -> None:
         self._console = console
         self._fd = -1
 
-    def __enter__(self) -> Console:
+    def __enter__(self) -> HeldConsole:
         if self._console is not None:
             return self._console
         self._fd = os.open(os.devnull, os.O_RDWR)
@@ -149,7 +171,7 @@ def _memory(vm: VirtualMachine | ScratchMachine) -> GuestMemory:
 
 def _run_until_loaded(
     vm: VirtualMachine | ScratchMachine,
-    console: Console,
+    console: HeldConsole,
     disks: Sequence[BlockDevice],
     environment: Sequence[str],
     host_directory: HostDirectory | None,
@@ -181,12 +203,15 @@ def _run_until_loaded(
             host.environment = loader_environment(variables)
             return run_loader(host, interpreter, current, options, leave)
 
-        result = run_child(work, console.flush, timeout)
+        result = run_child(work, console.flush, timeout, console.discard)
         if "need" in result:
             if result["need"] not in GROUPS:
                 raise ReportError("the loader asked for a module that does not exist")
             load_module(result["need"])
+            console.skip(_u31(result.get("shown")))
+            vm.restart()
             continue
+        console.skip(0)
         end = result.get("end")
         if end == "exec":
             return _checked({**result, "loader": userboot[1].path if userboot is not None else "built-in"})
@@ -201,6 +226,12 @@ def _run_until_loaded(
             raise LoaderError("the loader ended without starting a guest", exit_status=status)
         vm.restart()
     raise LoaderError(f"the guest restarted its loader {_MAX_RESTARTS} times", "look at its scripts")
+
+
+def _u31(number: object) -> int:
+    if not isinstance(number, int) or not 0 <= number < 1 << 31:
+        raise ReportError("the loader's report does not say how much it has shown")
+    return number
 
 
 def _userboot(loader: LoaderObject | None, options: Options) -> _Userboot:

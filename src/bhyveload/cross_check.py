@@ -113,6 +113,12 @@ class Typed:
     def flush(self) -> None:
         """Nothing."""
 
+    def discard(self) -> int:
+        return 0
+
+    def skip(self, count: int) -> None:
+        """Nothing."""
+
     def getc(self) -> int:
         if not self._keys:
             return -1

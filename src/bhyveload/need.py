@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),
     "bhyveload.loader.commands.rare": (),
+    "bhyveload.loader.diagnosis": (),
 }
 _confined = False
 

@@ -51,7 +51,11 @@ class RawTerminal:
         for key in (termios.VQUIT, termios.VSUSP):
             characters[key] = b"\0"  # only Ctrl-C is left of ISIG
         mode[_CC] = characters
-        termios.tcsetattr(self._fd, termios.TCSAFLUSH, mode)
+        try:
+            termios.tcsetattr(self._fd, termios.TCSAFLUSH, mode)
+        except BaseException:  # a signal right behind it
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -40,13 +40,17 @@ _SIGNALS = {
 class Leave:
     """Ends the child from anywhere: sends a report and never returns."""
 
-    def __init__(self, pipe: int, before: Callable[[], None]) -> None:
+    def __init__(self, pipe: int, before: Callable[[], None], before_needing: Callable[[], int] | None) -> None:
         self.descriptor = pipe
         self._before = before
+        self._before_needing = before_needing
 
     def __call__(self, report: Report) -> NoReturn:
         try:
-            self._before()
+            if "need" in report and self._before_needing is not None:
+                report = {**report, "shown": self._before_needing()}
+            else:
+                self._before()
             data = encode(report)
         except BaseException as error:
             data = encode(_describe(error))
@@ -86,19 +90,23 @@ def _describe(error: BaseException) -> Report:
 
 
 def run_child(
-    work: Callable[[Leave], Report], before_leaving: Callable[[], None], timeout: float | None = None
+    work: Callable[[Leave], Report],
+    before_leaving: Callable[[], None],
+    timeout: float | None = None,
+    before_needing: Callable[[], int] | None = None,
 ) -> Report:
     """Fork, run ``work`` in the child, return its report.
 
     ``before_leaving`` runs in the child just before it reports (flush the console).  ``timeout`` in seconds.
     Raises the BhyveloadError that the child reported, ReportError, or LoaderCrashed (signal, time out, silence).
-    A report that asks for modules comes back as {"need": name}.
+    A report that asks for modules comes back as {"need": name}; ``before_needing`` runs in its place then, and what it
+    returns is the report's "shown".
     """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        leave = Leave(writing, before_leaving)
+        leave = Leave(writing, before_leaving, before_needing)
         try:
             for number in (2, 14, 15, 1):  # SIGINT, SIGALRM, SIGTERM, SIGHUP end the child at once
                 _signal.signal(number, _signal.SIG_DFL)

@@ -21,15 +21,17 @@ class FdConsole:
     ``device``: -c was given; the descriptor is non-blocking and silence is not the end of input.
     """
 
-    __slots__ = ("_held", "_size", "at_end", "device", "in_fd", "out_fd")
+    __slots__ = ("_held", "_size", "_skip", "at_end", "device", "in_fd", "out_fd", "shown")
 
     def __init__(self, in_fd: int, out_fd: int, device: bool = False) -> None:
         self.in_fd = in_fd
         self.out_fd = out_fd
         self.device = device
         self.at_end = False
+        self.shown = 0
         self._held: list[bytes] = []
         self._size = 0
+        self._skip = 0
 
     def write(self, data: bytes) -> None:
         """Send bytes; a console that nobody reads any more is no error (write's result is ignored, as in C)."""
@@ -42,18 +44,29 @@ class FdConsole:
         data = b"".join(self._held)
         self._held.clear()
         self._size = 0
+        if self._skip:
+            known, data = data[: self._skip], data[self._skip :]
+            self._skip -= len(known)
+            self.shown += len(known)
         while data:
             try:
-                data = data[os.write(self.out_fd, data) :]
+                done = os.write(self.out_fd, data)
+                self.shown += done
+                data = data[done:]
             except BlockingIOError:
                 select.select((), (self.out_fd,), ())
             except OSError:
                 return
 
-    def discard(self) -> None:
-        """Forget what is held back."""
+    def discard(self) -> int:
+        """Forget what is held back; how many bytes have been shown before."""
         self._held.clear()
         self._size = 0
+        return self.shown
+
+    def skip(self, count: int) -> None:
+        """A loader starts over: ``count`` bytes of what it is going to write have been shown already."""
+        self._skip = count
 
     def getc(self) -> int:
         self.flush()

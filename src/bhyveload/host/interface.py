@@ -49,6 +49,18 @@ class Console(Protocol):
         ...
 
 
+class HeldConsole(Console, Protocol):
+    """A Console for a loader that may have to start over (need.py): what it said before is not said again."""
+
+    def discard(self) -> int:
+        """Forget what is held back; how many bytes went out before, skipped ones counted."""
+        ...
+
+    def skip(self, count: int) -> None:
+        """Swallow the next ``count`` bytes written: they went out already."""
+        ...
+
+
 class HostFile(Protocol):
     """A file or folder below the ``-h`` directory, opened."""
 

@@ -117,7 +117,7 @@ def interact(loader: Loader) -> NoReturn:
             raise LoaderError(f"--loader-command {line!r} failed: {loader.message or 'unknown command'}")
     if loader.options.batch:
         autoboot(loader, -2, None)
-        raise LoaderError(batch_reason(loader), "run it without --batch to look around at the loader's prompt")
+        raise LoaderError(*need("bhyveload.loader.diagnosis").explain(loader))
     autoboot_maybe(loader)
     loader.print("\nType '?' for a list of commands, 'help' for more detailed help.\n")
     environment = loader.environment
@@ -126,13 +126,6 @@ def interact(loader: Loader) -> NoReturn:
     while True:
         print_prompt(loader)
         loader.interpreter.run(loader.console.gets(_INPUT))
-
-
-def batch_reason(loader: Loader) -> str:
-    """Why the boot failed, in one line: our own diagnosis where there is one, else the loader's words."""
-    reason = loader.diagnosis or loader.message or "the guest cannot be booted"
-    where = loader.environment.get("currdev") or ""
-    return f"{where} {reason}".strip()
 
 
 def _probe_pools(loader: Loader) -> bool:

@@ -14,10 +14,10 @@ from bhyveload.loader.state import Loader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.host.child import Leave
     from bhyveload.loader.state import Options
 
 
@@ -26,7 +26,7 @@ def run_loader(
     interpreter: str = "lua",
     current: bool = True,
     options: Options | None = None,
-    leave: Callable[[dict[str, Any]], NoReturn] | None = None,
+    leave: Leave | None = None,
 ) -> dict[str, Any]:
     """Run the built-in loader; how it ended.
 
@@ -55,8 +55,16 @@ def run_loader(
             )
         raise end
 
+    def leave_now(end: BaseException) -> NoReturn:
+        assert leave is not None
+        try:
+            result = outcome(end)
+        except BaseException as error:
+            leave.failure(error)
+        leave(result)
+
     if leave is not None:
-        loader.leave = lambda end: leave(outcome(end))
+        loader.leave = leave_now
     lock_variables(loader)
     try:
         loader_main(loader, interpreter)

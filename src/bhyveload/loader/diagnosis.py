@@ -1,0 +1,97 @@
+"""Why a boot without a prompt failed: what, where, and what to do, in a user's words.
+
+The loader itself says little ("can't load 'kernel'"), and for nearly everything that it is no such file.  So what it
+met is looked at once more, without a trace on the console.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTDIR
+from bhyveload.fs import ufs
+from bhyveload.loader.devices import DeviceSpec, parse_device
+from bhyveload.partition.table import NONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.loader.state import Loader
+
+_LOOK_AROUND = "run it without --batch to look around at the loader's prompt"
+_DAMAGED = "check the guest's file system with fsck in the guest, or the download"
+
+
+def explain(loader: Loader) -> tuple[str, str]:
+    """(what is wrong and where, what to do)."""
+    loader.console.silent = True
+    currdev = loader.environment.get("currdev") or ""
+    try:
+        spec, _ = parse_device(currdev, loader.current)
+    except FileSystemError as error:
+        return error.message, _LOOK_AROUND
+    image = _image(loader, spec)
+    where = f"{image} ({currdev.rstrip(':')})" if image else currdev.rstrip(":")
+    reason, hint = _device_trouble(loader, spec, image) or ("", "")
+    if not reason and loader.diagnosis.startswith("there is no file"):
+        reason, hint = _kernel_trouble(loader)
+    reason = reason or loader.diagnosis or loader.message or "the guest cannot be booted"
+    return f"{where}: {reason}", hint or _LOOK_AROUND
+
+
+def _image(loader: Loader, spec: DeviceSpec) -> str:
+    """The name of the image that currdev lies in, as the user gave it."""
+    if spec.kind == "disk" and 0 <= spec.unit < len(loader.host.disks):
+        return str(getattr(loader.host.disks[spec.unit], "name", ""))
+    return ""
+
+
+def _device_trouble(loader: Loader, spec: DeviceSpec, image: str) -> tuple[str, str] | None:
+    """What keeps currdev from being read at all."""
+    if spec.kind == "host":
+        if loader.host.host_directory is None:
+            return "there is neither a disk nor a host directory", "name the guest's disk with -d"
+        return None
+    if spec.kind not in ("disk", "vdisk") or loader.files.mounted is not None:
+        return None
+    hint = f"is it a FreeBSD disk? bhyvedisk info {image} shows what is on it"
+    try:
+        if loader.disks.media(spec.kind, spec.unit).size == 0:
+            return "the disk is empty: it has no bytes at all", "is the path right, and the download complete?"
+        device = loader.disks.open(spec)
+        table = loader.disks.table(spec.kind, spec.unit)
+        ufs.probe(device, lambda divisor: None)
+    except FileSystemError as error:
+        if error.errno not in (EINVAL, ENOENT):
+            return error.message, hint
+        table = loader.disks.table(spec.kind, spec.unit)
+        if spec.slice > 0:
+            return f"no file system that can be read: {error.message}", hint
+        if table.kind == NONE:
+            return "neither a partition table nor a file system that can be read", hint
+        return f"no partition to boot from in its {table.kind} table: {error.message}", hint
+    return None
+
+
+def _kernel_trouble(loader: Loader) -> tuple[str, str]:
+    """The first component on the way to the kernel that cannot be had."""
+    name = (loader.environment.get("kernel") or loader.environment.get("bootfile") or "kernel").partition(";")[0]
+    paths = ["/", "/boot", f"/boot/{name}", f"/boot/{name}/kernel"]
+    if name.startswith("/"):
+        paths = ["/", name]
+    try:
+        fs = loader.files.open("/").fs
+    except FileSystemError:
+        return _absent("/")
+    for path in paths:
+        try:
+            fs.lookup(path.encode("latin-1", "replace"))
+        except FileSystemError as error:
+            if error.errno not in (ENOENT, ENOTDIR):
+                return f"{path}: {error.message}", _DAMAGED
+            if "symbolic link" in error.message:
+                return f"{path}: {error.message}", "look where the links lead: bhyvedisk ls -l"
+            return _absent(path)
+    return loader.diagnosis, ""
+
+
+def _absent(path: str) -> tuple[str, str]:
+    return f"there is no {path}", "name another kernel with --kernel, or another disk with -d"
