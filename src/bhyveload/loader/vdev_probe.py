@@ -57,7 +57,7 @@ def walk_disks(loader: Loader, probe: Probe) -> None:
         if probe(disk, name):
             continue
         try:
-            table = _read_table(loader, disk, 0, None, disk.sector_size)
+            table = _read_table(loader, disk, 0, None, loader.disks.table("disk", unit).sector_size)
         except FileSystemError:
             continue
         for entry in table.entries:
