@@ -41,6 +41,7 @@ from kernel_runs import (
     said,
     typed,
 )
+from kernel_tree import build_boot_tree
 
 require_toolchain("nm")
 PLACED = ("PROGBITS", "NOBITS", "X86_64_UNWIND", "INIT_ARRAY", "FINI_ARRAY")
@@ -597,3 +598,21 @@ def test_raw_refusals(tree: Path) -> None:
     assert [file["type"] for file in outcome.report["files"]] == ["elf kernel", "raw", "raw"]
     assert "warning: file '/boot/modules/raw' already loaded\n" in said(outcome)
     assert "can't find 'no'\n" in said(outcome)
+
+
+def test_a_boot_folder_of_the_usual_size(tmp_path: Path) -> None:
+    """A kernel with 700 drivers' records and 50,000 symbols, forty modules found through a release's hints."""
+    names = build_boot_tree(tmp_path, padding=MIB)
+    run = loaded(tmp_path, ["load kernel", *(f"load {name}" for name in names)])
+    assert run.names == ["kernel", *(f"{name}.ko" for name in names)]
+    assert len(modules(run, 0)) == 701
+    assert modules(run, 0)[0] == ("kernel", 1400097)
+    end = run.files[0].addr + run.files[0].size
+    for number, name in enumerate(names, 1):
+        file = run.files[number]
+        assert file.addr == (end + 4095) // 4096 * 4096
+        assert modules(run, number) == [(name, 1)]
+        end = file.addr + file.size
+    path = tmp_path / "boot/kernel/m039.ko"
+    assert end == placement(path, run.files[-1].addr)[1]
+    assert 190_000 < path.stat().st_size < 230_000

@@ -273,7 +273,7 @@ def test_random_files(start: bytes, rest: bytes, kind: int) -> None:
 
 
 def test_hostile_tables_take_bounded_time(originals: Originals) -> None:
-    """Thousands of relocation sections, and tables that claim two thousand million entries: nothing is walked for ever."""
+    """Thousands of relocation sections, tables that claim 2147483647 entries: nothing is walked for ever."""
     data = bytearray(originals.object)
     shoff = int.from_bytes(data[40:48], "little")
     count = int.from_bytes(data[60:62], "little")
