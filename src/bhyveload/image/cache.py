@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 LIMIT = 64 << 30  # bytes on the disk
 RESERVE = 256 << 20  # bytes that are left to others
 _MAX_NAME = 80
+_FALLBACK = "/var/tmp/bhyveload"
 
 
 class Silent:
@@ -80,35 +81,45 @@ def unpacked(
 
 def present(source: RawImage, compression: str) -> str:
     """The path of the decompressed ``source`` if it is there, else nothing."""
-    try:
-        path = os.path.join(_folder(), _entry_name(source, compression))
-    except HostError:
-        return ""
-    return path if _use(path) else ""
+    name = _entry_name(source, compression)
+    for folder in _candidates():
+        if _is_ours(folder):
+            path = os.path.join(folder, name)
+            return path if _use(path) else ""
+    return ""
+
+
+def _candidates() -> list[str]:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the specification: a relative one is to be ignored
+        home = os.environ.get("HOME", "")
+        base = os.path.join(home, ".cache") if os.path.isabs(home) else ""
+    fallback = f"{_FALLBACK}-{os.getuid()}"
+    return [os.path.join(base, "bhyveload"), fallback] if base else [fallback]
 
 
 def _folder() -> str:
     """The cache directory, made if need be.  Raises HostError."""
-    home = os.environ.get("HOME", "")
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the specification: a relative one is to be ignored
-        base = os.path.join(home, ".cache") if os.path.isabs(home) else ""
-    uid = os.getuid()
-    tried = ""
-    for folder in (os.path.join(base, "bhyveload") if base else "", f"/var/tmp/bhyveload-{uid}"):
-        if not folder:
-            continue
+    why = ""
+    for folder in _candidates():
         try:
             os.makedirs(folder, 0o700, exist_ok=True)
-            status = os.lstat(folder)
         except OSError as error:
-            tried = tried or f"{folder}: {error.strerror}"
+            why = why or f"{folder}: {error.strerror}"
             continue
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o022:
-            if os.access(folder, os.W_OK):
-                return folder
-        tried = tried or f"{folder}: must be a directory that only you can write"
-    raise HostError(f"no place for unpacked images: {tried}", "let XDG_CACHE_HOME name one")
+        if _is_ours(folder):
+            return folder
+        why = why or f"{folder}: must be a directory that only you can write"
+    raise HostError(f"no place for unpacked images: {why}", "let XDG_CACHE_HOME name one")
+
+
+def _is_ours(folder: str) -> bool:
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return mine and os.access(folder, os.W_OK)
 
 
 def _entry_name(source: RawImage, compression: str) -> str:

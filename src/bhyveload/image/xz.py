@@ -65,7 +65,9 @@ class XzImage:
             end -= 4
         footer = bytes(file.structure(end - FOOTER_SIZE, FOOTER_SIZE, "the xz stream footer"))
         if footer[10:] != FOOTER_MAGIC or zlib.crc32(footer[4:10]) != int.from_bytes(footer[:4], "little"):
-            raise file.damaged(end - FOOTER_SIZE, "no xz stream footer: the file is cut short")
+            raise file.damaged(
+                end - FOOTER_SIZE, "no xz stream footer at the end: the file is cut short, or more was added"
+            )
         flags = footer[8:10]
         index_size = (int.from_bytes(footer[4:8], "little") + 1) * 4
         index_at = end - FOOTER_SIZE - index_size
