@@ -78,6 +78,8 @@ def entry_state(state: Mapping[str, Any]) -> EntryState:
         raise HandoffError(f"GDTR limit {gdtr[1]:#x} is larger than 0xffff")
     if not cr0 & CR0_PE:
         raise HandoffError(f"CR0 {cr0:#x}: a guest that starts in real mode cannot be handed over")
+    if cr0 >> 32 or cr4 >> 32 or efer >> 32:
+        raise HandoffError(f"CR0 {cr0:#x}, CR4 {cr4:#x}, EFER {efer:#x}: bits above 31 cannot be set")
     if cr0 & CR0_PG:
         if not (cr4 & CR4_PAE and efer & EFER_LME and efer & EFER_LMA):
             raise HandoffError(f"CR0 {cr0:#x}, CR4 {cr4:#x}, EFER {efer:#x}: paging is on, but not in 64-bit mode")
