@@ -143,6 +143,11 @@ def test_what_goes_wrong_names_the_loader(tmp_path: Path, replayer: Loaders) -> 
     with pytest.raises(LoaderError, match=r"userboot_lua\.so: the loader ended without starting a guest") as caught:
         check(record, tmp_path, replayer)
     assert caught.value.exit_status == 21
+    for status in (0, 3):
+        loaders = Loaders(explicit=LoaderObject("x.so", build(tmp_path, f'-DDO="exit{status}"')))
+        with pytest.raises(LoaderError, match=r"x\.so: the loader ended") as caught:
+            check(record, tmp_path, loaders)
+        assert caught.value.exit_status == 1, "0 and 3 are for comparisons that were made"
     record.keys = b"quit\n"
     with pytest.raises(LoaderError, match="the built-in loader: the loader ended"):
         check(record, tmp_path, replayer)

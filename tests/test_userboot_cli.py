@@ -64,6 +64,32 @@ def test_the_console_is_the_loaders(loaders: Path, vmm_directory: Path) -> None:
     assert result.stdout == b"OK hello\x80\r\n"
 
 
+def test_a_console_on_a_device(loaders: Path, vmm_directory: Path) -> None:
+    """-c: keys that come late, silence that is not the end of input, and a device whose other side goes away."""
+    words = [sys.executable, "-m", "bhyveload.cli.bhyveload", "-l", str(loaders / "userboot.so"), "-e", "do=chat"]
+    for hang_up in (False, True):
+        master, slave = pty.openpty()
+        command = [*words, "-c", os.ttyname(slave), "vm"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        said = b""
+        while len(said) < 3:
+            said += os.read(master, 10)
+        assert said == b"OK "
+        time.sleep(0.2)
+        assert process.poll() is None
+        os.close(slave)
+        if hang_up:
+            os.close(master)
+        else:
+            os.write(master, b"late\r")
+        message = process.communicate(timeout=30)[1]
+        assert process.returncode == (1 if hang_up else 0)
+        assert (b"end of input" in message) == hang_up
+        if not hang_up:
+            assert os.read(master, 10).startswith(b"late")
+            os.close(master)
+
+
 @pytest.mark.parametrize("options", [("--json",), ("--dry-run",), ("--json", "--dry-run"), ("--list-variables",)])
 def test_reports(loaders: Path, vmm_directory: Path, options: tuple[str, ...]) -> None:
     result = bhyveload("-l", loaders / "userboot.so", "-e", "do=chat", *options, "vm", keys=b"\n")

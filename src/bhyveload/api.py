@@ -214,7 +214,9 @@ def _run_until_loaded(
         console.skip(0)
         end = result.get("end")
         if end == "exec":
-            return _checked({**result, "loader": userboot[1].path if userboot is not None else "built-in"})
+            return _checked(
+                {**result, "loader": os.path.abspath(userboot[1].path) if userboot is not None else "built-in"}
+            )
         if end == "swap":
             interpreter = str(result.get("interpreter", ""))
             userboot = _swap(interpreter, loaders, options)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bhyveload.sandbox import Sandbox
 
 BUILT_IN = "the built-in loader"
+EXIT_DIFFERENT = 3  # bhyveload --cross-check: the guests differ
 VARIABLES = ("autoboot_delay=-1", "beastie_disable=YES")
 
 
@@ -87,6 +88,8 @@ def cross_check(
             except BhyveloadError as error:
                 error.message = f"{label}: {error.message}"
                 error.args = (error.message,)
+                if error.exit_status in (0, EXIT_DIFFERENT):  # a loader's own status; here it would mean something else
+                    error.exit_status = 1
                 raise
             if which is None and report.loader != "built-in":
                 raise LoaderError(

@@ -4,7 +4,7 @@
  *
  * What to do is the first `do=` variable of getenv:
  *   do=all        every check, then exec; do=boot: exec at once
- *   do=segv, do=say-and-crash, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exit7, do=getc, do=deep, do=i386,
+ *   do=segv, do=say-and-crash, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exitN, do=getc, do=deep, do=i386,
  *   do=rodata, do=relro, do=data-is-no-program, do=swap:NAME, do=swapnull, do=setreg, do=setmsr, do=setcr,
  *   do=open-passwd, do=new-program, do=kill-parent (system calls of its own),
  *   do=say-and-loop, do=variables, do=reboot-once (disk 0 remembers), do=chat (asks for a line, says it),
@@ -621,8 +621,8 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 #endif
 	else if (starts(todo, "reboot"))
 		exit(2);
-	else if (starts(todo, "exit7"))
-		cb->exit(arg, 7);
+	else if (starts(todo, "exit"))
+		exit(todo[4] - '0');
 #ifdef WITH_ABORT
 	else if (starts(todo, "abort"))
 		abort();

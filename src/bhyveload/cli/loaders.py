@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from bhyveload.cross_check import CrossCheck
     from bhyveload.userboot.search import Loaders
 
-EXIT_DIFFERENT = 3
-
 
 def open_loader(path: str) -> int:
     """-l: opened at once, as bhyveload(8) does.  Raises HostError."""
@@ -46,6 +44,8 @@ def chosen_loaders(fd: int, name: str, directory: str) -> Loaders | None:
 
 def print_cross_check(result: CrossCheck, as_json: bool) -> int:
     """Print the comparison; the exit status."""
+    from bhyveload.cross_check import EXIT_DIFFERENT
+
     if as_json:
         from bhyveload.jsontext import dumps
 

@@ -57,7 +57,7 @@ def _outcome(end: BaseException, host: LoaderCallbacks, started: int) -> dict[st
     if isinstance(end, InputEnded):
         raise LoaderError(
             "end of input at the loader's prompt: nothing was booted",
-            "let the guest boot by itself (autoboot_delay in its loader.conf), or type `boot` for it",
+            "let the guest boot by itself, with autoboot_delay in its loader.conf, or type `boot`",
         )
     raise end
 
