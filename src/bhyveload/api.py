@@ -17,7 +17,7 @@ from bhyveload.host.console import FdConsole
 from bhyveload.image.magic import media_sector_size
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
-from bhyveload.need import GROUPS, load_all
+from bhyveload.need import EVERYTHING, GROUPS, load_all
 from bhyveload.need import load as load_module
 from bhyveload.report import LoadReport
 from bhyveload.sandbox import Sandbox
@@ -205,7 +205,7 @@ def _run_until_loaded(
 
         result = run_child(work, console.flush, timeout, console.discard)
         if "need" in result:
-            if result["need"] not in GROUPS:
+            if result["need"] not in GROUPS and result["need"] != EVERYTHING:
                 raise ReportError("the loader asked for a module that does not exist")
             load_module(result["need"])
             console.skip(_u31(result.get("shown")))

@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.commands.rare": (),
     "bhyveload.loader.diagnosis": (),
 }
+EVERYTHING = "*"
 _confined = False
 
 
@@ -70,6 +71,15 @@ def need(name: str) -> ModuleType:
     return load(name)
 
 
+def settle() -> None:
+    """From here on the run cannot start over unnoticed, because it is about to change a disk: have everything.
+
+    Raises ModulesNeeded(EVERYTHING) in a confined process that does not.
+    """
+    if _confined and any(name not in sys.modules for name in GROUPS):
+        raise ModulesNeeded(EVERYTHING)
+
+
 def load_all(prefix: str = "") -> None:
     """Import everything that may be asked for, as far as its name begins with ``prefix``: for a run at a prompt, which
     cannot start over unnoticed."""
@@ -79,7 +89,10 @@ def load_all(prefix: str = "") -> None:
 
 
 def load(name: str) -> ModuleType:
-    """Import ``name`` and what goes with it.  Raises KeyError for a name that is not in GROUPS."""
+    """Import ``name`` and what goes with it, or EVERYTHING.  Raises KeyError for a name that is not in GROUPS."""
+    if name == EVERYTHING:
+        load_all()
+        return sys.modules[__name__]
     for other in GROUPS[name]:
         load(other)
     __import__(name)

@@ -14,6 +14,7 @@ import stat
 
 from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS, from_host
+from bhyveload.need import settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class RawImage:
             raise FileSystemError(EROFS, f"{self.name}: the disk image was opened read-only")
         if offset < 0 or offset + length > self.size:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
+        settle()
         try:
             done = 0
             while done < length:

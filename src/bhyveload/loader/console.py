@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from bhyveload.errors import LoaderError
 from bhyveload.host.callbacks import LoaderEnd
 from bhyveload.loader.environment import no_unset
 from bhyveload.loader.strtol import strtol, strtoul, to_int
@@ -38,6 +39,7 @@ class LoaderConsole:
         self.environment = environment
         self.current = current
         self.active = [True, False]  # per CONSOLES
+        self.asks = True  # False: nobody is there to press a key (--batch)
         self.silent = False  # our own look at a file: no twiddles, nothing counted, no complaints of a file system
         self.module_verbose = MODULE_VERBOSE_TWIDDLE
         self._divisor = 16
@@ -86,8 +88,10 @@ class LoaderConsole:
     # Input
 
     def getchar(self) -> int:
-        """The next key as getc gives it (signed char), waiting for it.  Raises InputEnded."""
+        """The next key as getc gives it (signed char), waiting for it.  Raises InputEnded, LoaderError (--batch)."""
         host = self.host
+        if not self.asks:
+            raise LoaderError("the guest's boot scripts wait for a key", "answer them in a run without --batch")
         while True:
             key = host.getc()
             if key != -1:
@@ -98,7 +102,7 @@ class LoaderConsole:
 
     def ischar(self) -> bool:
         """Whether a key waits."""
-        return self.host.poll() != 0
+        return self.asks and self.host.poll() != 0
 
     def wait_for_key(self, seconds: float) -> bool:
         """Wait at most ``seconds`` for a key; whether one is there.  The key is not read."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError, LoaderError
 from bhyveload.freebsd_errno import strerror
 from bhyveload.host.callbacks import SwapInterpreter
-from bhyveload.loader.commands.boot import autoboot, autoboot_maybe
+from bhyveload.loader.commands.boot import autoboot, autoboot_maybe, run_commands
 from bhyveload.loader.commands.table import commands
 from bhyveload.loader.devices import DeviceSpec
 from bhyveload.loader.environment import no_set, no_unset
@@ -112,9 +112,7 @@ def interact(loader: Loader) -> NoReturn:
     loader.interpreter.start()
     loader.stage("boot")
     loader.print("\n")
-    for line in loader.options.commands:
-        if loader.interpreter.run(line) and loader.options.batch:
-            raise LoaderError(f"--loader-command {line!r} failed: {loader.message or 'unknown command'}")
+    run_commands(loader)
     if loader.options.batch:
         autoboot(loader, -2, None)
         raise LoaderError(*need("bhyveload.loader.diagnosis").explain(loader))

@@ -81,11 +81,13 @@ class Loader:
         self.options = options or Options()
         self.environment = Environment()
         self.console = LoaderConsole(host, self.environment, current)
+        self.console.asks = not self.options.batch
         self.disks = Disks(host)
         self.files = Files(host, self.console, self.environment, self.disks, current)
         self.commands: dict[str, Command] = {}
         self.interpreter: Interpreter | None = None
         self.autoboot_tried = False
+        self.pending_commands = self.options.commands
         self.before_exec: list[Callable[[], None]] = []  # run when the guest is about to start
         self.leave: Callable[[BaseException], NoReturn] | None = None  # ends a child process from anywhere
 

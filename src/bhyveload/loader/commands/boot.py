@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from bhyveload.errors import FileSystemError, KernelError
+from bhyveload.errors import FileSystemError, KernelError, LoaderError
 from bhyveload.loader.commands.modules import find_file, load_kernel_or_module
 from bhyveload.loader.kernel.formats import exec_file
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
@@ -55,6 +55,7 @@ _MAX_FSTAB_LINES = 100_000
 
 
 def boot(loader: Loader, argv: list[str]) -> int:
+    run_commands(loader)
     words = argv[1:]
     if words and not words[0].startswith("-"):
         if find_file(loader) is not None:
@@ -84,8 +85,25 @@ def boot(loader: Loader, argv: list[str]) -> int:
         return loader.fail_with(loader.diagnosis)
 
 
+def run_commands(loader: Loader) -> None:
+    """Run the --loader-command lines, once: after the scripts, or when they boot themselves, before that.
+
+    Raises LoaderError in a --batch run when one fails.
+    """
+    commands, loader.pending_commands = loader.pending_commands, ()
+    assert loader.interpreter is not None
+    for line in commands:
+        if loader.interpreter.run(line) and loader.options.batch:
+            raise LoaderError(f"--loader-command '{line}' failed: {loader.message or 'unknown command'}")
+
+
 def load_a_kernel(loader: Loader, args: list[str]) -> bool:
-    """loadakernel: try each name of $bootfile (default "kernel"); an empty one ends the list."""
+    """loadakernel: try each name of $bootfile (default "kernel"); an empty one ends the list.
+
+    With --kernel it is that one and no other: as a folder of /boot, a folder, or a file.
+    """
+    if loader.options.kernel:
+        return _load_chosen_kernel(loader, loader.options.kernel, args)
     names = loader.environment.get("bootfile")
     for name in ("kernel" if names is None else names).split(";"):
         if not name:
@@ -93,6 +111,19 @@ def load_a_kernel(loader: Loader, args: list[str]) -> bool:
         if load_kernel_or_module(loader, name, args) == 0:
             return True
         loader.print(f"can't load '{name}'\n")
+    return False
+
+
+def _load_chosen_kernel(loader: Loader, kernel: str, args: list[str]) -> bool:
+    for name in (f"/boot/{kernel}/kernel", f"{kernel}/kernel", kernel):
+        if loader.files.exists(name) and load_kernel_or_module(loader, name, args) == 0:
+            folder, slash, _ = name.rpartition("/")
+            if slash:
+                path = loader.environment.get("module_path")
+                loader.environment.set("module_path", f"{folder};{path or '/boot/kernel;/boot/modules'}")
+            return True
+    loader.print(f"can't load '{kernel}'\n")
+    loader.diagnosis = f"there is no kernel '{kernel}'"
     return False
 
 
