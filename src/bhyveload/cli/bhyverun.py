@@ -15,7 +15,7 @@ from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error,
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import BhyveloadError, UsageError
-from bhyveload.handoff.disks import disk_from_path
+from bhyveload.handoff.disks import disk_from_path, disks_of
 from bhyveload.handoff.outcome import HALTED, TIMED_OUT, TRIPLE_FAULT
 from bhyveload.handoff.qemu import MAX_CPUS, NETWORKS
 from bhyveload.vm.store import VirtualMachine
@@ -219,12 +219,16 @@ def _prepare(program: str, vm: VirtualMachine, arguments: Arguments) -> str:
 def _run(program: str, vm: VirtualMachine, arguments: Arguments) -> int:
     from bhyveload.handoff.run import run
 
+    disks = disks_of(vm.state or {}) if arguments.disks is None else arguments.disks
+    for disk in disks:
+        if disk.snapshot:
+            warn(program, f"{disk.path}: what the guest writes is dropped at the end of the run")
     with _Terminal(), _Signals() as signals:
         result = run(
             vm,
             accel=arguments.accel,
             cpus=arguments.cpus,
-            disks=arguments.disks,
+            disks=disks,
             net=arguments.net,
             timeout=arguments.timeout,
             extra=arguments.extra,
