@@ -2,7 +2,8 @@
 
 Each target runs in a process of its own for N seconds (60).  What breaks the invariant of tests/fuzzing (an error that
 is not this package's, more time or memory than allowed, a crash) is written to --finds, by default build/fuzz; what is
-kept goes to tests/data/fuzz/TARGET, where `make test` replays it.  At the end a table of executions, coverage and finds is printed (docs/security.md).
+kept goes to tests/data/fuzz/TARGET, where `make test` replays it.  At the end a table of executions, coverage and finds
+is printed (docs/security.md).
 
 Without atheris the project's own mutation engine is used: it is blind to coverage, and the table says so.
 """

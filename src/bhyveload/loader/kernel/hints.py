@@ -144,11 +144,10 @@ def _table_matches(
             loader.print(f"Skipped because table for bus {table_bus}, looking for {bus}\n")
         return False
     matched = False
-    if not any(letter in descriptor for letter in _INTEGER_FIELDS + _STRING_FIELDS):
-        count = min(count, 1)  # without data every entry is the same
     for number in range(count):
         if cursor.at >= end:
             break  # a count beyond the end of the record
+        start = cursor.at
         if options.verbose:
             loader.print(f"---------- Entry {number} ----------\n")
         if options.dump:
@@ -160,6 +159,8 @@ def _table_matches(
             matched = True
             if options.verbose:
                 loader.print(f"Matches --- {'(null)' if file is None else file} ---\n")
+        if cursor.at == start:
+            break  # without data every entry is the same, and the count may be millions
     return matched
 
 
