@@ -15,6 +15,7 @@ from bhyveload.userboot import search
 from bhyveload.userboot.search import (
     LoaderObject,
     Loaders,
+    default_directories,
     find_loader,
     loader_name,
     read_loader,
@@ -98,8 +99,25 @@ def test_a_link_may_not_lead_out_of_the_directory(tmp_path: Path) -> None:
     (folder / "userboot.so").symlink_to("userboot_lua.so")
     (folder / "userboot_4th.so").symlink_to("../outside.so")
     assert found(find_loader([str(folder)]))[1] == b"lua"
-    with pytest.raises(InputError, match=r"userboot_4th\.so: leads out of the host folder"):
+    with pytest.raises(InputError, match=r"userboot_4th\.so: leads out of its directory"):
         find_loader([str(folder)], b"4th")
+
+
+def test_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = ("/usr/local/share/bhyveload", "/usr/share/bhyveload")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert default_directories() == ("/home/somebody/.local/share/bhyveload", *packages)
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_directories() == ("/data/bhyveload", *packages)
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert default_directories() == packages
+
+    class FreeBSD:
+        sysname = "FreeBSD"
+
+    monkeypatch.setattr(os, "uname", FreeBSD)
+    assert default_directories() == ("/boot",)
 
 
 def test_who_begins_and_who_follows(tmp_path: Path) -> None:

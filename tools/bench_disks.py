@@ -66,7 +66,9 @@ def from_flat_file(path: Path) -> Callable[[GuestMemory], None]:
     return work
 
 
-def from_file_system(image: RawImage, probe: Callable[..., DiskFileSystem], path: bytes) -> Callable[[GuestMemory], None]:
+def from_file_system(
+    image: RawImage, probe: Callable[..., DiskFileSystem], path: bytes
+) -> Callable[[GuestMemory], None]:
     def work(memory: GuestMemory) -> None:
         fs = probe(image, silent)
         file = fs.open(fs.lookup(path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from bhyveload.errors import FileSystemError, HostError, InputError, LoaderError
-from bhyveload.freebsd_errno import ENOENT
+from bhyveload.freebsd_errno import ENOENT, ENOTCAPABLE
 from bhyveload.fs.stat import S_IFMT, S_IFREG
 from bhyveload.host.directory import open_host_directory
 
@@ -28,8 +28,12 @@ _ALLOWED = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234
 
 
 def default_directories() -> tuple[str, ...]:
-    """Where userboot objects are looked for without --loader-dir: FreeBSD's own place, or where packages go."""
-    return FREEBSD_DIRECTORIES if os.uname().sysname == "FreeBSD" else DIRECTORIES
+    """Where userboot objects are looked for without --loader-dir: FreeBSD's own place; elsewhere the user's data
+    directory (XDG Base Directory Specification), then where packages go."""
+    if os.uname().sysname == "FreeBSD":
+        return FREEBSD_DIRECTORIES
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return (f"{home}/bhyveload", *DIRECTORIES) if os.path.isabs(home) else DIRECTORIES
 
 
 def loader_name(interpreter: bytes | None) -> str:
@@ -124,7 +128,8 @@ def find_loader(directories: Sequence[str], interpreter: bytes | None = None) ->
         except FileSystemError as error:
             if error.errno == ENOENT:
                 continue
-            raise InputError(f"{directory}/{name}: {error.message.rpartition(': ')[2]}") from None
+            reason = "leads out of its directory" if error.errno == ENOTCAPABLE else error.message.rpartition(": ")[2]
+            raise InputError(f"{directory}/{name}: {reason}") from None
         finally:
             folder.close()
         return LoaderObject(f"{directory}/{name}", _content(file, f"{directory}/{name}"))
