@@ -121,7 +121,7 @@ def test_listed_variables_are_the_kernels(disk: Path) -> None:
     listed = [line.partition("=")[0] for line in lines]
     assert listed == sorted(listed)
     assert "kernelname=/boot/kernel/kernel" in lines
-    assert "mine=a\\nb" in lines
+    assert "mine=a\\x0ab" in lines
     environment = report("--batch", "-e", "mine=a\nb", "-d", disk)["environment"]
     assert listed == list(environment)
 
