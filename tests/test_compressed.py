@@ -234,7 +234,7 @@ def test_like_gzipfs(places: list[tuple[int, int]], name: int, damage: str, seed
     model = Model(raw, header)
     whole = len(zlib.decompressobj(-15).decompress(raw[header:])) if damage == "cut" else len(MIXED)
     for offset, length in places:
-        if damage == "cut" and whole - 300 < offset + length and offset < whole + 300:
+        if damage == "cut" and whole - 300 < offset + length:
             break  # what zlib held back when its input ended is lost to gzipfs.c, not to us
         expected = model.pread(offset, length)
         try:
@@ -303,7 +303,7 @@ def test_bombs(kind: str) -> None:
         view.read(32 << 20, 1)
     assert caught.value.errno == EIO
     assert "more than 1048576 bytes" in printed[0]
-    assert len(view._data) <= 3 << 20
+    assert view._out <= 3 << 20
     assert time.monotonic() - started - packing < 2
 
 
@@ -332,3 +332,18 @@ def test_mutants(kind: str, data: st.DataObject) -> None:
             view.read(offset, 50000)
     except FileSystemError as error:
         assert error.errno in (EFTYPE, EIO)
+
+
+@pytest.mark.parametrize("kind", OPENERS)
+def test_only_the_last_part_is_kept(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file in steps needs no more than KEEP; what was dropped is decompressed again when it is asked for."""
+    monkeypatch.setattr(compressed, "KEEP", 1 << 20)
+    opener, packer = OPENERS[kind]
+    data = b"".join(b"%07d\n" % number for number in range(1_000_000))
+    view = opener(Raw(packer(data)), silent)
+    for offset in range(0, len(data), 300_000):
+        assert joined(view, offset, 300_000) == data[offset : offset + 300_000]
+        assert len(view._blocks) * compressed.BLOCK <= 2 << 20
+    for offset in (len(data) - 400_000, 10, 5_000_000, 4_999_000, 7_900_000, 0):
+        assert joined(view, offset, 70_000) == data[offset : offset + 70_000]
+    assert joined(view, 0, len(data)) == data

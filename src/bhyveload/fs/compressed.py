@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Z_BUFSIZE = 2048  # gzipfs.c; BZ_BUFSIZE in bzipfs.c is the same
 DISCARD = 16  # bytes a forward seek reads at once
 STEP = 1 << 20  # bytes decompressed at once, so that a bomb is noticed in time
+BLOCK = 256 << 10  # decompressed data is kept in blocks of this size
 KEEP = 32 << 20  # bytes of decompressed data kept: a kernel's symbols lie this near to its section headers
 LIMIT = 1 << 30  # bytes of decompressed data: what a kernel finds mapped when it starts
 XZ_MEMORY = 256 << 20  # of the xz decoder: `xz -9` takes 65 MiB
@@ -103,8 +104,9 @@ class CompressedFile:
         self._limit = limit
         self._start = start
         self._engine: Engine = form.engine()
-        self._data = bytearray()  # what came out so far, from _base on
-        self._base = 0
+        self._blocks: dict[int, bytes] = {}  # number -> what came out there; the oldest are dropped
+        self._dropped = 0  # blocks
+        self._tail = bytearray()  # what came out behind the last full block
         self._needed = 0  # nothing before this offset is going to be read next
         self._consumed = start  # offset in the file up to which the engine was fed
         self._came_out = {start: 0}  # offset of a possible end of a piece -> what had come out there
@@ -122,7 +124,7 @@ class CompressedFile:
         if offset < self._position:
             self._position = 0
             self._next = self._start
-            if offset < self._base:
+            if offset < self._dropped * BLOCK:
                 self._restart()
         self._needed = offset
         if self._reach(offset) < offset:
@@ -132,9 +134,7 @@ class CompressedFile:
         self._position = self._reach(start + length)
         if self._position < start + length:
             self._read_failed(self._position == start)
-        if self._position == start:
-            return []
-        return [bytes(memoryview(self._data)[start - self._base : self._position - self._base])]
+        return self._pieces(start, self._position)
 
     def write(self, offset: int, data: Buffer) -> int:
         raise FileSystemError(EROFS, f"{self._format.reader}: compressed files cannot be written")
@@ -142,13 +142,38 @@ class CompressedFile:
     @property
     def _out(self) -> int:
         """How much has come out."""
-        return self._base + len(self._data)
+        return (self._dropped + len(self._blocks)) * BLOCK + len(self._tail)
+
+    def _pieces(self, start: int, end: int) -> list[Buffer]:
+        """What came out at [start, end)."""
+        pieces: list[Buffer] = []
+        while start < end:
+            number, at = divmod(start, BLOCK)
+            block = self._blocks.get(number)
+            size = min(end - start, BLOCK - at)
+            pieces.append(bytes(self._tail[at : at + size]) if block is None else memoryview(block)[at : at + size])
+            start += size
+        return pieces
+
+    def _keep(self, part: bytes) -> None:
+        """Note what came out, and drop what is old and not needed next."""
+        self._tail += part
+        full = len(self._tail) // BLOCK
+        if full:
+            number = self._dropped + len(self._blocks)
+            for index in range(full):
+                self._blocks[number + index] = bytes(memoryview(self._tail)[index * BLOCK : (index + 1) * BLOCK])
+            del self._tail[: full * BLOCK]
+        while len(self._blocks) > KEEP // BLOCK and (self._dropped + 1) * BLOCK <= self._needed:
+            del self._blocks[self._dropped]
+            self._dropped += 1
 
     def _restart(self) -> None:
         """Decompress again from the front."""
         self._engine = self._format.engine()
-        self._data = bytearray()
-        self._base = 0
+        self._blocks.clear()
+        self._dropped = 0
+        self._tail.clear()
         self._consumed = self._start
         self._came_out = {self._start: 0}
         self._end = None
@@ -234,11 +259,7 @@ class CompressedFile:
         """Everything that comes out for ``data``.  Raises the engine's errors, _TooLarge."""
         while True:
             part = engine.decompress(data, STEP)
-            self._data += part
-            drop = min(len(self._data) - KEEP, self._needed - self._base)
-            if drop > 0:
-                del self._data[:drop]
-                self._base += drop
+            self._keep(part)
             if self._out > self._limit:
                 raise _TooLarge(f"{self._format.reader}: decompresses to more than {self._limit} bytes")
             # zlib keeps what it did not get to in unconsumed_tail, the others keep it themselves.
