@@ -173,7 +173,7 @@ def _hints() -> Run:
         if records is None:
             return
         for name, wanted in (("if_x", None), ("kernel", (1, 2, 3))):
-            hints.find_version(records, name, wanted)
+            hints.find_version(hints.versions(records), name, wanted)
         for options in (hints.PnpOptions(), hints.PnpOptions(True, True)):
             hints.find_device(loader, records, "pci", "vendor=0x8086;device=0x100e;class=0x20000", options)
             hints.find_device(loader, records, "usb", "vendor=1 product=2", options)

@@ -6,7 +6,7 @@ spec/errata.md B13.
 
 from __future__ import annotations
 
-from struct import unpack_from
+from struct import Struct
 
 from bhyveload.errors import FileSystemError
 from bhyveload.loader.kernel.elf_format import MDT_MODULE, MDT_PNP_INFO, MDT_VERSION
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
     Dependency = tuple[int, int, int]  # minimum, preferred, maximum version
+    Versions = dict[str, list[tuple[int, str]]]  # module name -> (version, file)
 
 LINKER_HINTS_VERSION = 1
 LINKER_HINTS_MIN, LINKER_HINTS_MAX = 8, 1 << 20
+_RECORD = Struct("<ii").unpack_from  # length of what follows it, type
 _INT = 4
 _INTEGER_FIELDS = "IJGLM"
 _STRING_FIELDS = "DZ"
@@ -71,25 +73,37 @@ def _records(hints: bytes) -> Iterator[tuple[int, _Cursor, int]]:
     """(type, cursor behind it, end) of every record; ends at a length that leads nowhere."""
     at = 0
     while at + 2 * _INT <= len(hints):
-        length, kind = unpack_from("<ii", hints, at)
+        length, kind = _RECORD(hints, at)
         yield kind, _Cursor(hints, at + 2 * _INT), at + _INT + length
         if length < 0:
             return
         at += length + _INT
 
 
-def find_version(hints: bytes, name: str, wanted: Dependency | None) -> str | None:
+def versions(hints: bytes) -> Versions:
+    """The VERSION records by module name, in order: a release has thousands, and many modules are looked up."""
+    found: Versions = {}
+    size = len(hints)
+    at = 0
+    while at + 2 * _INT <= size:
+        length, kind = _RECORD(hints, at)
+        if kind == MDT_VERSION:
+            cursor = _Cursor(hints, at + 2 * _INT)
+            found.setdefault(cursor.string(), []).append((cursor.integer(), cursor.string()))
+        if length < 0:
+            break
+        at += length + _INT
+    return found
+
+
+def find_version(known: Versions, name: str, wanted: Dependency | None) -> str | None:
     """mod_search_hints: the file of module ``name``: the preferred version, else the highest in range.
 
     Only VERSION records count.  None: the hints know nothing of it.
     """
     best = 0
     found: str | None = None
-    for kind, cursor, _ in _records(hints):
-        if kind != MDT_VERSION or cursor.string() != name:
-            continue
-        version = cursor.integer()
-        file = cursor.string()
+    for version, file in known.get(name, ()):
         if wanted is None or version == wanted[1]:
             return file
         if wanted[0] <= version <= wanted[2] and version > best:

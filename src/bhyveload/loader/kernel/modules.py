@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from bhyveload.loader.kernel.hints import Dependency, PnpOptions
+    from bhyveload.loader.kernel.hints import Dependency, PnpOptions, Versions
     from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
@@ -32,12 +32,13 @@ _MAX_DEPTH = 100
 class ModuleDirectory:
     """struct moduledir: a directory of the search path and the linker.hints in it, read once."""
 
-    __slots__ = ("hints", "path", "tried")
+    __slots__ = ("_versions", "hints", "path", "tried")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.hints: bytes | None = None
         self.tried = False
+        self._versions: Versions | None = None
 
     def read_hints(self, loader: Loader) -> bytes | None:
         """moduledir_readhints."""
@@ -52,6 +53,17 @@ class ModuleDirectory:
                 hints: Any = need("bhyveload.loader.kernel.hints")
                 self.hints = hints.read(loader, path, size)
         return self.hints
+
+    def find_version(self, loader: Loader, name: str, wanted: Dependency | None) -> str | None:
+        """The file that linker.hints names for a module; None without hints for it."""
+        records = self.read_hints(loader)
+        if records is None:
+            return None
+        hints: Any = need("bhyveload.loader.kernel.hints")
+        if self._versions is None:
+            self._versions = hints.versions(records)
+        found: str | None = hints.find_version(self._versions, name, wanted)
+        return found
 
 
 def module_directories(loader: Loader) -> list[ModuleDirectory]:
@@ -126,11 +138,7 @@ def find_module(loader: Loader, name: str, wanted: Dependency | None) -> tuple[s
 def search_module(loader: Loader, name: str, wanted: Dependency | None) -> str | None:
     """mod_searchmodule: the file that holds a module, by linker.hints or else by its name."""
     for directory in module_directories(loader):
-        records = directory.read_hints(loader)
-        in_hints: str | None = None
-        if records is not None:
-            hints: Any = need("bhyveload.loader.kernel.hints")
-            in_hints = hints.find_version(records, name, wanted)
+        in_hints = directory.find_version(loader, name, wanted)
         if in_hints is not None:
             found = lookup(loader, directory.path, in_hints)
         else:
