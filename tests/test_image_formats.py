@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import struct
 import subprocess
 from pathlib import Path
 
@@ -220,6 +222,52 @@ def test_split_sparse_and_flat_extents(tmp_path: Path) -> None:
         assert bytes(disk.read(border - 8192, 16384)) == bytes(4096) + b"\1" * 4096 + b"\2" * 4096 + bytes(4096)
         assert bytes(disk.read(4 << 30, 1024)) == b"\3" * 512 + bytes(512)
         disk.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("qcow2", "cluster_size=4k"),
+        ("qcow2", "extended_l2=on,cluster_size=32k"),
+        ("qcow2", "compat=0.10,cluster_size=1k"),
+        ("vmdk", "zeroed_grain=on"),
+        ("vpc", "force_size=on"),
+        ("vhdx", "block_size=1M"),
+    ],
+)
+def test_whatever_a_guest_does_to_its_disk(raw: Path, tmp_path: Path, form: str, options: str, seed: int) -> None:
+    """Writes, zeroes and discards anywhere, on top of a fresh image or of a backing file: as QEMU reads it again."""
+    chance = random.Random(f"{form} {options} {seed}")
+    if form == "qcow2" and seed % 2:
+        image = create(tmp_path / "disk", form, 6 * MIB, options, "-b", raw, "-F", "raw")
+    else:
+        image = convert(raw, tmp_path / "disk", form, options)
+    commands = []
+    for _ in range(25):
+        offset, length = chance.randrange(4 * MIB), chance.choice((1, 512, 5000, 65536, chance.randrange(1, 500_000)))
+        offset, length = (offset, length) if form == "qcow2" else (offset // 512 * 512, (length + 511) // 512 * 512)
+        kind = chance.choice(("write -P 7", "write -P 9", "write -P 11", "write -z", "write -zu", "discard"))
+        commands.append(f"{kind} {offset} {length}")
+    qemu_io(image, form, *commands)
+    expected = as_raw(image, form, tmp_path / "again")
+    assert expected.count(7) > 1000
+    assert read_all(image, allow_backing=True) == expected
+
+
+def test_a_stream_with_a_footer(raw: Path, tmp_path: Path) -> None:
+    """VMware writes streams without going back: the header that counts stands at the end, behind a marker."""
+    image = convert(raw, tmp_path / "disk", "vmdk", "subformat=streamOptimized")
+    content = bytearray(image.read_bytes())
+    header = bytes(content[:512])
+    content[56:64] = b"\xff" * 8
+    content += struct.pack("<QII", 1, 0, 3).ljust(512, b"\0") + header + bytes(512)
+    image.write_bytes(content)
+    assert as_raw(image, "vmdk", tmp_path / "again") == SAMPLE
+    assert read_all(image) == SAMPLE
+    image.write_bytes(content[:-512])
+    with pytest.raises(ImageError, match="no footer at the end of the stream"):
+        read_all(image)
 
 
 def test_contiguous_clusters_are_one_piece_of_the_mapped_file(raw: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.errors import BhyveloadError, ImageError, InputError
+from bhyveload.errors import BhyveloadError, ImageError, InputError, ReportError
 from bhyveload.image.open import open_disk
 from image_testing import MIB, convert, create, fix_vhd, fix_vhdx, read_all, require, run_tool, sample_disk
 
@@ -309,6 +309,49 @@ def test_a_guest_cannot_turn_its_disk_into_a_list_of_others(tmp_path: Path) -> N
     disk = tmp_path / "disk.img"
     disk.write_bytes(text.ljust(2 * MIB, b"\0"))
     assert read_all(disk) == disk.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("form", "answer"),
+    [
+        ("vmdk", {"want": "extent", "of": "/etc/x", "names": ["passwd"], "form": ""}),
+        ("vmdk", {"want": "extent", "of": None, "names": ["passwd"], "form": ""}),
+        ("vmdk", {"want": "backing", "of": "IMAGE", "names": ["/etc/passwd"], "form": "raw"}),
+        ("qcow2", {"want": "extent", "of": "IMAGE", "names": ["neighbour"], "form": ""}),
+        ("vhdx", {"want": "extent", "of": "IMAGE", "names": ["neighbour"], "form": ""}),
+        ("vmdk", {"want": "extent", "of": "IMAGE", "names": [], "form": ""}),
+        ("vmdk", {"want": "extent", "of": "IMAGE", "names": ["neighbour"] * 2, "form": ""}),
+        ("vmdk", {"want": "extent", "of": "IMAGE", "names": ["neighbour\0"], "form": ""}),
+        ("vmdk", {"want": "extent", "of": "IMAGE", "names": ["x"] * 1000, "form": ""}),
+        ("vmdk", {"want": "extent", "of": "IMAGE", "names": [3], "form": ""}),
+        ("vmdk", {"want": "extent", "of": "IMAGE", "names": "neighbour", "form": ""}),
+        ("qcow2", {"want": "backing", "of": "IMAGE", "names": ["neighbour"], "form": 3}),
+        ("qcow2", {}),
+        ("qcow2", {"size": -1}),
+        ("qcow2", {"size": "1"}),
+        ("qcow2", {"size": 1 << 63}),
+    ],
+)
+def test_a_child_that_lies(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, answer: dict[str, object]
+) -> None:
+    """A hostile image has taken over the process that looks at it: no file is opened for it that must not be."""
+    image = convert(raw, tmp_path / "image", form)
+    (tmp_path / "neighbour").write_bytes(SAMPLE)
+    forged = {key: str(image) if value == "IMAGE" else value for key, value in answer.items()}
+    monkeypatch.setattr("bhyveload.image.disk.run_child", lambda *_: forged)
+    opened = []
+    real_open = os.open
+
+    def watched(path: str, *rest: int) -> int:
+        opened.append(path)
+        return real_open(path, *rest)
+
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(ReportError):
+        open_disk(str(image), allow_backing=True, sandbox=False)
+    assert set(opened) <= {str(image), str(tmp_path / "neighbour")}
+    assert form == "vmdk" or str(tmp_path / "neighbour") not in opened
 
 
 # VHD

@@ -126,10 +126,7 @@ def _entry_name(source: RawImage, compression: str) -> str:
     import hashlib
 
     path = os.path.realpath(source.name)
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise HostError(f"{source.name}: {error.strerror}") from None
+    status = os.fstat(source.descriptor)  # of what is read, whatever has that name by now
     key = hashlib.sha256(b"%b\0%d\0%d" % (os.fsencode(path), status.st_size, status.st_mtime_ns)).hexdigest()[:32]
     name = os.path.basename(path)
     if name.lower().endswith("." + compression):
@@ -188,7 +185,7 @@ def _fill(
         os.ftruncate(part, 0)
         limit = _grow(part)
         space = os.statvfs(folder)
-        room = space.f_bavail * space.f_frsize - RESERVE
+        room = min(space.f_bavail * space.f_frsize - RESERVE, LIMIT)
         progress.begin(source.name, folder)
 
         def work(leave: Leave) -> dict[str, int]:

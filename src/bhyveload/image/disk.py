@@ -23,6 +23,7 @@ from bhyveload.image.container import SECTOR_SIZE, refuse_write
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.stack import BACKING, FilesWanted, Layer, build, load_format
+from bhyveload.image.vmdk_format import MAX_EXTENTS
 from bhyveload.sandbox import Sandbox
 
 TYPE_CHECKING = False
@@ -165,7 +166,7 @@ class Opener:
             answer = self._ask(lambda: _survey(layer, self._table))
             if "want" not in answer:
                 break
-            self._fetch(answer)
+            self._fetch(answer, layer)
         facts = {
             "size": _number(answer, "size", MAX_SIZE),
             "sector_size": 4096 if answer.get("sector_size") == 4096 else SECTOR_SIZE,
@@ -208,22 +209,21 @@ class Opener:
         self._files.append(inside)
         return Layer(inside, path, _inner(detect(inside, path), path))
 
-    def _fetch(self, answer: dict[str, Any]) -> None:
-        """Open the files that a child asks for, or say why not."""
+    def _fetch(self, answer: dict[str, Any], top: Layer) -> None:
+        """Open the files that a child asks for, or say why not.  The child may be hostile: it can ask for anything."""
         kind, of, names, form = (answer.get(field) for field in ("want", "of", "names", "form"))
-        if not isinstance(of, str) or not isinstance(form, str) or not isinstance(names, list):
+        above = next((layer for layer in (top, *self._table.values()) if layer.path == of), None)
+        if above is None or above.form != ("qcow2" if kind == BACKING else "vmdk"):
+            raise ReportError("a disk image's reader asked for files on behalf of one that has none")
+        if not isinstance(form, str) or not isinstance(names, list) or not 0 < len(names) <= MAX_EXTENTS:
             raise ReportError("a disk image's reader asked for files in a way that makes no sense")
-        before = len(self._table)
         for name in names:
-            if not isinstance(name, str) or "\0" in name:
-                raise ReportError("a disk image's reader asked for a file without a name")
+            if not isinstance(name, str) or "\0" in name or (above.path, name) in self._table:
+                raise ReportError("a disk image's reader asked for a file without a name, or again")
             if kind == BACKING:
-                layer = self._backing_file(of, name, form)
+                self._table[above.path, name] = self._backing_file(above.path, name, form)
             else:
-                layer = self._extent(of, name)
-            self._table[of, name] = layer
-        if len(self._table) == before:
-            raise ReportError("a disk image's reader asked for the same files again")
+                self._table[above.path, name] = self._extent(above.path, name)
 
     def _extent(self, of: str, name: str) -> Layer:
         if name in ("", ".", "..") or "/" in name or "\\" in name:
