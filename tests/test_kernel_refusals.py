@@ -162,13 +162,18 @@ def test_refused_high_in_memory(tree: Path) -> None:
 def test_empty_and_short_files(tree: Path) -> None:
     kernel = tree / PATH[1:]
     whole = kernel.read_bytes()
-    for data, reason in ((b"", "is empty"), (whole[:40], "is too short for a kernel"), (b"\x1f\x8b\x08", "with gzip")):
+    for data, reason in (
+        (b"", "is empty"),
+        (whole[:40], "is too short for a kernel"),
+        (b"\x1f\x8b\x08", "with gzip"),
+        (b"BZh9", "bzip2"),
+    ):
         kernel.write_bytes(data)
         assert reason in batch(tree)
     kernel.write_bytes(whole[: len(whole) // 2])
     assert ": the file ends within a segment" in batch(tree)
     kernel.unlink()
-    assert batch(tree) == "there is no file kernel"
+    assert batch(tree).startswith("there is no ")
 
 
 def test_what_is_no_reason_to_refuse(tree: Path) -> None:

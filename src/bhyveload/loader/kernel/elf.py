@@ -73,6 +73,12 @@ if TYPE_CHECKING:
 
 # What is held in our own memory of a file: section headers and section names
 MAX_TABLE = 16 * MIB
+_PACKED = (
+    (b"\x1f\x8b", "gzip", ".gz"),
+    (b"BZh", "bzip2", ".bz2"),
+    (b"\x28\xb5\x2f\xfd", "zstd", ".zst"),
+    (b"\xfd7zXZ", "xz", ".xz"),
+)
 _KERNEL_OFFSET_MASK = {8: 0xFFFFFFFFFF000000, 4: 0xFF000000}
 
 
@@ -81,8 +87,9 @@ def describe_foreign(data: bytes) -> str:
     if not data:
         return "is empty"
     if data[:4] != ELFMAG:
-        if data[:2] == b"\x1f\x8b":
-            return "is compressed with gzip: it is found under its name without .gz"
+        for magic, format_, suffix in _PACKED:
+            if data.startswith(magic):
+                return f"is compressed with {format_}: a file X{suffix} is found when X is loaded"
         return "is not an ELF file"
     if len(data) <= ELF64.ehdr.size:
         return "is too short for a kernel"
