@@ -12,7 +12,9 @@ import pytest
 
 import golden
 import harness
+from bhyveload.fs.ufs_format import SUPERBLOCK_FIELDS
 from images import MIB, bsd_label, gpt_disk, make_ufs, mbr_disk, require, write_at
+from ufs_images import image
 
 BHYVELOAD = (sys.executable, "-m", "bhyveload.cli.bhyveload", "--dry-run")
 
@@ -205,3 +207,39 @@ def test_the_report_names_disks_and_device(gpt: Path, mbr: Path) -> None:
     report = json.loads(done.stdout)
     assert report["currdev"] == report["loaddev"] == "disk0p2:"
     assert [entry["path"] for entry in report["disks"]] == [str(disk), str(mbr)]
+
+
+def test_words_about_superblocks(base: Path) -> None:
+    """libsa says it each time it reads the superblock: at each opening, until `set currdev` keeps it mounted."""
+    content = image("ufs2-32k")
+    fields = {name: 65536 + offset for name, (offset, _) in SUPERBLOCK_FIELDS.items()}
+    content[fields["flags"] + 1] |= 0x02  # FS_METACKHASH
+    content[fields["metackhash"]] = 1
+    content[fields["ckhash"] : fields["ckhash"] + 4] = b"\x78\x56\x34\x12"
+    disk = golden.memory_disk(bytes(content))
+    said = rb"\r\nSuperblock check-hash failed: recorded check-hash 0x12345678 != "
+    said += rb"computed check-hash 0x\w{7,8} \(Ignored\)\r\n"
+
+    def count(keys: bytes, current: bool) -> int:
+        return len(re.findall(said, harness.run([disk], keys + b"quit\n", current=current).console))
+
+    for current in (True, False):
+        before = count(b"", current)
+        assert count(b"more /boot/loader.conf\nmore /boot/loader.conf\n", current) == before + 2
+        assert count(b"set currdev=disk0:\nmore /boot/loader.conf\n", current) == before + 1
+    swapped = bytearray(content)
+    swapped[65536 + 1372 : 65536 + 1376] = swapped[65536 + 1372 : 65536 + 1376][::-1]
+    big = golden.memory_disk(bytes(swapped))
+    words = b"UFS superblock failed due to endian mismatch between machine and filesystem\r\n"
+    # a file that is not there is looked for three times: as it is, as .gz, as .bz2
+    before = harness.run([big], b"quit\n").console.count(words)
+    assert harness.run([big], b"more /x\nquit\n").console.count(words) == before + 3
+    assert words not in harness.run([big], b"more /x\nquit\n", current=False).console
+
+
+def test_a_note_about_what_freebsd_would_not_read(base: Path) -> None:
+    disk = golden.memory_disk(bytes(image("ufs2-4k-512-sb8192")))
+    assert harness.run([disk], b"quit\n").report["notes"] == [
+        "disk0: UFS2 superblock at 8192 (Debian's makefs does this): FreeBSD's own loader looks for it at 65536 and "
+        "would not read this file system"
+    ]
