@@ -200,19 +200,21 @@ local function malformed_number(chunk, name)
   return nil
 end
 
--- luaL_loadbufferx; ``...`` is an environment or nothing.
+-- luaL_loadbufferx; ``...`` is an environment or nothing: the globals.
 local function compile(chunk, name, mode, ...)
+  local environment = G
+  if select("#", ...) > 0 then environment = ... end
   if byte(chunk) == 27 then
     if mode and not find(mode, "b", 1, true) then
       return nil, "attempt to load a binary chunk (mode is '" .. mode .. "')"
     end
-    if std.dumps[chunk] then return load(chunk, name, "b", ...) end -- unchanged since string.dump made it
+    if std.dumps[chunk] then return load(chunk, name, "b", environment) end -- unchanged since string.dump made it
     return nil, (match(name, "^[=@](.*)") or name) .. ": bad binary format (only what string.dump made is loaded)"
   end
   if mode and not find(mode, "t", 1, true) then
     return nil, "attempt to load a text chunk (mode is '" .. mode .. "')"
   end
-  local compiled, message = load(chunk, name, "t", ...)
+  local compiled, message = load(chunk, name, "t", environment)
   local malformed = malformed_number(chunk, name)
   if malformed then return nil, malformed end
   if not compiled and old then message = gsub(message, "for goto at line (%d+)$", "for <goto> at line %1") end

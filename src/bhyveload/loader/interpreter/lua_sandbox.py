@@ -74,17 +74,20 @@ function std.userdata(metatable)
 end
 
 local G, loaded, kept = _G, package.loaded, {}
-for name in ("_G _VERSION assert collectgarbage error getmetatable ipairs next package pairs rawequal rawget rawlen "
+for name in ("_VERSION assert collectgarbage error getmetatable ipairs next package pairs rawequal rawget rawlen "
     .. "rawset require select setmetatable string type"):gmatch("%S+") do
   kept[name] = G[name]
 end
 kept.pcall = function(...) return after(pcall(...)) end
 kept.xpcall = function(...) return after(xpcall(...)) end
-for name in next, G do G[name] = kept[name] end
+-- The guest's globals are another table than the state's own: lupa looks into that one unprotected before each call,
+-- and a metatable of the guest's there would end the process.
+for name in next, G do G[name] = nil end
 for name in next, loaded do
-  if name ~= "_G" and name ~= "package" and name ~= "string" then loaded[name] = nil end
+  if name ~= "package" and name ~= "string" then loaded[name] = nil end
 end
-std.globals, std.loaded = G, loaded
+kept._G, loaded._G = kept, kept
+std.globals, std.loaded = kept, loaded
 
 local function define(name, call)
   prim[name] = function(...)
