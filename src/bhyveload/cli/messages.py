@@ -20,6 +20,21 @@ def program_name(default: str) -> str:
     return os.path.basename(sys.argv[0]) or default
 
 
+def occupy_standard_descriptors() -> None:
+    """Have 0, 1 and 2 lead to /dev/null where the caller closed them.
+
+    Else the next file to be opened, a guest's disk, would get such a number, and what is meant for the user be written
+    into it.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: fd itself
+            assert null == fd
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+
+
 def escape(text: str) -> str:
     """``text`` as printable ASCII: every other byte of it as \\xNN.
 

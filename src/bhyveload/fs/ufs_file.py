@@ -87,7 +87,7 @@ class UfsFile:
         self._pointer_code = "I" if superblock.version == 1 else "q"
         self._remembered = _UNREAD  # libsa's f_buf_blkno: logical number of the block that was read last
         self._pointer = 0  # and its address
-        self._indirect: list[tuple[int, bytes]] = [(_UNREAD, b"")] * UFS_NIADDR  # f_blkno, f_blk
+        self._indirect: list[tuple[int, bytes]] = [(0, b"")] * UFS_NIADDR  # f_blkno, f_blk
 
     def read(self, offset: int, length: int) -> list[Buffer]:
         """Consecutive pieces of [offset, offset + length), clipped to the end of the file: views of the device, zeros

@@ -36,6 +36,10 @@ _SIGNALS = {
     31: "SIGSYS",
 }
 
+# SIGHUP, SIGINT, SIGALRM, SIGTERM end the child at once; crashes do, too, whatever handlers the parent has
+# (faulthandler's cannot put the old ones back in the sandbox and would crash for ever)
+_ENDING = (1, 2, 14, 15, 4, 6, 7, 8, 11, 31)
+
 
 class Leave:
     """Ends the child from anywhere: sends a report and never returns."""
@@ -108,7 +112,7 @@ def run_child(
         os.close(reading)
         leave = Leave(writing, before_leaving, before_needing)
         try:
-            for number in (2, 14, 15, 1):  # SIGINT, SIGALRM, SIGTERM, SIGHUP end the child at once
+            for number in _ENDING:
                 _signal.signal(number, _signal.SIG_DFL)
             leave(work(leave))
         except BaseException as error:

@@ -42,7 +42,10 @@ class Partition:
         """Bytes relative to the partition.  Raises FileSystemError(EIO) before its start or behind the disk's end."""
         if offset < 0:
             raise FileSystemError(EIO, f"read at {offset}: before the start of the partition")
-        return self.device.read(self.offset + offset, length)
+        data = self.device.read(self.offset + offset, length)
+        if len(data) != length:  # a library user's device that does not keep to the contract
+            raise FileSystemError(EIO, f"read at {self.offset + offset}: {len(data)} bytes instead of {length}")
+        return data
 
     def write(self, offset: int, data: Buffer) -> None:
         """Overwrite bytes relative to the partition.  Raises FileSystemError: EROFS, EIO."""
