@@ -165,9 +165,7 @@ class Sandbox:
     def _settle(self) -> None:
         if not self._core:
             self._prctl(PR_SET_DUMPABLE, 0)
-        self._prctl(PR_SET_PDEATHSIG, SIGKILL)  # behind the change of user, which resets it
-        if os.getppid() != self._parent:
-            os._exit(1)  # the parent died before it could have killed us
+        die_with_parent(self._parent)  # behind the change of user, which resets it
         self._prctl(PR_SET_NO_NEW_PRIVS, 1)
 
     def _prctl(self, option: int, value: int) -> None:
@@ -181,12 +179,12 @@ class Sandbox:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when ``parent``, which forked it, ends: Sandbox.enter does the same."""
+    """Have the kernel kill this process when ``parent``, which forked it, ends."""
     number = SYS_PRCTL.get(os.uname().machine) if sys.platform == "linux" else None
     if number is not None:
         _call(number, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
-            os._exit(1)
+            os._exit(1)  # it ended before that
 
 
 def _identity(user: str | None) -> tuple[int, int, bool] | None:

@@ -15,6 +15,7 @@ import time
 from bhyveload import errors
 from bhyveload.errors import BhyveloadError, LoaderCrashed, ReportError
 from bhyveload.need import ModulesNeeded
+from bhyveload.sandbox import die_with_parent
 from bhyveload.wire import MAX_SIZE, decode, encode
 
 TYPE_CHECKING = False
@@ -107,9 +108,11 @@ def run_child(
     returns is the report's "shown".
     """
     reading, writing = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
+        die_with_parent(parent)
         leave = Leave(writing, before_leaving, before_needing)
         try:
             for number in _ENDING:
