@@ -151,6 +151,20 @@ def test_time_is_limited(loaders: Path, vmm_directory: Path, do: str) -> None:
     assert not (vmm_directory / "vm" / "state.json").exists()
 
 
+def test_time_is_limited_for_all_restarts_together(loaders: Path, vmm_directory: Path) -> None:
+    result = bhyveload("-l", loaders / "userboot.so", "-e", "do=wait-and-reboot", "--timeout", "0.7", "vm", seconds=20)
+    assert result.returncode == 70
+    assert b"the loader did not finish in 0.7 seconds" in result.stderr
+    assert 2 <= result.stdout.count(b"again") <= 7
+
+
+def test_an_object_that_closes_everything_is_ended(loaders: Path, vmm_directory: Path) -> None:
+    """It cannot make the parent wait for ever by closing the pipe of its report."""
+    result = bhyveload("-l", loaders / "userboot.so", "-e", "do=close-all", "vm", seconds=20)
+    assert result.returncode == 70
+    assert b"the loader died by SIGKILL" in result.stderr
+
+
 def test_what_was_said_before_a_crash_is_heard(loaders: Path, vmm_directory: Path) -> None:
     result = bhyveload("-l", loaders / "userboot.so", "-e", "do=say-and-crash", "vm")
     assert (result.stdout, result.returncode) == (b"about to crash\n", 70)

@@ -182,6 +182,7 @@ def _run_until_loaded(
     timeout: float | None,
 ) -> dict[str, Any]:
     """Run the loader, again after a reboot or a change of interpreter, until it leaves a guest."""
+    began = time.monotonic()
     variables = [text.encode("latin-1", "replace") for text in environment]
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
@@ -203,7 +204,7 @@ def _run_until_loaded(
             host.environment = loader_environment(variables)
             return run_loader(host, interpreter, current, options, leave)
 
-        result = run_child(work, console.flush, timeout, console.discard)
+        result = run_child(work, console.flush, timeout, console.discard, began)
         if "need" in result:
             if result["need"] not in GROUPS and result["need"] != EVERYTHING:
                 raise ReportError("the loader asked for a module that does not exist")

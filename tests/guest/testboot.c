@@ -6,7 +6,7 @@
  *   do=all        every check, then exec; do=boot: exec at once
  *   do=segv, do=say-and-crash, do=illegal, do=loop, do=spin, do=return, do=quit, do=reboot, do=exitN, do=getc, do=deep, do=i386,
  *   do=rodata, do=relro, do=data-is-no-program, do=swap:NAME, do=swapnull, do=setreg, do=setmsr, do=setcr,
- *   do=open-passwd, do=new-program, do=kill-parent (system calls of its own),
+ *   do=open-passwd, do=new-program, do=kill-parent, do=close-all (system calls of its own),
  *   do=say-and-loop, do=variables, do=reboot-once (disk 0 remembers), do=chat (asks for a line, says it),
  *   do=abort (WITH_ABORT), do=nulls, do=partial, do=version, do=bench:KIND:COUNT:SIZE (p putc, r diskread, c copyin)
  * Host: disk 0 of 1 MiB (byte i of sector s is (s*7+i)&0xff), disk 1 read-only; 64 MiB of low memory; a directory
@@ -564,13 +564,22 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		boot();
 	} else if (starts(todo, "nulls"))
 		nulls();
-	else if (starts(todo, "chat"))
+	else if (starts(todo, "wait-and-reboot")) {
+		say("again\n");
+		delay(100000);
+		exit(2);
+	} else if (starts(todo, "chat"))
 		chat();
 	else if (starts(todo, "open-passwd"))
 		exit(system_call(2, (long)"/etc/passwd", 0, 0, 0) < 0 ? 50 : 51);
 	else if (starts(todo, "new-program"))	/* mmap of a page to write and execute */
 		exit(system_call(9, 0, 4096, 7, 0x22) < 0 ? 50 : 51);
-	else if (starts(todo, "kill-parent"))
+	else if (starts(todo, "close-all")) {	/* the report's pipe, too */
+		for (i = 0; i < 64; i++)
+			system_call(3, i, 0, 0, 0);
+		for (;;)
+			;
+	} else if (starts(todo, "kill-parent"))
 		exit(system_call(62, system_call(110, 0, 0, 0, 0), 15, 0, 0) < 0 ? 50 : 51);
 	else if (starts(todo, "partial")) {
 		say("no newline");

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Report = dict[str, Any]
 
+_PATIENCE = 2.0  # seconds between the end of a report and that of its child
 _SIGNALS = {
     4: "SIGILL",
     6: "SIGABRT",
@@ -99,14 +100,17 @@ def run_child(
     before_leaving: Callable[[], None],
     timeout: float | None = None,
     before_needing: Callable[[], int] | None = None,
+    since: float | None = None,
 ) -> Report:
     """Fork, run ``work`` in the child, return its report.
 
-    ``before_leaving`` runs in the child just before it reports (flush the console).  ``timeout`` in seconds.
+    ``before_leaving`` runs in the child just before it reports (flush the console).  ``timeout`` in seconds, counted
+    from ``since`` (time.monotonic(); None: now), which several children can share.
     Raises the BhyveloadError that the child reported, ReportError, or LoaderCrashed (signal, time out, silence).
     A report that asks for modules comes back as {"need": name}; ``before_needing`` runs in its place then, and what it
     returns is the report's "shown".
     """
+    deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
     reading, writing = os.pipe()
     parent = os.getpid()
     pid = os.fork()
@@ -124,7 +128,7 @@ def run_child(
             os._exit(1)
     os.close(writing)
     try:
-        data = _read_report(reading, timeout)
+        data = _read_report(reading, deadline)
     except BaseException:
         _kill(pid)
         raise
@@ -136,13 +140,28 @@ def run_child(
     if len(data) > MAX_SIZE:
         _kill(pid)
         raise ReportError("the loader's report is too large")
-    _, status = os.waitpid(pid, 0)
-    return _understand(data, status)
+    return _understand(data, _await(pid))
 
 
-def _read_report(fd: int, timeout: float | None) -> bytes | None:
+def _await(pid: int) -> int:
+    """The status of a child that has closed its pipe.  One that goes on all the same is hostile, and killed."""
+    pause = 0.0
+    patience = time.monotonic() + _PATIENCE
+    try:
+        while time.monotonic() < patience:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(pause)
+            pause = min(pause * 2 + 20e-6, 0.01)
+    except BaseException:
+        _kill(pid)
+        raise
+    return _kill(pid)
+
+
+def _read_report(fd: int, deadline: float | None) -> bytes | None:
     """Everything the child sends, at most one byte more than MAX_SIZE; None when time is up."""
-    deadline = None if timeout is None else time.monotonic() + timeout
     parts: list[bytes] = []
     size = 0
     while size <= MAX_SIZE:
@@ -158,12 +177,13 @@ def _read_report(fd: int, timeout: float | None) -> bytes | None:
     return b"".join(parts)
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int) -> int:
+    """Its status."""
     try:
         os.kill(pid, 9)
     except ProcessLookupError:
         pass
-    os.waitpid(pid, 0)
+    return os.waitpid(pid, 0)[1]
 
 
 def _understand(data: bytes, status: int) -> Report:
