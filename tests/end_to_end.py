@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+import images
+import ufs_images
 from guest.build import missing_tools, parse_report
 from guest.loader import Elf
 
+MIB = 1 << 20
 PROGRAMS = Path(sys.executable).parent
 CR0_ET = 0x10  # always set in a real processor
 MODINFO_END, MODINFO_METADATA_SMAP = 0, 0x9001
@@ -203,3 +206,13 @@ def pci_ids(guest: dict[str, str]) -> list[str]:
 def plain_environment(words: Sequence[str]) -> list[str]:
     """-e for each of ``words``."""
     return [part for word in words for part in ("-e", word)]
+
+
+def make_disk(folder: Path, kernel: Path, *, size: int = 8 * MIB, block: int = 32768, fragment: int = 4096) -> Path:
+    tree = folder / "tree"
+    (tree / "boot" / "kernel").mkdir(parents=True)
+    shutil.copy(kernel, tree / "boot" / "kernel" / "kernel")
+    (tree / "boot" / "data").write_bytes(ufs_images.numbered_text(100_001, b"d"))
+    ufs = images.make_ufs(tree, folder / "part.ufs", size, block, fragment)
+    shutil.rmtree(tree)
+    return images.standard_disk(folder / "disk.img", ufs)

@@ -26,6 +26,7 @@ from end_to_end import (
     check_machine,
     crc,
     load,
+    make_disk,
     memory_file,
     needs_gcc,
     needs_qemu,
@@ -48,31 +49,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("end-to-end")
 
 
-@pytest.fixture(scope="session")
-def kernel(work: Path) -> Path:
-    return build_probe(work)
+@pytest.fixture
+def disk(probe_disk: Path) -> Path:
+    return probe_disk
+
+
+@pytest.fixture
+def kernel(probe_kernel: Path) -> Path:
+    return probe_kernel
 
 
 @pytest.fixture(scope="session")
 def padded_kernel(work: Path) -> Path:
     """One with 2 MiB of data, no two pages of it alike."""
     return build_probe(work, padding=PADDING, name="padded")
-
-
-def make_disk(folder: Path, kernel: Path, *, size: int = 8 * MIB, block: int = 32768, fragment: int = 4096) -> Path:
-    tree = folder / "tree"
-    (tree / "boot" / "kernel").mkdir(parents=True)
-    shutil.copy(kernel, tree / "boot" / "kernel" / "kernel")
-    (tree / "boot" / "data").write_bytes(ufs_images.numbered_text(100_001, b"d"))
-    ufs = images.make_ufs(tree, folder / "part.ufs", size, block, fragment)
-    shutil.rmtree(tree)
-    return images.standard_disk(folder / "disk.img", ufs)
-
-
-@pytest.fixture(scope="session")
-def disk(work: Path, kernel: Path) -> Path:
-    (work / "plain").mkdir()
-    return make_disk(work / "plain", kernel)
 
 
 @pytest.mark.parametrize("memory", ["64M", "256M", "3G", "3G+4M", "3500M", "5G", "7G"])

@@ -323,7 +323,7 @@ def _load(program: str, request: Request, name: str) -> int:
         vm = VirtualMachine.create(name, request.memory)
     loaded = False
     try:
-        with RawTerminal(console.out_fd):
+        with RawTerminal(console.in_fd if os.isatty(console.in_fd) else console.out_fd):
             report = load(
                 vm,
                 disks,

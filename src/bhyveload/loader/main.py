@@ -48,6 +48,9 @@ def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
         number += 1
     _choose_currdev(loader, _probe_pools(loader))
     _check_interpreter(loader, interpreter)
+    if loader.options.kernel and (interpreter == "simp" or not _has_lua_script(loader)):
+        name = loader.options.kernel  # only the Lua scripts look at the variable kernel (loader/batch.py)
+        environment.set("bootfile", name if name.startswith("/") else f"/boot/{name}/kernel")
     if interpreter == "simp":
         from bhyveload.loader.interpreter.simple import SimpleInterpreter
 
