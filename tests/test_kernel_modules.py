@@ -616,3 +616,15 @@ def test_a_boot_folder_of_the_usual_size(tmp_path: Path) -> None:
     path = tmp_path / "boot/kernel/m039.ko"
     assert end == placement(path, run.files[-1].addr)[1]
     assert 190_000 < path.stat().st_size < 230_000
+
+
+def test_relocations_in_any_order(tree: Path) -> None:
+    """Nothing says that a relocation table is sorted."""
+    path = build_module(tree / "boot/kernel/mod.ko", [version("one", 3), version("two", 4)], relocations=50)
+    table = next(section for section in sections(path) if section.name == ".rela.data")
+    data = bytearray(path.read_bytes())
+    entries = [data[at : at + 24] for at in range(table.offset, table.offset + table.size, 24)]
+    assert len(entries) == 54
+    data[table.offset : table.offset + table.size] = b"".join(entries[::-1])
+    path.write_bytes(data)
+    assert modules(loaded(tree, ["load kernel", "load mod"]), 1) == [("two", 4), ("one", 3)]

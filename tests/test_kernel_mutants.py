@@ -23,6 +23,7 @@ from bhyveload.host.callbacks import GuestReady, LoaderCallbacks
 from bhyveload.loader.commands.boot import boot
 from bhyveload.loader.commands.modules import load, lsmod, pnpmatch
 from bhyveload.loader.environment import no_set, no_unset
+from bhyveload.loader.interpreter.simple import SimpleInterpreter
 from bhyveload.loader.kernel import hints as hints_module
 from bhyveload.loader.state import Loader
 from bhyveload.vm.memory import GuestMemory
@@ -87,6 +88,7 @@ class Machine:
         self.console = harness.KeyConsole()
         host = LoaderCallbacks(self.console, self.memory, [], MemoryFolder(files))
         self.loader = Loader(host)
+        self.loader.interpreter = SimpleInterpreter(self.loader)
         self.loader.environment.define("currdev", "host0:", no_set, no_unset)
         self.loader.environment.set("module_path", "/k")
 

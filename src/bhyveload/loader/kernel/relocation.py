@@ -5,6 +5,7 @@ Nothing in guest memory changes: the kernel's linker relocates the module later.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from struct import unpack_from
 
 from bhyveload.errors import KernelError
@@ -40,8 +41,12 @@ class Relocations:
         entry = self._words * _WORD
         self.count = size // entry
         self._table = copyout(loader, address, self.count * entry)
-        offsets = memoryview(self._table).cast("Q")[:: self._words].tolist() if self.count else []
-        self._index = dict(zip(offsets, range(self.count), strict=True))
+        self._offsets = memoryview(self._table).cast("Q")[:: self._words].tolist() if self.count else []
+        self._order: list[int] | None = None  # numbers of the entries by offset, unless that is the table's own order
+        ordered = sorted(self._offsets)
+        if ordered != self._offsets:
+            self._order = sorted(range(self.count), key=self._offsets.__getitem__)
+            self._offsets = ordered
 
     def apply(self, value: bytearray, address: int, symbol_address: SymbolAddress) -> None:
         """Relocate ``value``, a copy of the memory at ``address``.
@@ -49,10 +54,11 @@ class Relocations:
         Raises KernelError: ESRCH (symbol not found), EFTYPE (a relocation that is not understood).
         """
         first = (address - self.base) & WORD_MASK
-        for at in range(len(value)):
-            number = self._index.get((first + at) & WORD_MASK)
-            if number is not None and at + _WORD <= len(value):
-                self._apply_one(value, at, number, symbol_address)
+        for place in range(bisect_left(self._offsets, first), self.count):
+            at = self._offsets[place] - first
+            if at + _WORD > len(value):
+                break
+            self._apply_one(value, at, place if self._order is None else self._order[place], symbol_address)
 
     def _apply_one(self, value: bytearray, at: int, number: int, symbol_address: SymbolAddress) -> None:
         entry = number * self._words * _WORD
