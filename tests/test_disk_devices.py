@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -243,3 +244,50 @@ def test_a_note_about_what_freebsd_would_not_read(base: Path) -> None:
         "disk0: UFS2 superblock at 8192 (Debian's makefs does this): FreeBSD's own loader looks for it at 65536 and "
         "would not read this file system"
     ]
+
+
+@pytest.mark.parametrize("compat", ["13.2", "current"])
+def test_a_host_folder_cannot_be_left(tmp_path: Path, compat: str) -> None:
+    """FreeBSD-SA-24:01.bhyveload (CVE-2024-25940), from the command line, as the guest's scripts would try."""
+    secret = tmp_path / "secret"
+    secret.write_text("not for guests\n")
+    folder = tmp_path / "folder"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "inside/file").write_text("for guests\n")
+    (folder / "good").symlink_to("inside/file")
+    (folder / "up").symlink_to("../secret")
+    (folder / "absolute").symlink_to(secret)
+    (folder / "parent").symlink_to("..")
+    (folder / "root").symlink_to("/")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "fifo")
+    (folder / "null").symlink_to("/dev/null")
+    bad = [
+        "more host0:/../secret",
+        "more host0:../secret",
+        "more host0:/inside/../../secret",
+        "more host0:/up",
+        "more host0:/absolute",
+        "more host0:/parent/secret",
+        f"more host0:/root{secret}",
+        f"more host0:{secret}",
+        "more host0:/loop",
+        "more host0:/fifo",
+        "more host0:/null",
+        "ls host0:/parent",
+        "ls host0:..",
+        "load -t x host0:/up",
+        "include host0:/up",
+        "print(io.open('host0:/up', 'r'))",
+        "print(lfs.attributes('host0:/../secret', 'size'))",
+    ]
+    good = ["more host0:/inside/file", "more host0:/good", "more host0:/inside/../good"]
+    answers = prompt("-h", folder, "--compat", compat, keys=bad + good)
+    assert not [line for line in bad if "not for guests" in answers[line] or "secret\r" in answers[line]]
+    assert all(
+        "no such file" in answers[line] or "nil" in answers[line] for line in bad if line.startswith(("more", "print"))
+    )
+    assert [answers[line] for line in good] == ["for guests"] * 3
+    write = "print(io.write(io.open('host0:/good', 'w'), 'x'))"
+    assert prompt("-h", folder, keys=[write])[write] == "nil\tread-only filesystem\t30"
+    assert (folder / "inside/file").read_text() == "for guests\n"
