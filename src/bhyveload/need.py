@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.zfs": ("bhyveload.fs.zfs.pool",),
     "bhyveload.loader.nvstore": (),
     "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
+    "bhyveload.loader.interpreter.simple": (),
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),
     "bhyveload.loader.commands.rare": (),

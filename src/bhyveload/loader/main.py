@@ -52,9 +52,8 @@ def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
         name = loader.options.kernel  # only the Lua scripts look at the variable kernel (loader/batch.py)
         environment.set("bootfile", name if name.startswith("/") else f"/boot/{name}/kernel")
     if interpreter == "simp":
-        from bhyveload.loader.interpreter.simple import SimpleInterpreter
-
-        loader.interpreter = SimpleInterpreter(loader)
+        simple: Any = need("bhyveload.loader.interpreter.simple")
+        loader.interpreter = simple.SimpleInterpreter(loader)
     elif loader.options.batch and not loader.options.commands and not _has_lua_script(loader):
         loader.interpreter = NoScripts(loader)
     else:
