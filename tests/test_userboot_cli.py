@@ -64,6 +64,14 @@ def test_the_console_is_the_loaders(loaders: Path, vmm_directory: Path) -> None:
     assert result.stdout == b"OK hello\x80\r\n"
 
 
+def test_a_write_does_not_start_the_loader_again(loaders: Path, vmm_directory: Path, disk: Path) -> None:
+    """What was typed is typed once: a run at a prompt has what a write may need from the start."""
+    result = bhyveload("-l", loaders / "userboot.so", "-e", "do=chat", "-d", disk, "vm", keys=b"hello\n")
+    assert result.stderr == b""
+    assert (result.returncode, result.stdout) == (0, b"OK hello\r\n")
+    assert disk.read_bytes()[:2] == b"k\0"
+
+
 def test_a_console_on_a_device(loaders: Path, vmm_directory: Path) -> None:
     """-c: keys that come late, silence that is not the end of input, and a device whose other side goes away."""
     words = [sys.executable, "-m", "bhyveload.cli.bhyveload", "-l", str(loaders / "userboot.so"), "-e", "do=chat"]

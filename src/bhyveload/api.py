@@ -17,7 +17,7 @@ from bhyveload.host.console import FdConsole
 from bhyveload.image.magic import media_sector_size
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
-from bhyveload.need import EVERYTHING, GROUPS, load_all
+from bhyveload.need import DISKS, EVERYTHING, GROUPS, load_all
 from bhyveload.need import load as load_module
 from bhyveload.report import LoadReport
 from bhyveload.sandbox import Sandbox
@@ -187,7 +187,7 @@ def _run_until_loaded(
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
     if not options.batch:
-        load_all("bhyveload." if userboot is None else "bhyveload.image.")
+        load_all("" if userboot is None else DISKS)
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
 
         def work(leave: Leave, interpreter: str = interpreter, userboot: _Userboot = userboot) -> dict[str, Any]:

@@ -32,7 +32,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.diagnosis": (),
 }
 EVERYTHING = "*"
+DISKS = "bhyveload.image."  # what every loader may need; the rest is the built-in one's
 _confined = False
+_prefix = ""
 
 
 class ModulesNeeded(BaseException):
@@ -62,6 +64,12 @@ def confine() -> None:
     sys.meta_path[:] = [_NoImports]
 
 
+def limit(prefix: str) -> None:
+    """This process will ask only for modules whose names begin with ``prefix``."""
+    global _prefix
+    _prefix = prefix
+
+
 def need(name: str) -> ModuleType:
     """The module ``name`` of GROUPS.  Raises ModulesNeeded in a confined process that does not have it."""
     module = sys.modules.get(name)
@@ -77,7 +85,7 @@ def settle() -> None:
 
     Raises ModulesNeeded(EVERYTHING) in a confined process that does not.
     """
-    if _confined and any(name not in sys.modules for name in GROUPS):
+    if _confined and any(name.startswith(_prefix) and name not in sys.modules for name in GROUPS):
         raise ModulesNeeded(EVERYTHING)
 
 

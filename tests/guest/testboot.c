@@ -480,15 +480,24 @@ system_call(long number, long a, long b, long c, long d)
 }
 
 static void
-chat(void)
+chat(int ndisks)
 {
 	int key;
+
+	unsigned char sector[512] = { 'k' };
+	size_t resid;
 
 	say("OK ");
 	while ((key = cb->getc(arg)) != '\r' && key != '\n')
 		if (key != -1)
 			cb->putc(arg, key);
 	say("\r\n");
+#ifndef OLD_TABLE
+	if (ndisks > 0)	/* as nextboot does */
+		cb->diskwrite(arg, 0, 0, sector, sizeof(sector), &resid);
+#else
+	(void)sector, (void)resid, (void)ndisks;
+#endif
 	boot();
 }
 
@@ -569,7 +578,7 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		delay(100000);
 		exit(2);
 	} else if (starts(todo, "chat"))
-		chat();
+		chat(ndisks);
 	else if (starts(todo, "open-passwd"))
 		exit(system_call(2, (long)"/etc/passwd", 0, 0, 0) < 0 ? 50 : 51);
 	else if (starts(todo, "new-program"))	/* mmap of a page to write and execute */

@@ -6,6 +6,7 @@ loader variable can express.
 
 from __future__ import annotations
 
+from bhyveload import need
 from bhyveload.errors import HostError, KernelError, UsageError
 from bhyveload.userboot.report import run_userboot
 from bhyveload.userboot.run import prepare
@@ -85,5 +86,6 @@ def run_object(
         prepared = prepare(loader.data, host)
     except KernelError as error:
         raise HostError(f"{loader.path}: {error.message}", error.hint) from None
+    need.limit(need.DISKS)
     confine()
     run_userboot(prepared, host, leave, leave.failure)
