@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _NAMES = ("inherit", "on", "uncompressed", "lzjb", "empty", *(f"gzip-{n}" for n in range(1, 10)), "zle", "lz4", "zstd")
+_ZSTD_WINDOW_LOG = 25  # a record has 2^24 bytes at most
 _ZLE_MAX = 64
 
 _lz4_block: Callable[..., bytes] | None = None
+_Lz4Error: type[Exception] = ValueError
 _zstd: Any = None
 
 
@@ -34,12 +36,12 @@ def compression_name(number: int) -> str:
 
 def prepare() -> None:
     """Import all decoders that are to be had."""
-    global _lz4_block, _zstd
+    global _lz4_block, _Lz4Error, _zstd
     if _lz4_block is None:
         try:
-            from lz4.block import decompress
+            from lz4.block import LZ4BlockError, decompress
 
-            _lz4_block = decompress
+            _lz4_block, _Lz4Error = decompress, LZ4BlockError
         except ImportError:
             _lz4_block = None
     if _zstd is None:
@@ -103,7 +105,7 @@ def _lz4(data: Buffer, size: int) -> bytes:
         raise _failed(zf.ZIO_COMPRESS_LZ4, f"{length} bytes do not fit in the block")
     try:
         return _lz4_block(data[4 : 4 + length], uncompressed_size=size)
-    except Exception as error:  # LZ4BlockError, which is nothing more special, and whatever the binding lets through
+    except (_Lz4Error, ValueError, MemoryError, OverflowError) as error:
         raise _failed(zf.ZIO_COMPRESS_LZ4, str(error)) from error
 
 
@@ -118,8 +120,10 @@ def _zstd_magicless(data: Buffer, size: int) -> bytes:
     if length + 8 > len(data):
         raise _failed(zf.ZIO_COMPRESS_ZSTD, f"{length} bytes do not fit in the block")
     try:
-        decoder = _zstd.ZstdDecompressor(options={_zstd.DecompressionParameter.window_log_max: 27})
+        decoder = _zstd.ZstdDecompressor(options={_zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
         result: bytes = decoder.decompress(_ZSTD_MAGIC + bytes(data[8 : 8 + length]), max_length=size)
+        if not decoder.eof:
+            result += decoder.decompress(b"", max_length=1)
     except (_zstd.ZstdError, ValueError, MemoryError, EOFError) as error:
         raise _failed(zf.ZIO_COMPRESS_ZSTD, str(error)) from error
     return result

@@ -73,6 +73,7 @@ def read(
     Raises FileSystemError (EIO): too many columns are missing or damaged."""
     content: list[Buffer | None] = [None] * len(columns)
     tried = [False] * len(columns)
+    distrusted = [number for number, column in enumerate(columns) if not healthy(column.child)]
 
     def fetch(number: int) -> None:
         column = columns[number]
@@ -81,7 +82,7 @@ def read(
 
     missing_data = False
     for number in range(len(columns) - 1, -1, -1):
-        if not healthy(columns[number].child):
+        if number in distrusted:
             missing_data = missing_data or number >= nparity
             tried[number] = True
         elif number >= nparity or missing_data:
@@ -96,7 +97,17 @@ def read(
         data = _assemble(columns, content, nparity, verify)
         if data is not None:
             return data
-    return _combinatorial(columns, content, nparity, verify)
+    try:
+        return _combinatorial(columns, content, nparity, verify)
+    except FileSystemError:
+        # libsa gives up; what the configuration calls offline or degraded may still be right
+        if verify is None:
+            raise
+        for number in distrusted:
+            fetch(number)
+        if not any(content[number] is not None for number in distrusted):
+            raise
+        return _combinatorial(columns, content, nparity, verify)
 
 
 def _combinatorial(
@@ -110,9 +121,9 @@ def _combinatorial(
         )
     present = [number for number, piece in enumerate(content) if piece is not None]
     attempts = 0
-    for count in range(1, spare + 1):
+    for count in range(spare + 1):
         for suspects in combinations(present, count):
-            if not any(number >= nparity for number in (*suspects, *absent)):
+            if suspects and not any(number >= nparity for number in (*suspects, *absent)):
                 continue  # only parity distrusted: the data has been tried as it is
             attempts += 1
             if attempts > MAX_ATTEMPTS:
