@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import images
+import userboot_testing
 from end_to_end import bhyveload, check_guest, load, needs_gcc, needs_qemu, program, run_guest
 from guest.build import build_probe
 from image_testing import MIB, convert, create, require, run_tool
@@ -140,6 +141,21 @@ def test_an_image_that_is_damaged_where_the_kernel_lies(disk: Path, kernel: Path
     done = bhyveload("--batch", "-d", image, "vm")
     assert done.status == 65
     assert re.search(r"disk\.qcow2: at byte 0x20000000[0-9a-f]+: guest data is outside the file", done.messages)
+
+
+@pytest.mark.parametrize("form", ["qcow2", "vmdk", "vhdx"])
+def test_freebsds_own_loaders_read_them_too(tmp_path: Path, form: str) -> None:
+    """A userboot object behind the same callbacks: it checks every byte that it reads (tests/guest/testboot.c)."""
+    loader = tmp_path / "userboot.so"
+    loader.write_bytes(userboot_testing.build(tmp_path, "-Wl,-Bsymbolic"))
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(userboot_testing.patterned_disk().read(0, MIB)))
+    image = convert(raw, tmp_path / "image", form)
+    done = bhyveload("-l", loader, "-e", "do=all", "-m", "64M", "-d", image, "-d", image, "vm")
+    verdicts = re.findall(r"(ok|FAIL) (disk[^\r\n(:]*)", done.out.decode("latin-1"))
+    reads = [verdict for verdict, what in verdicts if what.startswith("diskread") and "data" in what]
+    assert len(reads) >= 2 and set(reads) == {"ok"}
+    assert ("ok", "diskwrite read-only") in [(verdict, what.strip()) for verdict, what in verdicts]
 
 
 # QEMU's side
