@@ -242,6 +242,52 @@ def test_damaged_streams_leave_nothing(
     assert not folder.exists() or os.listdir(folder) == []
 
 
+def unpack_xz(path: Path) -> Path:
+    """In the cache, whether or not it could be read in blocks: what bhyverun does."""
+    source = open_raw(str(path), read_only=True)
+    try:
+        return Path(cache.unpacked(source, "xz"))
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("processors", [1, 2, 3, 64])
+def test_blocks_are_unpacked_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, processors: int
+) -> None:
+    require("xz")
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    path = tmp_path / "disk"
+    path.write_bytes(SAMPLE + bytes(MIB) + b"end")
+    run_tool("xz", "-k", "-0", "--block-size=200KiB", path)
+    unpacked = unpack_xz(tmp_path / "disk.xz")
+    assert unpacked.read_bytes() == path.read_bytes()
+    assert unpacked.stat().st_blocks * 512 <= len(SAMPLE) + MIB // 2
+    assert os.listdir(folder) == [unpacked.name]
+
+
+def test_one_of_several_processes_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    require("xz")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    path = tmp_path / "disk"
+    path.write_bytes(random.Random(1).randbytes(2 * MIB))
+    run_tool("xz", "-k", "-0", "--block-size=100KiB", path)
+    packed = bytearray((tmp_path / "disk.xz").read_bytes())
+    for place in (150_000, 1_900_000):
+        broken = packed[:]
+        broken[place] ^= 0x10
+        (tmp_path / "broken.xz").write_bytes(broken)
+        with pytest.raises(ImageError, match="compressed data"):
+            unpack_xz(tmp_path / "broken.xz")
+        assert os.listdir(folder) == []
+    monkeypatch.setattr(cache, "RESERVE", 1 << 62)
+    with pytest.raises(HostError, match="No space left on device"):
+        unpack_xz(tmp_path / "disk.xz")
+    assert os.listdir(folder) == []
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # nobody is left behind
+
+
 def test_what_is_compressed_twice(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(gzip.compress(lzma.compress(b"x" * 10_000)))

@@ -110,54 +110,58 @@ def run_child(
     A report that asks for modules comes back as {"need": name}; ``before_needing`` runs in its place then, and what it
     returns is the report's "shown".
     """
-    deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
-    reading, writing = os.pipe()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        die_with_parent(parent)
-        leave = Leave(writing, before_leaving, before_needing)
+    return Child(work, before_leaving, before_needing).report(timeout, since)
+
+
+class Child:
+    """A child at work, as run_child() has it; ``report`` waits for it.  Several can work at the same time."""
+
+    __slots__ = ("_pid", "_reading")
+
+    def __init__(
+        self,
+        work: Callable[[Leave], Report],
+        before_leaving: Callable[[], None],
+        before_needing: Callable[[], int] | None = None,
+    ) -> None:
+        self._reading, writing = os.pipe()
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._reading)
+            die_with_parent(parent)
+            leave = Leave(writing, before_leaving, before_needing)
+            try:
+                for number in _ENDING:
+                    _signal.signal(number, _signal.SIG_DFL)
+                leave(work(leave))
+            except BaseException as error:
+                leave.failure(error)
+            finally:
+                os._exit(1)
+        os.close(writing)
+
+    def report(self, timeout: float | None = None, since: float | None = None) -> Report:
+        """What it sends.  Raises as run_child(); the child has ended then."""
+        deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
         try:
-            for number in _ENDING:
-                _signal.signal(number, _signal.SIG_DFL)
-            leave(work(leave))
-        except BaseException as error:
-            leave.failure(error)
-        finally:
-            os._exit(1)
-    os.close(writing)
-    try:
-        data = _read_report(reading, deadline)
-    except BaseException:
-        _kill(pid)
-        raise
-    finally:
-        os.close(reading)
-    if data is None:
-        _kill(pid)
-        raise LoaderCrashed(f"the loader did not finish in {timeout:g} seconds", "give it longer: --timeout")
-    if len(data) > MAX_SIZE:
-        _kill(pid)
-        raise ReportError("the loader's report is too large")
-    return _understand(data, _await(pid))
+            data = _read_report(self._reading, deadline)
+        except BaseException:
+            self.kill()
+            raise
+        os.close(self._reading)
+        if data is None:
+            _kill(self._pid)
+            raise LoaderCrashed(f"the loader did not finish in {timeout:g} seconds", "give it longer: --timeout")
+        if len(data) > MAX_SIZE:
+            _kill(self._pid)
+            raise ReportError("the loader's report is too large")
+        return _understand(data, _await(self._pid))
 
-
-def _await(pid: int) -> int:
-    """The status of a child that has closed its pipe.  One that goes on all the same is hostile, and killed."""
-    pause = 0.0
-    patience = time.monotonic() + _PATIENCE
-    try:
-        while time.monotonic() < patience:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return status
-            time.sleep(pause)
-            pause = min(pause * 2 + 20e-6, 0.01)
-    except BaseException:
-        _kill(pid)
-        raise
-    return _kill(pid)
+    def kill(self) -> None:
+        """End it without its report."""
+        os.close(self._reading)
+        _kill(self._pid)
 
 
 def _read_report(fd: int, deadline: float | None) -> bytes | None:

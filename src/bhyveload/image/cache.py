@@ -16,13 +16,14 @@ import os
 import stat
 
 from bhyveload.errors import HostError, ReportError
-from bhyveload.host.child import run_child
+from bhyveload.host.child import Child
 from bhyveload.host.confinement import confine
 from bhyveload.image.raw import RawImage, open_raw
-from bhyveload.image.unpack import MAX_SIZE, prepare, unpack
+from bhyveload.image.unpack import MAX_SIZE, prepare, unpack, unpack_blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from bhyveload.host.child import Leave
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 LIMIT = 64 << 30  # bytes on the disk
 RESERVE = 256 << 20  # bytes that are left to others
+MAX_WORKERS = 8
 _MAX_NAME = 80
 _FALLBACK = "/var/tmp/bhyveload"
 
@@ -187,19 +189,10 @@ def _fill(
         space = os.statvfs(folder)
         room = min(space.f_bavail * space.f_frsize - RESERVE, LIMIT)
         progress.begin(source.name, folder)
-
-        def work(leave: Leave) -> dict[str, int]:
-            if sandbox is not None:
-                confine(sandbox, leave, disks=[source], others=[part])
-            names = source.name, folder
-            return {"size": unpack(source, names, compression, part, limit, room, progress.step)}
-
         try:
-            size = run_child(work, lambda: None).get("size")
+            size = _decompress(source, compression, (part, folder, limit, room), progress, sandbox)
         finally:
             progress.end()
-        if not isinstance(size, int) or not 0 <= size <= limit:
-            raise ReportError(f"{source.name}: unpacked to a size that makes no sense")
         os.ftruncate(part, size)
         os.rename(path + ".part", path)
     except OSError as error:
@@ -208,6 +201,63 @@ def _fill(
     except BaseException:
         _remove(path + ".part")
         raise
+
+
+def _decompress(
+    source: RawImage,
+    compression: str,
+    target: tuple[int, str, int, int],
+    progress: Progress,
+    sandbox: Sandbox | None,
+) -> int:
+    """Have confined children decompress ``source``: one, or for a .xz file in blocks one a processor.  The disk's size.
+
+    ``target``: descriptor, its folder, the largest size, bytes that may be written.
+    """
+    part, folder, limit, room = target
+    names = source.name, folder
+
+    def start(work: Callable[[], dict[str, int]]) -> Child:
+        def confined(leave: Leave) -> dict[str, int]:
+            if sandbox is not None:
+                confine(sandbox, leave, disks=[source], others=[part])
+            return work()
+
+        return Child(confined, lambda: None)
+
+    def whole() -> dict[str, int]:
+        return {"size": unpack(source, names, compression, part, limit, room, progress.step)}
+
+    def start_share(number: int) -> Child:
+        tell = progress.step if number == 0 else Silent().step  # they go on alike
+        share = number, workers
+
+        def work() -> dict[str, int]:
+            return {"size": unpack_blocks(XzImage(source, source.name), names, part, limit, room, tell, share)}
+
+        return start(work)
+
+    workers = 0
+    if compression == "xz":
+        from bhyveload.image.xz import XzImage, blocks_of
+
+        found = start(lambda: {"blocks": blocks_of(source, source.name)}).report().get("blocks")
+        workers = min(found if isinstance(found, int) else 0, os.cpu_count() or 1, MAX_WORKERS)
+    if workers > 1:
+        children = [start_share(number) for number in range(workers)]
+    else:
+        children = [start(whole)]
+    sizes = set()
+    try:
+        while children:
+            sizes.add(children.pop(0).report().get("size"))
+    finally:
+        for child in children:
+            child.kill()
+    size = sizes.pop()
+    if sizes or not isinstance(size, int) or not 0 <= size <= limit:
+        raise ReportError(f"{source.name}: unpacked to a size that makes no sense")
+    return size
 
 
 def _grow(part: int) -> int:

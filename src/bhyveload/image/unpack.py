@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.image.xz import XzImage
 
     Progress = Callable[[int, int], None]
 
@@ -118,7 +119,7 @@ def unpack(
             raise _damaged(name, position, str(error)) from None
         fresh = False
         if size + len(data) > limit:
-            raise ImageError(f"{name}: more than {limit} bytes come out of it, which is too much for the file system")
+            raise _too_large(name, limit)
         written += _write(names, fd, data, size, room - written)
         size += len(data)
         if stream.eof:
@@ -128,6 +129,34 @@ def unpack(
             stream = _OPENERS[compression]()
             fresh, step = True, _FIRST_STEP
     raise _damaged(name, source.size, "nothing is there" if fresh else "it ends in the middle: the file is cut short")
+
+
+def unpack_blocks(
+    image: XzImage,
+    names: tuple[str, str],
+    fd: int,
+    limit: int,
+    room: int,
+    progress: Progress,
+    share: tuple[int, int],
+) -> int:
+    """As unpack(), but only every so many-th block: ``share`` is (the first one, of how many).  The whole disk's size.
+
+    The processes that have the other shares work at the same time; each may take its part of ``room``.
+    """
+    first, step = share
+    if image.size > limit:
+        raise _too_large(names[0], limit)
+    written = 0
+    for number in range(first, image.blocks, step):
+        offset, data = image.block(number)
+        written += _write(names, fd, data, offset, room // step - written)
+        progress(number + 1, image.blocks)
+    return image.size
+
+
+def _too_large(name: str, limit: int) -> ImageError:
+    return ImageError(f"{name}: more than {limit} bytes come out of it, which is too much for the file system")
 
 
 def _skip_padding(source: BlockDevice, position: int) -> int:

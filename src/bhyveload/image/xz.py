@@ -112,6 +112,15 @@ class XzImage:
             offset += size
             number += 1
 
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        return len(self._blocks)
+
+    def block(self, number: int) -> tuple[int, bytes]:
+        """Where a block begins in the disk, and what is in it.  Raises ImageError."""
+        return self._starts[number], self._unpack(number)
+
     def _unpack(self, number: int) -> bytes:
         place, packed, size, flags = self._blocks[number]
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY_LIMIT)
@@ -130,6 +139,14 @@ class XzImage:
         close = getattr(self._file.source, "close", None)
         if close is not None:
             close()
+
+
+def blocks_of(source: BlockDevice, name: str) -> int:
+    """In how many blocks the file can be read; 0: not block by block.  Raises ImageError."""
+    try:
+        return XzImage(source, name).blocks
+    except NoIndex:
+        return 0
 
 
 def _number(data: bytes, position: int) -> tuple[int, int]:
