@@ -164,6 +164,23 @@ class Child:
         _kill(self._pid)
 
 
+def _await(pid: int) -> int:
+    """The status of a child that has closed its pipe.  One that goes on all the same is hostile, and killed."""
+    pause = 0.0
+    patience = time.monotonic() + _PATIENCE
+    try:
+        while time.monotonic() < patience:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(pause)
+            pause = min(pause * 2 + 20e-6, 0.01)
+    except BaseException:
+        _kill(pid)
+        raise
+    return _kill(pid)
+
+
 def _read_report(fd: int, deadline: float | None) -> bytes | None:
     """Everything the child sends, at most one byte more than MAX_SIZE; None when time is up."""
     parts: list[bytes] = []
