@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.interpreter.simple": (),
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),
+    "bhyveload.loader.kernel.relocation": (),
     "bhyveload.loader.commands.rare": (),
     "bhyveload.loader.diagnosis": (),
 }

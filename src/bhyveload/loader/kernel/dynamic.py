@@ -25,10 +25,12 @@ from bhyveload.loader.kernel.elf_format import (
 from bhyveload.loader.kernel.guest import MIB, WORD_MASK, copyout, string
 from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE
 from bhyveload.loader.kernel.modmetadata import ModuleSet, fake_module_name
-from bhyveload.loader.kernel.relocation import Relocations
+from bhyveload.need import need
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from bhyveload.loader.kernel.elf_format import ElfClass, Segment
     from bhyveload.loader.kernel.metadata import PreloadedFile
     from bhyveload.loader.kernel.modmetadata import Relocate
@@ -122,8 +124,10 @@ def _tables(elf: ElfClass, entries: dict[int, int], offset: int) -> list[tuple[i
 
 def _relocation(loader: Loader, elf: ElfClass, entries: dict[int, int], offset: int) -> Relocate:
     """reloc_ptr for the pointers of an amd64 shared module."""
+    relocation: Any = need("bhyveload.loader.kernel.relocation")
     found = [
-        Relocations(loader, address, size, offset, addend) for address, size, addend, _ in _tables(elf, entries, offset)
+        relocation.Relocations(loader, address, size, offset, addend)
+        for address, size, addend, _ in _tables(elf, entries, offset)
     ]
 
     def relocate(value: bytearray, address: int) -> None:
