@@ -1,6 +1,7 @@
 """The loader's console over two file descriptors (bhyveload.c's cb_putc, cb_getc, cb_poll; spec/bhyveload.md 5).
 
-Output is held back until somebody waits for input, sleeps or leaves: a boot without keys writes once.
+Output is held back until somebody waits for input, sleeps or leaves: a boot without keys writes once.  A terminal gets
+every line at once, so that a guest's script that hangs hangs where it is seen to.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class FdConsole:
     ``device``: -c was given; the descriptor is non-blocking and silence is not the end of input.
     """
 
-    __slots__ = ("_held", "_size", "_skip", "at_end", "device", "in_fd", "out_fd", "shown")
+    __slots__ = ("_held", "_size", "_skip", "_terminal", "at_end", "device", "in_fd", "out_fd", "shown")
 
     def __init__(self, in_fd: int, out_fd: int, device: bool = False) -> None:
         self.in_fd = in_fd
@@ -32,12 +33,13 @@ class FdConsole:
         self._held: list[bytes] = []
         self._size = 0
         self._skip = 0
+        self._terminal = os.isatty(out_fd)
 
     def write(self, data: bytes) -> None:
         """Send bytes; a console that nobody reads any more is no error (write's result is ignored, as in C)."""
         self._held.append(data)
         self._size += len(data)
-        if self._size > _HOLD:
+        if self._size > _HOLD or (self._terminal and b"\n" in data):
             self.flush()
 
     def flush(self) -> None:
