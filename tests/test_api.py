@@ -1,0 +1,116 @@
+"""The library: what the programs are thin users of, without a terminal and without messages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bhyveload import api
+from bhyveload.api import LoadReport, Options, VirtualMachine, load, run
+from bhyveload.errors import BhyveloadError, HandoffError, LoaderError, VmNotFound, VmNotLoaded
+from bhyveload.image.raw import open_raw
+from bhyveload.vm.scratch import ScratchMachine
+from end_to_end import check_guest, needs_qemu
+from guest.build import parse_report
+
+MIB = 1 << 20
+BATCH = Options(batch=True)
+
+
+def test_what_there_is() -> None:
+    assert {"LoadReport", "Options", "VirtualMachine", "load", "run"} <= set(api.__all__)
+    assert all(hasattr(api, name) for name in api.__all__)
+
+
+@needs_qemu
+def test_load_and_run(probe_disk: Path, probe_kernel: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with VirtualMachine.create("guest", 64 * MIB) as vm:
+        report = load(vm, disks=[open_raw(str(probe_disk))], environment=["a=b"], options=BATCH)
+        assert isinstance(report, LoadReport)
+        assert (report.kernel["name"], report.environment["a"]) == ("/boot/kernel/kernel", "b")
+        console = tmp_path / "console"
+        with console.open("wb") as out, open(os.devnull, "rb") as null:
+            result = run(vm, accel="tcg", timeout=60, console=(null.fileno(), out.fileno()))
+    assert (result.outcome, result.exit_status) == ("powered off", 1)
+    assert capfd.readouterr() == ("", "")  # a library says nothing
+
+    os.environ["BHYVE_VMM_DIR"]
+    Path(os.environ["BHYVE_VMM_DIR"], "vm").symlink_to("guest")
+    check_guest(parse_report(console.read_bytes()), report.as_dict(), probe_kernel)
+
+
+def test_open_what_was_loaded(probe_disk: Path) -> None:
+    with VirtualMachine.create("guest", 64 * MIB) as vm:
+        report = load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
+    with VirtualMachine.open("guest", require_loaded=True) as again:
+        assert again.registers().registers["rip"] == report.entry
+        assert again.memory is not None
+        assert again.memory.read(report.kernel["address"], 4) == b"\x7fELF"
+        assert again.state is not None and again.state["loaded"] == {
+            name: value for name, value in report.as_dict().items() if name not in ("vcpu", "memory")
+        }
+
+
+def test_nothing_is_kept_of_a_scratch_machine(probe_disk: Path, vmm_directory: Path) -> None:
+    vm = ScratchMachine("x", 64 * MIB)
+    report = load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
+    vm.close()
+    assert report.kernend > report.kernel["address"]
+    assert not vmm_directory.exists()
+
+
+def test_errors_are_ours(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    vm = VirtualMachine.create("guest", 64 * MIB)
+    with pytest.raises(LoaderError, match=r"the disk is empty") as caught:
+        load(vm, disks=[open_raw(str(empty))], options=BATCH)
+    vm.abandon()
+    assert isinstance(caught.value, BhyveloadError)
+    assert caught.value.exit_status == 1 and caught.value.hint
+    with pytest.raises(VmNotFound):
+        VirtualMachine.open("guest")
+
+
+def test_without_keys_the_prompt_is_an_error(probe_disk: Path) -> None:
+    with VirtualMachine.create("guest", 64 * MIB) as vm, pytest.raises(LoaderError, match="end of input"):
+        load(vm, disks=[open_raw(str(probe_disk))], environment=["autoboot_delay=NO"])
+
+
+def test_a_vm_that_holds_no_guest_does_not_run() -> None:
+    with VirtualMachine.create("guest", 64 * MIB) as vm:
+        with pytest.raises(VmNotLoaded):
+            run(vm, accel="tcg")
+        vm.abandon()
+
+
+def test_without_qemu(probe_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with VirtualMachine.create("guest", 64 * MIB) as vm:
+        load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(HandoffError, match="qemu-system-x86_64") as caught:
+            run(vm, accel="tcg")
+        assert "install" in (caught.value.message + caught.value.hint)
+
+
+def test_the_readme_s_example(probe_disk: Path, tmp_path: Path) -> None:
+    """Word for word, but for the disk's name."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86_64 is not installed")
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    shutil.copy(probe_disk, tmp_path / "FreeBSD.img")
+    # a prompt would wait for keys
+    example = "from bhyveload.api import Options\n" + example.replace(
+        "load(vm,", "load(vm, options=Options(batch=True),"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=True
+    )
+    assert done.stdout.startswith("/boot/kernel/kernel 0xffffffff80")
+    assert done.stdout.rstrip().endswith("powered off")

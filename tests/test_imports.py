@@ -1,0 +1,91 @@
+"""What a load imports: starting is most of its cost (docs/architecture.md, "Imports")."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import images
+
+BANNED = {
+    *("dataclasses", "typing", "enum", "pathlib", "argparse", "re", "asyncio", "contextlib", "signal", "json"),
+    *(
+        "subprocess",
+        "socket",
+        "logging",
+        "tempfile",
+        "inspect",
+        "getopt",
+        "gettext",
+        "ctypes",
+        "hashlib",
+        "importlib.util",
+    ),
+    *("shutil", "traceback", "random", "datetime", "decimal", "threading", "lupa", "lz4", "backports", "platform"),
+}
+LOAD = """
+import sys
+sys.argv = ["bhyveload", "--batch", "-d", {disk!r}, "vm"]
+from bhyveload.cli.bhyveload import main
+status = main()
+sys.stdout.write("\\nMODULES " + " ".join(sorted(sys.modules)) + "\\n")
+sys.exit(status)
+"""
+
+
+def modules_of(disk: Path) -> set[str]:
+    """The modules in the parent after a load, in a bare interpreter without site's additions."""
+    source = Path(__file__).parents[1] / "src"
+    code = f"import sys; sys.path.insert(0, {str(source)!r})" + LOAD.format(disk=str(disk))
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("MODULES "))
+    return set(line.split()[1:])
+
+
+def test_a_plain_load_imports_little(probe_disk: Path) -> None:
+    modules = modules_of(LOAD.format(disk=str(probe_disk)), "-S")
+    assert sorted(BANNED & modules) == []
+    ours = {name for name in modules if name.startswith("bhyveload.")}
+    assert "bhyveload.loader.kernel.elf" in ours
+    late = ("interpreter.lua", "fs.zfs.pool", "iso9660", "userboot", "handoff", "qcow2", "kernel.object", "diagnosis")
+    assert [name for name in ours if name.startswith("bhyveload.disk") or name.endswith(late)] == []
+
+
+@pytest.mark.parametrize("program", ["bhyvectl"])
+def test_a_look_at_a_vm_imports_little(probe_disk: Path, program: str) -> None:
+    code = f"import sys; sys.argv = ['{program}', '--list']; from bhyveload.cli.{program} import main; main(); "
+    code += "print('MODULES', *sys.modules)"
+    source = Path(__file__).parents[1] / "src"
+    code = f"import sys; sys.path.insert(0, {str(source)!r}); {code}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    modules = set(done.stdout.split("MODULES ")[1].split())
+    assert sorted((BANNED - {"json"}) & modules) == []
+
+
+def test_a_module_is_imported_only_for_who_needs_it(probe_kernel: Path, tmp_path: Path) -> None:
+    """A guest with Lua scripts brings lupa, and nothing else that was not asked for."""
+    pytest.importorskip("lupa")
+    tree = tmp_path / "tree"
+    (tree / "boot" / "kernel").mkdir(parents=True)
+    (tree / "boot" / "lua").mkdir()
+    shutil.copy(probe_kernel, tree / "boot" / "kernel" / "kernel")
+    (tree / "boot" / "lua" / "loader.lua").write_text('loader.perform("load /boot/kernel/kernel")\n')
+    disk = images.standard_disk(tmp_path / "disk.img", images.make_ufs(tree, tmp_path / "part"))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD.format(disk=str(disk))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    modules = set(done.stdout.split("MODULES ")[1].split())
+    assert "lupa.lua54" in modules
+    assert not {"lz4", "backports.zstd", "bhyveload.fs.zfs.pool", "subprocess", "argparse", "dataclasses"} & modules
