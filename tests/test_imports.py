@@ -37,15 +37,13 @@ sys.exit(status)
 """
 
 
-def modules_of(disk: Path) -> set[str]:
-    """The modules in the parent after a load, in a bare interpreter without site's additions."""
+def modules_of(code: str, *options: str) -> set[str]:
+    """The modules in a bare interpreter after ``code``, which prints them."""
     source = Path(__file__).parents[1] / "src"
-    code = f"import sys; sys.path.insert(0, {str(source)!r})" + LOAD.format(disk=str(disk))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    line = next(line for line in done.stdout.splitlines() if line.startswith("MODULES "))
-    return set(line.split()[1:])
+    code = f"import sys; sys.path.insert(0, {str(source)!r})\n{code}"
+    command = [sys.executable, "-I", *options, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return set(done.stdout.split("MODULES ")[1].split())
 
 
 def test_a_plain_load_imports_little(probe_disk: Path) -> None:
@@ -61,13 +59,7 @@ def test_a_plain_load_imports_little(probe_disk: Path) -> None:
 def test_a_look_at_a_vm_imports_little(probe_disk: Path, program: str) -> None:
     code = f"import sys; sys.argv = ['{program}', '--list']; from bhyveload.cli.{program} import main; main(); "
     code += "print('MODULES', *sys.modules)"
-    source = Path(__file__).parents[1] / "src"
-    code = f"import sys; sys.path.insert(0, {str(source)!r}); {code}"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    modules = set(done.stdout.split("MODULES ")[1].split())
-    assert sorted((BANNED - {"json"}) & modules) == []
+    assert sorted((BANNED - {"json"}) & modules_of(code, "-S")) == []
 
 
 def test_a_module_is_imported_only_for_who_needs_it(probe_kernel: Path, tmp_path: Path) -> None:
