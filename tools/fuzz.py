@@ -149,6 +149,7 @@ def _with_atheris(options: argparse.Namespace) -> int:
             f"-rss_limit_mb={MEMORY_MB}",
             f"-seed={options.seed}",
             "-timeout=25",
+            "-report_slow_units=1000",
             "-print_final_stats=1",
             f"-artifact_prefix={options.finds}/{options.one}-",
             str(corpus),

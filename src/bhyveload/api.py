@@ -19,9 +19,9 @@ from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
 from bhyveload.need import DISKS, EVERYTHING, GROUPS, load_all
 from bhyveload.need import load as load_module
-from bhyveload.report import LoadReport
+from bhyveload.report import LoadReport, checked
 from bhyveload.sandbox import Sandbox
-from bhyveload.vm.registers import Registers
+from bhyveload.vm.registers import VM_REG_NAMES, Registers
 from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
@@ -97,7 +97,6 @@ def load(
             timeout,
         )
     vcpu = vcpu_of(result.pop("vcpu", None))
-    result.pop("end")
     result["disks"] = [_describe_disk(disk) for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
@@ -215,9 +214,8 @@ def _run_until_loaded(
         console.skip(0)
         end = result.get("end")
         if end == "exec":
-            return _checked(
-                {**result, "loader": os.path.abspath(userboot[1].path) if userboot is not None else "built-in"}
-            )
+            loader = os.path.abspath(userboot[1].path) if userboot is not None else "built-in"
+            return {**checked({**result, "loader": loader}), "vcpu": result.get("vcpu")}
         if end == "swap":
             interpreter = str(result.get("interpreter", ""))
             userboot = _swap(interpreter, loaders, options)
@@ -264,28 +262,26 @@ def _swap(name: str, loaders: Loaders | None, options: Options) -> _Userboot:
     )
 
 
-def _checked(result: dict[str, Any]) -> dict[str, Any]:
-    """The fields that the parent itself goes on with have the right types; the rest is only shown."""
-    for name, kind in (("timings", dict), ("files", list), ("environment", dict), ("vcpu", dict)):
-        if not isinstance(result.get(name), kind):
-            raise ReportError(f"the loader's report lacks '{name}'")
-    return result
-
-
 def vcpu_of(value: Any) -> Registers:
     """Registers from the report of a possibly hostile child.  Raises ReportError."""
     vcpu = Registers()
     try:
         for name, number in value["registers"].items():
-            vcpu.registers[name] = _u64(number)
+            vcpu.registers[_register(name)] = _u64(number)
         for name, number in value["selectors"].items():
-            vcpu.selectors[name] = _u64(number)
+            vcpu.selectors[_register(name)] = _u64(number)
         for name, fields in value["descriptors"].items():
             base, limit, access = (_u64(fields[field]) for field in _SEGMENT_FIELDS)
-            vcpu.descriptors[name] = base, limit, access
+            vcpu.descriptors[_register(name)] = base, limit, access
     except (AttributeError, KeyError, TypeError):
         raise ReportError("the loader's report has no usable registers") from None
     return vcpu
+
+
+def _register(name: object) -> str:
+    if not isinstance(name, str) or name not in VM_REG_NAMES:
+        raise TypeError
+    return name
 
 
 def _u64(number: object) -> int:

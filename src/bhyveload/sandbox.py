@@ -109,8 +109,10 @@ class Sandbox:
             self._identity = None
         self.missing = tuple(missing)
 
-    def enter(self, descriptors: Iterable[int], folder: int = -1) -> None:
+    def enter(self, descriptors: Iterable[int], folder: int = -1, limited: bool = True) -> None:
         """Confine this process for good: to ``descriptors``, and to reading beneath ``folder`` (a descriptor).
+
+        ``limited``: no file may grow by more than FILE_SIZE beyond the largest that there is.
 
         The standard descriptors stay: those that are not among ``descriptors`` lead to /dev/null, except standard
         error.  Raises SandboxError when a step fails that should not: nothing may go on then.
@@ -118,13 +120,13 @@ class Sandbox:
         keep = {fd for fd in descriptors if fd >= 0}
         if folder >= 0:
             keep.add(folder)
-        for name, action in self._steps(keep, folder):
+        for name, action in self._steps(keep, folder, limited):
             try:
                 action()
             except OSError as error:
                 raise SandboxError(f"the loader cannot be confined: {name}: {error.strerror}") from None
 
-    def _steps(self, keep: set[int], folder: int) -> Iterable[tuple[str, Callable[[], None]]]:
+    def _steps(self, keep: set[int], folder: int, limited: bool) -> Iterable[tuple[str, Callable[[], None]]]:
         """In this order: each takes away what the ones before it needed."""
         yield "descriptors", lambda: _close_others(keep)
         if sys.platform.startswith("freebsd"):

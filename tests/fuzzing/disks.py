@@ -211,7 +211,7 @@ def _zfs_images() -> list[Damage]:
     from bhyveload.fs import zfs
 
     zfs.prepare()
-    found = [image(DATA / "zfs" / f"{name}.0.img.zst") for name in ("bootenv", "comp", "gang", "legacy")]
+    found = [image(DATA / "zfs" / f"{name}.0.img.zst") for name in ("bootenv", "gang", "edonr")]
     return [Damage(disk[PARTITION_START : len(disk) - TABLE_END], _walk_zfs) for disk in found]
 
 
