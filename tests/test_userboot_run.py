@@ -103,6 +103,20 @@ def test_null_pointers_and_huge_lengths(tmp_path: Path, loader: bytes) -> None:
     assert text.endswith("failures 0\n")
 
 
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_any_calls_in_any_order(tmp_path: Path, loader: bytes, seed: int) -> None:
+    """Thousands of callbacks with arguments of every kind: errno numbers at most, nothing that ends the host."""
+    end = run_loader(loader, _with_do(full_host(tmp_path), f"anything:{seed}:2000"))
+    if end.kind != "ready":
+        assert str(end.value).startswith("HostError: vm_setup_freebsd_registers: GDT at ")
+    assert len(end.calls) > 200
+
+
+def _with_do(host: LoaderCallbacks, do: str) -> LoaderCallbacks:
+    host.environment = [f"do={do}".encode()]
+    return host
+
+
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-Os", "-Os -fno-omit-frame-pointer", "-O2 -mcmodel=large"])
 def test_objects_of_before_2018(tmp_path: Path, level: str) -> None:
     """A table without diskwrite, stat with four pointers, no version above 3 (FreeBSD 10 and 11)."""

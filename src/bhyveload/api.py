@@ -185,9 +185,9 @@ def _run_until_loaded(
     variables = [text.encode("latin-1", "replace") for text in environment]
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
-    if not options.batch:
-        load_all("" if userboot is None else DISKS)
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
+        if not options.batch:
+            load_all("" if userboot is None else DISKS)
 
         def work(leave: Leave, interpreter: str = interpreter, userboot: _Userboot = userboot) -> dict[str, Any]:
             def shut_in() -> None:

@@ -433,6 +433,75 @@ nulls(void)
 	exit(0);
 }
 
+#ifndef OLD_TABLE
+static uint64_t seed;
+
+static uint64_t
+next(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (seed >> 11);
+}
+
+static uint64_t
+odd(void)	/* a number that is likely to be special */
+{
+	static const uint64_t some[] = {
+	    0, 1, 2, 3, 4, 5, 7, 8, 22, 31, 32, 511, 512, 4096, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000,
+	    0xc0000080, 0x40046480, 0x40086481, 64 << 20, (64 << 20) - 1, 1 << 20, (1 << 20) - 512, (uint64_t)1 << 63,
+	    (uint64_t)-1, (uint64_t)-2, (uint64_t)-512, 0x7fffffffffffffff, 0xffffffff80200000, 0x7ffff000
+	};
+
+	return (next() % 8 == 0 ? next() * next() : some[next() % (sizeof(some) / sizeof(some[0]))]);
+}
+
+/* COUNT callbacks in any order with any arguments, pointers to memory of ours or NULL; none of them ends the run. */
+static void
+anything(uint64_t count)
+{
+	static const char *const names[] = { "/file", "/sub", "/nothing", "/..", "", "/sub/../../x", "/fifo", ".", "//" };
+	void *handles[4] = { NULL, (void *)-1, (void *)1, (void *)7 };
+	char local[300];
+	uint64_t low, high;
+	uint32_t fileno;
+	uint8_t type;
+	size_t n;
+
+	while (count-- > 0) {
+		void *pointer = next() % 8 == 0 ? NULL : heap + next() % 4096;
+		void *handle = handles[next() % 4];
+		size_t *length = next() % 8 == 0 ? NULL : &n;
+
+		switch (next() % 20) {
+		case 0: cb->putc(arg, odd()); break;
+		case 1: cb->poll(arg); break;
+		case 2: cb->open(arg, names[next() % 9], next() % 8 ? &handles[next() % 4] : NULL); break;
+		case 3: cb->close(arg, handle); break;
+		case 4: cb->isdir(arg, handle); break;
+		case 5: cb->read(arg, handle, pointer, odd(), length); break;
+		case 6: cb->readdir(arg, handle, &fileno, next() % 8 ? &type : NULL, length, next() % 8 ? local : NULL); break;
+		case 7: cb->seek(arg, handle, odd(), odd()); break;
+		case 8: cb->stat(arg, handle, pointer); break;
+		case 9: cb->diskread(arg, odd(), odd(), pointer, odd(), length); break;
+		case 10: cb->diskwrite(arg, odd(), odd(), pointer, odd(), length); break;
+		case 11: cb->copyin(arg, pointer, odd(), odd() % (next() % 64 == 0 ? 60 << 20 : 1 << 16)); break;
+		case 12: cb->copyout(arg, odd(), pointer, odd() % (next() % 64 == 0 ? 60 << 20 : 1 << 16)); break;
+		case 13: cb->setreg(arg, 4, odd()); break;
+		case 14: cb->setcr(arg, (int[]){ 0, 3, 4 }[next() % 3], odd()); break;
+		case 15: cb->setgdt(arg, odd(), odd()); break;
+		case 16: cb->getmem(arg, next() % 8 ? &low : NULL, next() % 8 ? &high : NULL); break;
+		case 17: cb->diskioctl(arg, odd(), odd(), pointer); break;
+		case 18: cb->getenv(arg, odd()); cb->setmsr(arg, (int)0xc0000080, odd()); break;
+		case 19: cb->vm_set_register(arg, odd(), odd(), odd()); cb->vm_set_desc(arg, odd(), odd(), odd(), odd(), odd());
+		}
+	}
+	cb->setcr(arg, 3, odd());
+	cb->exec(arg, odd());
+}
+#endif
+
 static void
 boot(void)
 {
@@ -573,6 +642,13 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 		boot();
 	} else if (starts(todo, "nulls"))
 		nulls();
+#ifndef OLD_TABLE
+	else if (starts(todo, "anything:")) {
+		todo += 9;
+		seed = decimal(&todo) * 0x9e3779b97f4a7c15ull | 1;
+		anything(decimal(&todo));
+	}
+#endif
 	else if (starts(todo, "wait-and-reboot")) {
 		say("again\n");
 		delay(100000);
