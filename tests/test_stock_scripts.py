@@ -450,7 +450,7 @@ def test_chosen_kernel(tmp_path: Path, generation: str, current: bool) -> None:
     outcome = guest.run(b"", current, Options(batch=True, kernel="kernel.old"))
     assert outcome.report["files"][0]["name"] == "/boot/kernel.old/kernel"
     assert outcome.report["files"][1]["name"] == "/boot/first.img"
-    with pytest.raises(LoaderError, match="no kernel 'nowhere'"):
+    with pytest.raises(LoaderError, match="there is no /boot/nowhere"):
         guest.run(b"", current, Options(batch=True, kernel="nowhere"))
 
 

@@ -115,15 +115,20 @@ def load_a_kernel(loader: Loader, args: list[str]) -> bool:
 
 
 def _load_chosen_kernel(loader: Loader, kernel: str, args: list[str]) -> bool:
+    found = False
     for name in (f"/boot/{kernel}/kernel", f"{kernel}/kernel", kernel):
-        if loader.files.exists(name) and load_kernel_or_module(loader, name, args) == 0:
+        if not loader.files.exists(name):
+            continue
+        found = True
+        if load_kernel_or_module(loader, name, args) == 0:
             folder, slash, _ = name.rpartition("/")
             if slash:
                 path = loader.environment.get("module_path")
                 loader.environment.set("module_path", f"{folder};{path or '/boot/kernel;/boot/modules'}")
             return True
     loader.print(f"can't load '{kernel}'\n")
-    loader.diagnosis = f"there is no kernel '{kernel}'"
+    if not found:
+        loader.diagnosis = f"there is no file '/boot/{kernel}/kernel'"
     return False
 
 
