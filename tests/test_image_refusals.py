@@ -514,6 +514,13 @@ def test_and_qemu_img_s_own_of_these_kinds(tmp_path: Path, form: str) -> None:
     assert "which is not read" in refused(create(tmp_path / "disk", form, MIB))
 
 
+def test_archives_of_tar(raw: Path, tmp_path: Path) -> None:
+    """FreeBSD's images for Google's cloud are .tar.gz; an OVA is a tar archive with a VMDK in it."""
+    require("tar")
+    run_tool("tar", "-C", raw.parent, "-cf", tmp_path / "disk.ova", raw.name)
+    assert "is a tar archive" in refused(tmp_path / "disk.ova")
+
+
 def test_a_raw_disk_needs_none_of_the_readers(raw: Path) -> None:
     import subprocess
     import sys

@@ -36,6 +36,7 @@ _NOT_READ = (
     (0, b"WithoutFreeSpace", "a Parallels image"),
     (0, b"WithouFreSpacExt", "a Parallels image"),
     (64, b"\x7f\x10\xda\xbe", "a VirtualBox VDI image"),
+    (257, b"ustar", "a tar archive (or an OVA, which is one)"),
     (0, b"PK\3\4", "a ZIP archive"),
     (0, b"BZh", "compressed with bzip2"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
