@@ -301,3 +301,14 @@ def test_hostile_tables_take_bounded_time(originals: Originals) -> None:
         assert machine.do(load, "kernel")
         assert not machine.do(load, "mod")
         machine.do(pnpmatch, "pci", "a=5")
+
+
+def test_a_shared_module_without_segments(originals: Originals) -> None:
+    """Found by mutation: its symbols came to lie at address 0."""
+    data = bytearray(originals.shared)
+    data[56:58] = bytes(2)  # e_phnum
+    with Machine({"/k/kernel": originals.kernel, "/k/mod.ko": bytes(data)}) as machine:
+        assert machine.do(load, "kernel")
+        below = machine.read(0, machine.loader.loadaddr)
+        assert not machine.do(load, "mod")
+        assert machine.read(0, len(below)) == below

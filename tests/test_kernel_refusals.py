@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -139,6 +140,14 @@ def test_refused_by_size(tree: Path) -> None:
         f"{PATH} \ncan't load file '{PATH}': cannot allocate memory\n"
     )
     assert typed(tree, ["load kernel", "boot"], memory=160 * MIB).end == "exec"
+
+
+def test_refused_by_the_size_of_its_symbols(tree: Path) -> None:
+    build_kernel(tree / PATH[1:], dynamic=False, symbols=60_000)
+    assert re.fullmatch(rf"kernel {PATH} needs [789] MiB, the VM has 5 MiB: use -m 32M", batch(tree, memory=5 * MIB))
+    words = answers(tree, [f"load {PATH}"], memory=5 * MIB)[f"load {PATH}"]
+    assert words.endswith(f"\ncan't load file '{PATH}': cannot allocate memory\n")
+    assert re.search(r" 0x8\+0x[0-9a-f]+(\+0x8\+0x[0-9a-f]+)?\n", words)
 
 
 def test_refused_above_the_first_gigabyte(tree: Path) -> None:

@@ -218,14 +218,16 @@ class _Image:
         self.dynamic = next((segment for segment in headers if segment.p_type == PT_DYNAMIC), None)
         try:
             self._refuse_misplaced()
-        except KernelError:
-            if self.verbose > MODULE_VERBOSE_SILENT:
+            for segment in self.segments:
+                self._load_segment(segment)
+            if not self.segments and self.header.e_type == ET_DYN:
+                self.last = self.offset  # refused in the end; the original writes its symbols to address 0
+            self.last = round_up(self.last, 8)
+            self._load_sections()
+        except KernelError as error:
+            if error.errno != EIO and self.verbose > MODULE_VERBOSE_SILENT:  # ours: end the line that was begun
                 loader.print("\n")
             raise
-        for segment in self.segments:
-            self._load_segment(segment)
-        self.last = round_up(self.last, 8)
-        self._load_sections()
         if self.verbose > MODULE_VERBOSE_SILENT:
             loader.print("\n")
         length = self.last - self.first
