@@ -21,16 +21,16 @@ def program_name(default: str) -> str:
 
 
 def occupy_standard_descriptors() -> None:
-    """Have 0, 1 and 2 lead to /dev/null where the caller closed them.
+    """Keep the numbers 0, 1 and 2 from being given to other files where the caller closed them.
 
     Else the next file to be opened, a guest's disk, would get such a number, and what is meant for the user be written
-    into it.
+    into it.  Reading 0 and writing 1 and 2 goes on failing (EBADF): the descriptors are open for the opposite.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: fd itself
+            null = os.open(os.devnull, os.O_RDONLY if fd else os.O_WRONLY)  # the lowest number that is free: fd itself
             assert null == fd
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
