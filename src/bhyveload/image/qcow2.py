@@ -13,6 +13,7 @@ import zlib
 from bhyveload.errors import ImageError
 from bhyveload.image.container import PIECE, SECTOR_SIZE, ZERO, Cache, Container, check_range, refuse_write
 from bhyveload.image.qcow2_format import (
+    ALL_ALLOCATED,
     COMPRESSION_TYPE,
     COMPRESSION_ZLIB,
     COMPRESSION_ZSTD,
@@ -189,7 +190,6 @@ class Qcow2Image:
 
     def _runs(self, offset: int, length: int) -> Iterator[Run]:
         """Where each cluster of the range is, in the order of the disk."""
-        cluster_size = 1 << self._bits
         end = offset + length
         while offset < end:
             l1_index = offset >> (self._bits + self._table_bits)
@@ -199,37 +199,64 @@ class Qcow2Image:
                 yield from self._below(offset, here_end - offset)
                 offset = here_end
                 continue
-            for entry, bitmap in self._entries(table, offset, here_end):
-                start = offset & (cluster_size - 1)
-                size = min(cluster_size - start, here_end - offset)
-                if entry & L2E_COMPRESSED:
-                    yield PIECE, size, memoryview(self._unpacked.get(entry, self._unpack))[start : start + size]
-                elif self._extended:
-                    yield from self._subclusters(entry & L2E_OFFSET_MASK, bitmap, offset, size)
-                elif entry & self._zero_flag:
+            runs = self._extended_runs if self._extended else self._standard_runs
+            yield from runs(table, offset, here_end)
+            offset = here_end
+
+    def _standard_runs(self, table: int, offset: int, end: int) -> Iterator[Run]:
+        """The clusters of one L2 table from ``offset`` to ``end``."""
+        cluster_size = 1 << self._bits
+        raw = self._entries(table, offset, end, 8)
+        entries: tuple[int, ...] = struct.unpack(f">{len(raw) // 8}Q", raw)
+        index = 0
+        while offset < end:
+            entry = entries[index]
+            count = 1
+            start = offset & (cluster_size - 1)
+            if entry & L2E_COMPRESSED:
+                size = min(cluster_size - start, end - offset)
+                yield PIECE, size, memoryview(self._unpacked.get(entry, self._unpack))[start : start + size]
+            elif not entry & L2E_OFFSET_MASK or entry & self._zero_flag:
+                size = min(cluster_size - start, end - offset)
+                if entry & self._zero_flag:
                     yield ZERO, size, None
-                elif entry & L2E_OFFSET_MASK:
-                    yield self._host(entry) + start, size, None
                 else:
                     yield from self._below(offset, size)
-                offset += size
+            else:
+                count = _contiguous(entries, index, cluster_size)
+                size = min(count * cluster_size - start, end - offset)
+                yield self._host(entry) + start, size, None
+            index += count
+            offset += size
+
+    def _extended_runs(self, table: int, offset: int, end: int) -> Iterator[Run]:
+        """The same for extended L2 entries."""
+        cluster_size = 1 << self._bits
+        for entry, bitmap in struct.iter_unpack(">QQ", self._entries(table, offset, end, 16)):
+            start = offset & (cluster_size - 1)
+            size = min(cluster_size - start, end - offset)
+            if entry & L2E_COMPRESSED:
+                yield PIECE, size, memoryview(self._unpacked.get(entry, self._unpack))[start : start + size]
+            elif bitmap == ALL_ALLOCATED:
+                yield self._host(entry) + start, size, None
+            elif bitmap == 0:
+                yield from self._below(offset, size)
+            else:
+                yield from self._subclusters(entry & L2E_OFFSET_MASK, bitmap, offset, size)
+            offset += size
 
     def _l1_entry(self, index: int) -> int:
         (entry,) = struct.unpack_from(">Q", self._l1, index * 8)
         return int(entry) & L1E_OFFSET_MASK
 
-    def _entries(self, table: int, offset: int, end: int) -> Iterator[tuple[int, int]]:
-        """(L2 entry, subcluster bitmap) of each cluster from ``offset`` to ``end``, which one table covers."""
+    def _entries(self, table: int, offset: int, end: int, width: int) -> Buffer:
+        """The L2 entries, of ``width`` bytes, for ``offset`` to ``end``, which one table covers."""
         mask = (1 << self._table_bits) - 1
         first = offset >> self._bits & mask
         count = (end - 1 >> self._bits & mask) - first + 1
         if table & ((1 << self._bits) - 1):
             raise self._file.damaged(table, "an L2 table does not lie at a cluster's start")
-        width = 16 if self._extended else 8
-        raw = self._file.structure(table + first * width, count * width, "an L2 table")
-        if self._extended:
-            return struct.iter_unpack(">QQ", raw)
-        return ((entry, 0) for (entry,) in struct.iter_unpack(">Q", raw))
+        return self._file.structure(table + first * width, count * width, "an L2 table")
 
     def _host(self, entry: int) -> int:
         """Where the cluster of a standard L2 entry lies in the file."""
@@ -293,6 +320,23 @@ class Qcow2Image:
             close = getattr(device, "close", None)
             if close is not None:
                 close()
+
+
+def _contiguous(entries: tuple[int, ...], index: int, cluster_size: int) -> int:
+    """How many clusters, a power of two, lie one behind the other in the file from entry ``index`` on.
+
+    Few large comparisons instead of one step a cluster.  Entries with other flags than the first one's end a run.
+    """
+    first, left = entries[index], len(entries) - index
+    count = 1
+    while (
+        2 * count <= left
+        and entries[index + 2 * count - 1] == first + (2 * count - 1) * cluster_size
+        and entries[index + count : index + 2 * count]
+        == tuple(range(first + count * cluster_size, first + 2 * count * cluster_size, cluster_size))
+    ):
+        count *= 2
+    return count
 
 
 def _zstd_decompressor() -> Callable[[], Decompressor]:
