@@ -113,7 +113,7 @@ def test_pages_follow_lines(tmp_path: Path, lines_value: str, page: int) -> None
 
 def test_banner_lines_of_long_names(tmp_path: Path) -> None:
     name = "n" * 90
-    lines = at_prompt(tmp_path, f"more /boot/{name}\nquit\n".encode(), **{name: "text\n"})
+    lines = at_prompt(tmp_path, f"more /boot/{name}\nquit\n".encode(), "", True, **{name: "text\n"})
     assert lines[1].startswith("*** FILE /boot/nnn") and lines[1].endswith("text")
     assert lines[1].index("text") == 79
 
@@ -206,38 +206,11 @@ def test_the_list_of_commands(tmp_path: Path, current: bool) -> None:
     assert lines[2] == "Available commands:"
     listed = lines[3 : lines.index("OK quit")]
     assert all(line[:2] == "  " and line[2 + width : 4 + width] == "  " for line in listed)
-    assert [line.split()[0] for line in listed] == [
-        "bcachestat",
-        "quit",
-        "reboot",
-        "boot",
-        "autoboot",
-        "help",
-        "?",
-        "show",
-        "set",
-        "unset",
-        "echo",
-        "read",
-        "more",
-        "lsdev",
-        "readtest",
-        "quit",
-        "include",
-        "ls",
-        "load",
-        "load_geli",
-        "unload",
-        "lsmod",
-        "pnpmatch",
-        "pnpload",
-        "pnpautoload",
-        "nvstore",
-        "map-vdisk",
-        "unmap-vdisk",
-        "lszfs",
-        "reloadbe",
-    ]
+    wanted = """
+        bcachestat quit reboot boot autoboot help ? show set unset echo read more lsdev readtest quit include ls load
+        load_geli unload lsmod pnpmatch pnpload pnpautoload nvstore map-vdisk unmap-vdisk lszfs reloadbe
+    """
+    assert [line.split()[0] for line in listed] == wanted.split()
 
 
 def test_consoles(tmp_path: Path) -> None:
