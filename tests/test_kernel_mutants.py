@@ -32,7 +32,7 @@ from kernel_objects import Hints, build_kernel, build_module, depend, require_to
 require_toolchain()
 MIB = 1 << 20
 MEMORY = 24 * MIB
-SECONDS = 2.0
+SECONDS = 2.0  # of processor time, for what takes a thousandth of it: a bound on loops, not a measurement
 INTERESTING = [0, 1, 2, 3, 7, 8, 0x7F, 0xFF, 0x1000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 32, 1 << 40]
 INTERESTING += [(1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 0x1000, 0xFFFFFFFF80000000, MEMORY, MEMORY - 8]
 
@@ -94,9 +94,9 @@ class Machine:
 
     def do(self, command: Callable[[Loader, list[str]], int], *words: str) -> bool:
         """Whether the command succeeded.  Any exception but the guest's start fails the test."""
-        started = time.monotonic()
+        started = time.process_time()
         result = command(self.loader, [command.__name__, *words])
-        assert time.monotonic() - started < SECONDS
+        assert time.process_time() - started < SECONDS
         return result == 0
 
     def try_to_boot(self) -> None:
