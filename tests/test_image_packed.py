@@ -442,6 +442,27 @@ def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, f
     disk.close()
 
 
+@pytest.mark.parametrize(
+    ("packer", "module", "hint"),
+    [
+        ("xz", "lzma", "use another one"),
+        ("gz", "zlib", "use another one"),
+        ("zst", "bhyveload.image.zstd", "backports"),
+    ],
+)
+def test_a_python_that_lacks_the_library(tmp_path: Path, packer: str, module: str, hint: str) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(PACKERS[packer](SAMPLE))
+    code = (
+        "import sys; sys.modules[sys.argv[2]] = None\n"
+        "from bhyveload.errors import ImageError; from bhyveload.image.open import open_disk\n"
+        "try: open_disk(sys.argv[1], sandbox=False)\n"
+        "except ImageError as error: print(error.message, error.hint)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, path, module], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("this Python cannot") and hint in answer.stdout
+
+
 # The user's view
 
 

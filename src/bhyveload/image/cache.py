@@ -284,15 +284,13 @@ def _remove(path: str) -> None:
 def _trim(folder: str, keep: str) -> None:
     """Remove the least recently used entries while all of them are larger than LIMIT."""
     entries = []
-    for entry in os.scandir(folder):
-        try:
+    try:
+        for entry in os.scandir(folder):
             status = entry.stat(follow_symlinks=False)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            continue
-        if stat.S_ISREG(status.st_mode) and not entry.name.endswith(".part"):
-            entries.append((status.st_mtime_ns, status.st_blocks * 512, entry.path))
+            if stat.S_ISREG(status.st_mode) and not entry.name.endswith(".part"):
+                entries.append((status.st_mtime_ns, status.st_blocks * 512, entry.path))
+    except OSError:
+        return  # somebody else is at it; the next one will do it
     total = sum(size for _, size, _ in entries)
     for _, size, path in sorted(entries):
         if total <= LIMIT:

@@ -56,9 +56,14 @@ class Layer:
 
 
 def load_format(form: str) -> None:
-    """Import what reads ``form``: to be done before the process is confined."""
+    """Import what reads ``form``, before the process is confined.  Raises ImageError when this Python cannot."""
     if form in _MODULES:
-        __import__(_MODULES[form][0])
+        try:
+            __import__(_MODULES[form][0])
+        except ImportError as error:  # a Python built without zlib or lzma
+            raise ImageError(
+                f"this Python cannot read {form} images: {error}", "use another one, or unpack it"
+            ) from None
 
 
 def build(layer: Layer, table: Table) -> BlockDevice:

@@ -81,8 +81,9 @@ def prepare(compression: str) -> None:
     """Import what unpack() needs.  Raises ImageError when this Python lacks it."""
     try:
         _OPENERS[compression]()
-    except ImportError:
-        raise ImageError(f"this Python cannot decompress .{compression}", "install backports.zstd") from None
+    except ImportError as error:
+        hint = "install backports.zstd" if compression == "zst" else "use another one, or unpack it"
+        raise ImageError(f"this Python cannot decompress .{compression}: {error}", hint) from None
 
 
 def unpack(
