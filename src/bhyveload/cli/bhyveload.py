@@ -65,6 +65,7 @@ LONG_OPTIONS = {
     "verbose-boot": "verbose-boot",
     "kernel": "kernel:",
     "boot-env": "boot-env:",
+    "list-boot-envs": "list-boot-envs",
     "loader-command": "loader-command:",
     "timeout": "timeout:",
     "user": "user:",
@@ -94,6 +95,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
       --batch             never prompt: boot at once, or fail with the reason
       --kernel NAME       boot this kernel
       --boot-env NAME     boot this ZFS boot environment
+      --list-boot-envs    list the ZFS boot environments on the disks; nothing is loaded
       --single-user       boot to single-user mode
       --verbose-boot      boot with verbose kernel messages
       --loader-command L  run this loader command before booting; repeat for more
@@ -123,7 +125,7 @@ class Request:
         self.loader_name = self.loader_directory = ""
         self.incore = self.wired = False
         self.cross_check = False
-        self.batch = self.json = self.dry_run = self.list_variables = False
+        self.batch = self.json = self.dry_run = self.list_variables = self.list_boot_envs = False
         self.single_user = self.verbose = False
         self.kernel = self.boot_environment = ""
         self.commands: list[str] = []
@@ -166,7 +168,7 @@ def _main(program: str, words: list[str]) -> int:
         warn(program, error.message)
         return _usage(program)
     operands = options.operands
-    if len(operands) != 1 and not ((request.dry_run or request.cross_check) and not operands):
+    if len(operands) != 1 and not ((request.dry_run or request.cross_check or request.list_boot_envs) and not operands):
         return _usage(program)
     return _load(program, request, operands[0] if operands else "dry-run")
 
@@ -230,6 +232,7 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
             | "cross-check"
             | "json"
             | "dry-run"
+            | "list-boot-envs"
             | "list-variables"
             | "single-user"
             | "verbose-boot"
@@ -305,6 +308,8 @@ def _load(program: str, request: Request, name: str) -> int:
     loaders = chosen_loaders(request.loader_fd, request.loader_name, request.loader_directory)
     sandbox = _sandbox(program, request)
     disks = _disks(program, request, sandbox)
+    if request.list_boot_envs:
+        return _list_boot_environments(program, request, disks, sandbox)
     if request.cross_check:
         return _cross_check(request, disks, loaders, sandbox)
     reports = request.json or request.dry_run or request.list_variables
@@ -351,6 +356,25 @@ def _load(program: str, request: Request, name: str) -> int:
     for note in report.notes:
         warn(program, note)
     _print_report(request, report)
+    return 0
+
+
+def _list_boot_environments(program: str, request: Request, disks: list[Disk], sandbox: Sandbox | bool) -> int:
+    from bhyveload.boot_environments import lines, list_boot_environments
+
+    listing = list_boot_environments(disks, sandbox=sandbox, timeout=request.timeout)
+    for pool in listing["pools"]:
+        if "error" in pool:
+            warn(program, f"ZFS pool {pool.get('name')}: {pool['error']}")
+    if request.json:
+        from bhyveload.jsontext import dumps
+
+        sys.stdout.write(dumps(listing, indent=2) + "\n")
+    elif any(pool.get("boot_environments") for pool in listing["pools"]):
+        _write_lines(lines(listing))
+    else:
+        warn(program, "there are no ZFS boot environments on these disks")
+        return EXIT_USAGE
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.fs.stat import S_IFMT, S_IFREG
+from bhyveload.need import need
 from bhyveload.partition.table import ISO9660, NONE
 
 TYPE_CHECKING = False
@@ -108,12 +109,8 @@ def _pools(disks: Disks) -> Iterator[Facts]:
         return [volume.name for volume in disks.volumes if volume.pool == name]
 
     for pool in disks.pools.pools:
-        facts: Facts = {"name": pool.name, "devices": devices(pool.name)}
-        try:
-            facts["bootfs"] = pool.bootfs
-        except FileSystemError as error:
-            facts["error"] = error.message
-        yield facts
+        zfs: Any = need("bhyveload.fs.zfs")
+        yield {**zfs.pool_facts(pool), "devices": devices(pool.name)}
     for name, reason in disks.pools.dropped:
         yield {"name": name, "devices": devices(name), "error": reason.message}
 
@@ -180,8 +177,11 @@ def describe(facts: Facts) -> Iterator[str]:
             if part["file_system"]:
                 yield from _file_system_lines(indent + "  ", part["file_system"])
     for pool in facts["pools"]:
-        detail = pool.get("error") or f"bootfs {pool['bootfs'] or 'not set'}"
+        detail = pool.get("error") or f"{pool['state']}, bootfs {pool['bootfs'] or 'not set'}"
         yield f"pool {pool['name']} on {', '.join(pool['devices'])}: {detail}"
+        if "error" not in pool:
+            zfs: Any = need("bhyveload.fs.zfs")
+            yield from zfs.pool_lines(pool)
     yield from _boot_lines(facts["boot"])
 
 

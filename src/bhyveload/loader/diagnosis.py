@@ -24,6 +24,9 @@ def explain(loader: Loader) -> tuple[str, str]:
     """(what is wrong and where, what to do)."""
     loader.console.silent = True
     currdev = loader.environment.get("currdev") or ""
+    trouble = _pool_trouble(loader, currdev)
+    if trouble is not None:
+        return trouble
     try:
         spec, _ = parse_device(currdev, loader.current)
     except FileSystemError as error:
@@ -35,6 +38,24 @@ def explain(loader: Loader) -> tuple[str, str]:
         reason, hint = _kernel_trouble(loader)
     reason = reason or loader.diagnosis or loader.message or "the guest cannot be booted"
     return f"{where}: {reason}", hint or _LOOK_AROUND
+
+
+def _pool_trouble(loader: Loader, currdev: str) -> tuple[str, str] | None:
+    """What is wrong with the pool or dataset that should be booted."""
+    pools = loader.files.pools
+    if pools is None:
+        return None
+    if not currdev and pools.dropped:
+        name, error = pools.dropped[0]
+        return f"the ZFS pool {name} cannot be used: {error.message}", error.hint or _LOOK_AROUND
+    if pools.refused and loader.files.mounted is None:
+        return pools.refused[0].message, pools.refused[0].hint or _LOOK_AROUND
+    if currdev.startswith("zfs:"):
+        try:
+            pools.dataset(currdev[len("zfs:") : -1])
+        except FileSystemError as error:
+            return f"{currdev.rstrip(':')}: {error.message}", error.hint or _LOOK_AROUND
+    return None
 
 
 def _image(loader: Loader, spec: DeviceSpec) -> str:

@@ -120,7 +120,11 @@ class Files:
         spec, name = self.parse(path)
         device = self._open_device(spec)
         if spec.kind == "zfs":
-            spec.opendata = self._open_dataset(spec)
+            try:
+                spec.opendata = self._open_dataset(spec)
+            except FileSystemError as error:
+                self.reason = error
+                raise
         flags = mode + 1
         if not name:
             return OpenFile(self, path, flags, RawDevice(device, path, self), None)
@@ -292,6 +296,16 @@ class Files:
             return None
         finally:
             self.console.silent = before
+
+    def holds_file_system(self, spec: DeviceSpec) -> bool:
+        """Whether the disk or partition has a file system that it could be booted from."""
+        for kind in ("ufs", "cd9660"):
+            try:
+                self._probe(kind, spec, self._open_device(spec))
+            except FileSystemError:
+                continue
+            return True
+        return False
 
     def stat(self, path: str) -> Stat:
         """libsa's stat: open, fstat, close.  Raises FileSystemError."""

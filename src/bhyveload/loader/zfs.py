@@ -15,6 +15,7 @@ from bhyveload.loader.devices import DeviceSpec
 from bhyveload.loader.state import CMD_OK
 from bhyveload.loader.strtol import strtol, to_int
 from bhyveload.loader.vdev_probe import walk_disks
+from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,24 +114,27 @@ def _format(loader: Loader, pool: Pool, root: int) -> str:
 def _without_pool(loader: Loader, set_currdev: SetCurrdev) -> None:
     """Devices of pools are there, but no pool can be used.  FreeBSD's loader ends without a currdev; here a disk with
     another file system is taken if there is one."""
-    for unit in range(len(loader.host.disks)):
-        device = DeviceSpec("disk", unit, -1, -1).format()
-        loader.console.silent = True
-        try:
-            spec, _ = loader.files.parse_device(f"disk{unit}:/")
-            loader.disks.open(spec)
-            loader.files.open(f"{spec.format()}/")
-            device = spec.format()
-        except FileSystemError:
-            continue
-        finally:
-            loader.console.silent = False
+    device = _other_disk(loader)
+    if device:
         loader.print(f"no ZFS pool can be used: going on with {device}\n")
-        set_currdev(loader, device)
-        return
-    set_currdev(loader, "")
-    if loader.notes:
-        loader.diagnosis = loader.notes[-1]
+    set_currdev(loader, device)
+
+
+def _other_disk(loader: Loader) -> str:
+    """The first disk with a file system that can be mounted; empty: none."""
+    loader.console.silent = True
+    try:
+        for unit in range(len(loader.host.disks)):
+            spec = DeviceSpec("disk", unit, SLICEWILD, PARTWILD)
+            try:
+                loader.disks.open(spec)
+            except FileSystemError:
+                spec = DeviceSpec("disk", unit, SLICENONE, PARTNONE)
+            if loader.files.holds_file_system(spec):
+                return spec.format()
+    finally:
+        loader.console.silent = False
+    return ""
 
 
 def _boot_environment(loader: Loader, set_currdev: SetCurrdev) -> None:

@@ -149,3 +149,8 @@ def objset_pointer(mos: Objset, number: int) -> bytes:
     if len(pointer) != zf.BLKPTR_SIZE:
         raise FileSystemError(EIO, f"ZFS: object {number} is no dataset")
     return pointer
+
+
+def created(mos: Objset, number: int) -> int:
+    """A dataset's creation time, in seconds since 1970."""
+    return _bonus_word(_dataset(mos, number), zf.DS_CREATION_TIME)

@@ -32,6 +32,7 @@ class Pool:
     matter for reading, with their reference counts; ``config``: the MOS configuration."""
 
     __slots__ = (
+        "_told",
         "blocks",
         "bootenv_block",
         "checkpoint",
@@ -79,6 +80,7 @@ class Pool:
         self.features: dict[str, int] = {}
         self.config: NvList | None = None
         self.bootenv_block: NvList | None = None
+        self._told: set[int] = set()  # encrypted datasets that were named once
 
     def types(self) -> tuple[str, ...]:
         """The vdev types that are taken."""
@@ -251,6 +253,9 @@ class Pool:
         finally:
             reads.paused = was
             last.dnode, last.block, last.data = kept
+        if number not in self._told and blkptr.decode(pointer).encrypted:
+            self._told.add(number)
+            self.printer(f"ZFS: the dataset {name} is encrypted and cannot be read")
         return ZfsFileSystem(self.objects, pointer, number, name)
 
     def dataset(self, name: str) -> ZfsFileSystem:
@@ -280,6 +285,24 @@ class Pool:
         mos = self._require_mos()
         return [printable(child) for child in dsl.snapshots(mos, self.find_dataset(self.relative(name)))]
 
+    def created(self, name: str) -> int:
+        """When a dataset was created, in seconds since 1970.  Raises FileSystemError: ENOENT, EIO."""
+        return dsl.created(self._require_mos(), self.find_dataset(self.relative(name)))
+
+    def is_encrypted(self, name: str) -> bool:
+        """Whether a dataset's object set says so.  Raises FileSystemError: ENOENT, EIO."""
+        pointer = dsl.objset_pointer(self._require_mos(), self.find_dataset(self.relative(name)))
+        return blkptr.decode(pointer).encrypted
+
+    @property
+    def state(self) -> int:
+        """VDEV_STATE_* of the whole (spa_status)."""
+        healthy = sum(top.state == zf.VDEV_STATE_HEALTHY for top in self.root.children)
+        degraded = sum(top.state == zf.VDEV_STATE_DEGRADED for top in self.root.children)
+        if healthy and healthy == len(self.root.children):
+            return zf.VDEV_STATE_HEALTHY
+        return zf.VDEV_STATE_DEGRADED if healthy + degraded else zf.VDEV_STATE_CLOSED
+
     def status(self) -> Iterator[str]:
         """The lines of `lsdev -v`, each with its newline; blocks are read between the first and the second."""
         yield _cut(f"  pool: {self.name}")
@@ -289,14 +312,7 @@ class Pool:
             pass
         yield "config:\n\n"
         yield "        NAME STATE\n"
-        healthy = sum(top.state == zf.VDEV_STATE_HEALTHY for top in self.root.children)
-        degraded = sum(top.state == zf.VDEV_STATE_DEGRADED for top in self.root.children)
-        state = zf.VDEV_STATE_CLOSED
-        if healthy and healthy == len(self.root.children):
-            state = zf.VDEV_STATE_HEALTHY
-        elif healthy + degraded:
-            state = zf.VDEV_STATE_DEGRADED
-        yield _cut(f"        {self.name} {zf.VDEV_STATE_NAMES[state]}")
+        yield _cut(f"        {self.name} {zf.VDEV_STATE_NAMES[self.state]}")
         for top in self.root.children:
             yield from _vdev_status(top, 1)
 

@@ -33,7 +33,19 @@ class PoolSet:
     hold, or None to read all that can be read.  ``dropped``: (pool's name, reason) of pools that were found but cannot
     be used."""
 
-    __slots__ = ("_labels", "dropped", "known", "last", "messages", "nvstore", "pools", "printer", "reads", "strict")
+    __slots__ = (
+        "_labels",
+        "dropped",
+        "known",
+        "last",
+        "messages",
+        "nvstore",
+        "pools",
+        "printer",
+        "reads",
+        "refused",
+        "strict",
+    )
 
     def __init__(
         self,
@@ -47,6 +59,8 @@ class PoolSet:
         self.strict = strict
         self.pools: list[Pool] = []
         self.dropped: list[tuple[str, FileSystemError]] = []
+        self.refused: list[FileSystemError] = []
+        """Of devices whose labels ask for what the loader version, or this reader, does not have."""
         self.known: dict[int, Vdev] = {}
         self.last = LastBlock()
         self._labels: dict[int, int] = {}
@@ -109,7 +123,10 @@ class PoolSet:
                 self.say(f"ZFS: unsupported feature: {feature}")
                 unknown = unknown or feature
         if unknown:
-            raise FileSystemError(EIO, f"ZFS: {name}: unsupported feature {unknown}", features.hint(unknown))
+            self.refused.append(
+                FileSystemError(EIO, f"ZFS: {name}: unsupported feature {unknown}", features.hint(unknown))
+            )
+            raise self.refused[-1]
         state = config.uint64(b"state")
         if state is None or state == zf.POOL_STATE_DESTROYED:
             raise FileSystemError(EIO, f"ZFS: the pool on {name} is destroyed")
