@@ -32,6 +32,7 @@ from kernel_objects import Hints, build_kernel, build_module, depend, require_to
 require_toolchain()
 MIB = 1 << 20
 MEMORY = 24 * MIB
+FIRST_PAGE = 4096
 SECONDS = 2.0  # of processor time, for what takes a thousandth of it: a bound on loops, not a measurement
 INTERESTING = [0, 1, 2, 3, 7, 8, 0x7F, 0xFF, 0x1000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 32, 1 << 40]
 INTERESTING += [(1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 0x1000, 0xFFFFFFFF80000000, MEMORY, MEMORY - 8]
@@ -78,13 +79,29 @@ class MemoryFolder:
         return MemoryFile(data)
 
 
+class WatchedMemory(GuestMemory):
+    """Guest memory that remembers what was written: [start, end) of each write."""
+
+    def __init__(self, fd: int, low: int, high: int) -> None:
+        super().__init__(fd, low, high)
+        self.writes: list[tuple[int, int]] = []
+
+    def write_pieces(self, gpa: int, pieces: Sequence[bytes | bytearray | memoryview], length: int) -> None:
+        super().write_pieces(gpa, pieces, length)
+        self.writes.append((gpa, gpa + length))
+
+    def zero(self, gpa: int, length: int) -> None:
+        super().zero(gpa, length)
+        self.writes.append((gpa, gpa + length))
+
+
 class Machine:
     """A loader over 24 MiB of memory, without a child: what it raises is seen here."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.fd = os.memfd_create("guest")
         os.ftruncate(self.fd, MEMORY)
-        self.memory = GuestMemory(self.fd, MEMORY, 0)
+        self.memory = WatchedMemory(self.fd, MEMORY, 0)
         self.console = harness.KeyConsole()
         host = LoaderCallbacks(self.console, self.memory, [], MemoryFolder(files))
         self.loader = Loader(host)
@@ -181,11 +198,16 @@ def mutants(data: bytes, count: int, seed: int) -> list[bytes]:
 
 @pytest.mark.parametrize("name", ["kernel", "kernel32"])
 def test_mutated_kernels(originals: Originals, name: str) -> None:
+    """What is written lies where the kernel is said to lie; the first page of the file is copied whole."""
     loaded = 0
     for mutant in mutants(getattr(originals, name), 700, 11):
         with Machine({"/k/kernel": mutant}) as machine:
             if machine.do(load, "kernel"):
                 loaded += 1
+                file = machine.loader.preloaded[0]
+                if file.addr + file.size <= MEMORY:  # else it is linked to where no memory is: refused by boot
+                    end = file.addr + file.size + FIRST_PAGE
+                    assert all(file.addr <= start and stop <= end for start, stop in machine.memory.writes)
                 assert machine.do(lsmod, "-v")
                 if name == "kernel":
                     machine.try_to_boot()

@@ -150,6 +150,17 @@ def test_refused_by_the_size_of_its_symbols(tree: Path) -> None:
     assert re.search(r" 0x8\+0x[0-9a-f]+(\+0x8\+0x[0-9a-f]+)?\n", words)
 
 
+def test_refused_for_want_of_room_for_the_variables(tree: Path) -> None:
+    """The kernel fits to the last page; what it is told does not."""
+    (file,) = typed(tree, ["load kernel", "quit"]).report["files"]
+    memory = (file["address"] + file["size"] + 4095) // 4096 * 4096
+    outcome = typed(tree, ["load kernel", "boot", "quit"], memory=memory)
+    words = f"kernel {PATH} with its modules and variables needs 6 MiB, the VM has 5 MiB: use -m 32M\n"
+    assert outcome.end == "exit" and words in said(outcome)
+    assert batch(tree, memory=memory) == words.rstrip()
+    assert typed(tree, ["load kernel", "boot"], memory=memory + 3 * 4096).end == "exec"
+
+
 def test_refused_above_the_first_gigabyte(tree: Path) -> None:
     patched(tree, P_MEMSZ, "<Q", 1100 * MIB)
     reason = "but a kernel starts with the first 1024 MiB mapped"
