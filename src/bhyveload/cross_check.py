@@ -1,8 +1,8 @@
 """Load the same disks with the built-in loader and with a userboot object of FreeBSD, and compare the two guests.
 
-Both loads see the same variables, the same keys (none), and disks that keep nothing of what they write.  The built-in
-loader runs as it does without --batch: both boot by their countdown, which is set to none, for what --batch puts back
-before a guest starts a userboot object leaves in the environment.
+Both loads see the same variables, the same keys (`boot` at a prompt), and disks that keep nothing of what they write.
+The built-in loader runs as it does without --batch: both boot by their countdown, which is set to none, for what
+--batch puts back before a guest starts a userboot object leaves in the environment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from bhyveload.errors import BhyveloadError, LoaderError, UsageError
 from bhyveload.loader.state import Options
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.search import Loaders, default_directories
+from bhyveload.userboot.session import BOOT
 from bhyveload.userboot.vintage import behaviour
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.scratch import ScratchMachine
@@ -56,8 +57,8 @@ def cross_check(
 ) -> CrossCheck:
     """Load twice and compare.  Parameters as those of api.load; ``loaders`` None: what the directories of loaders hold.
 
-    ``keys``: what is typed at both; None: nothing, and no countdown.  ``compat``: how the built-in loader behaves;
-    None: as the object's version does.
+    ``keys``: what is typed at both; None: `boot` at a prompt, and no countdown.  ``compat``: how the built-in loader
+    behaves; None: as the object's version does.
     Raises UsageError when there is no userboot object to be had, and what api.load raises, with the loader's name.
     """
     loaders = loaders or Loaders(default_directories(), always=True)
@@ -78,7 +79,7 @@ def cross_check(
                     disks,
                     variables,
                     host_directory=host_directory,
-                    console=Typed(keys or b""),
+                    console=Typed(BOOT, ahead=False) if keys is None else Typed(keys, ahead=True),
                     compat=compat or behaviour(loader.data),
                     options=Options(),
                     loaders=which,
@@ -105,10 +106,12 @@ def cross_check(
 
 
 class Typed:
-    """A console on which ``keys`` wait from the beginning and nobody listens."""
+    """A console on which ``keys`` are typed and nobody listens; ``ahead``: from the beginning, so that they stop a
+    countdown, and not only when the loader waits for one."""
 
-    def __init__(self, keys: bytes) -> None:
+    def __init__(self, keys: bytes, ahead: bool) -> None:
         self._keys = keys
+        self._ahead = ahead
 
     def write(self, data: bytes) -> None:
         """Nothing."""
@@ -129,7 +132,7 @@ class Typed:
         return key - 256 if key > 127 else key
 
     def poll(self) -> bool:
-        return bool(self._keys)
+        return self._ahead and bool(self._keys)
 
     @property
     def at_end(self) -> bool:

@@ -704,6 +704,9 @@ loader_main(struct callbacks *callbacks, void *argument, int version, int ndisks
 	else if (starts(todo, "spin"))
 		for (;;)
 			cb->poll(arg);
+	else if (starts(todo, "getc:for ever"))
+		for (;;)
+			cb->getc(arg);
 	else if (starts(todo, "getc"))
 		while (cb->getc(arg) == -1)
 			;

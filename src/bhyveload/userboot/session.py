@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         verbose: bool
 
 
+BOOT = b"boot\r"
+
+
 def check_options(options: Options) -> None:
     """Raises UsageError for what a userboot object cannot be told."""
     for given, name in (
@@ -56,21 +59,25 @@ def variables(options: Options) -> list[bytes]:
     return [text for wanted, text in chosen if wanted]
 
 
-class NoInput:
-    """A console that nobody types at: --batch never waits for a key."""
-
-    at_end = True
+class BatchConsole:
+    """A console that nobody types at: no key is ever there, and a loader that waits for one is told to boot, once."""
 
     def __init__(self, console: Console) -> None:
         self.write = console.write
         self.flush = console.flush
+        self._keys = BOOT
 
     def getc(self) -> int:
         self.flush()
-        return -1
+        key, self._keys = self._keys[:1], self._keys[1:]
+        return key[0] if key else -1
 
     def poll(self) -> bool:
         return False
+
+    @property
+    def at_end(self) -> bool:
+        return not self._keys
 
 
 def run_object(
@@ -81,7 +88,7 @@ def run_object(
     Raises HostError when it is no object that can run here.
     """
     if batch:
-        host.console = NoInput(host.console)
+        host.console = BatchConsole(host.console)
     try:
         prepared = prepare(loader.data, host)
     except KernelError as error:
