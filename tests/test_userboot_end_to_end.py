@@ -67,6 +67,7 @@ def test_the_comparison_of_a_guest_that_boots_by_itself(
     lines = done.out.decode().splitlines()
     assert [line.split(":")[0] for line in lines if line.startswith("variable")] == [
         "variable beastie_disable",
+        "variable interpret",
         "variable prompt",
     ]
     assert all(re.match(r"variable|guest page .* \(environment\)", line) for line in lines)
