@@ -77,9 +77,7 @@ def test_pools(pool: str) -> None:
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zst"])
 def test_a_host_folder_with_a_guest_in_it(suffix: str, tmp_path: Path) -> None:
     """-h alone: folders, files, each compression; the prompt's commands, which need everything at once."""
-    pack: Pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.compress}[
-        suffix
-    ]
+    pack = PACKERS[suffix]
     kernel = kernel_of_a_record()
     folder = tmp_path / "boot" / "kernel"
     folder.mkdir(parents=True)
