@@ -146,6 +146,49 @@ def test_checksums_of_an_iso_with_relocated_directories(tmp_path: Path) -> None:
     assert output("checksum", image) == sha256sum(tree / "1")
 
 
+def test_a_hybrid_image_is_an_iso(tmp_path: Path) -> None:
+    """With a GPT and a FAT partition for UEFI beside the ISO 9660 file system, as install media have them."""
+    require("xorriso", "mkfs.fat")
+    tree = plant(tmp_path / "tree")
+    fat = tmp_path / "efi.img"
+    subprocess.run(["mkfs.fat", "-C", fat, "1440"], check=True, capture_output=True)
+    image = tmp_path / "x.iso"
+    hybrid = ("-append_partition", "2", "0xef", fat, "-appended_part_as_gpt", "-partition_offset", "16")
+    words: list[str | Path] = ["xorriso", "-as", "mkisofs", "-R", "-V", "HYBRID", *hybrid, "-o", image, tree]
+    subprocess.run(words, check=True, capture_output=True)
+    assert image.read_bytes()[512:520] == b"EFI PART"
+    assert output("checksum", image) == sha256sum(tree)
+    text = output("info", image).decode("ascii")
+    assert "image, " in text
+    assert ", ISO 9660\n" in text
+    assert 'ISO 9660 with Rock Ridge, label "HYBRID"' in text
+    assert text.endswith("boots disk0s0: ISO 9660, /boot/kernel/kernel\n")
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """400 MiB of holes, of which no more than a few are ever held."""
+    tree = plant(tmp_path / "tree", {"a": b"a" * 5000})
+    image = make_ufs(tree, tmp_path / "u", 2 * MIB, 4096, 512, version=1)
+    content = bytearray(image.read_bytes())
+    at = content.index((5000).to_bytes(8, "little"))
+    size = 400 * MIB
+    content[at : at + 8] = size.to_bytes(8, "little")
+    content[at + 32 : at + 92] = bytes(60)  # di_db and di_ib
+    image.write_bytes(content)
+    reading, writing = os.pipe()
+    process = subprocess.Popen([*PROGRAM, "cat", image, "/a"], stdout=writing)
+    os.close(writing)
+    count = 0
+    while piece := os.read(reading, MIB):
+        count += len(piece)
+        assert not piece.strip(b"\0")
+    os.close(reading)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    assert (status, count) == (0, size)
+    assert usage.ru_maxrss < 100 * 1024  # KiB; itself and its child
+
+
 def test_checksums_of_a_zfs_snapshot_and_dataset(tmp_path: Path) -> None:
     """A pool made by OpenZFS, where the fixtures are at hand."""
     fixtures = Path(__file__).parents[2] / "shared" / "fixtures" / "zfs"
