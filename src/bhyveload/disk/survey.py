@@ -110,17 +110,36 @@ def _pools(disks: Disks) -> Iterator[Facts]:
 
     for pool in disks.pools.pools:
         zfs: Any = need("bhyveload.fs.zfs")
-        yield {**zfs.pool_facts(pool), "devices": devices(pool.name)}
+        facts: Facts = {**zfs.pool_facts(pool), "devices": devices(pool.name)}
+        try:
+            facts["bootonce"] = pool.bootonce()
+        except FileSystemError as error:
+            facts["error"] = error.message
+        refusal = _refusal(disks, pool.name)
+        if refusal:
+            facts["refused"] = refusal
+        yield facts
     for name, reason in disks.pools.dropped:
         yield {"name": name, "devices": devices(name), "error": reason.message}
+
+
+def _refusal(disks: Disks, name: str) -> str:
+    """Why FreeBSD's loader of today, and so bhyveload, does not read a pool that can be read; empty: it does."""
+    pools = disks.boot_pools
+    if any(pool.name == name for pool in pools.pools):
+        return ""
+    if len(disks.pools.pools) == 1 and pools.messages:
+        return str(pools.messages[0])  # the first is the cause of the others
+    reason = dict(pools.dropped).get(name)
+    return f"FreeBSD's loader does not read pool {name}" + (f": {reason.message}" if reason else "")
 
 
 def _boot(disks: Disks) -> Facts:
     """Where loader(8) would boot from, and what it finds there."""
     facts: Facts = {"device": None, "file_system": None, "kernel": None, "interpreter": None, "version": None}
     try:
-        facts["device"] = name = disks.boot_name()
-        fs = disks.pools.dataset("") if name.startswith("zfs:") else disks.volume(name).mount()
+        facts["device"] = disks.boot_name()
+        _, fs = disks.boot_file_system()
     except FileSystemError as error:
         facts["error"] = error.message
         return facts
@@ -179,6 +198,10 @@ def describe(facts: Facts) -> Iterator[str]:
     for pool in facts["pools"]:
         detail = pool.get("error") or f"{pool['state']}, bootfs {pool['bootfs'] or 'not set'}"
         yield f"pool {pool['name']} on {', '.join(pool['devices'])}: {detail}"
+        if pool.get("bootonce"):
+            yield f"  to be booted once: {pool['bootonce']}"
+        if pool.get("refused"):
+            yield f"  note: {pool['refused']}"
         if "error" not in pool:
             zfs: Any = need("bhyveload.fs.zfs")
             yield from zfs.pool_lines(pool)

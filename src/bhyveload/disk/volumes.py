@@ -104,10 +104,11 @@ class Disks:
     """``disks`` in -d order, and everything on them.
 
     ``tables``: the partition table of each disk, or why there is none.  ``volumes``: each disk, followed by its
-    partitions in the table's order.  ``pools``: a PoolSet, None where no disk has a vdev.
+    partitions in the table's order.  ``pools``: a PoolSet of all pools that can be read, None where no disk has a
+    vdev; ``boot_pools``: of those that FreeBSD's loader of today reads.
     """
 
-    __slots__ = ("pools", "tables", "volumes")
+    __slots__ = ("boot_pools", "pools", "tables", "volumes")
 
     def __init__(self, disks: Sequence[Device]) -> None:
         self.tables: list[Table | FileSystemError] = []
@@ -122,14 +123,16 @@ class Disks:
                 continue
             self.tables.append(table)
             self.volumes += _partitions(unit, name, disk, table, 1)
-        self.pools: Any = self._find_pools()
-
-    def _find_pools(self) -> Any:
+        self.pools: Any = None
+        self.boot_pools: Any = None
         candidates = [volume for volume in self.volumes if _may_be_vdev(volume)]
-        if not candidates:
-            return None
+        if candidates:
+            self.pools = self._find_pools(candidates, None)
+            self.boot_pools = self._find_pools(candidates, "current")
+
+    def _find_pools(self, candidates: list[Volume], strict: str | None) -> Any:
         zfs: Any = need("bhyveload.fs.zfs")
-        pools = zfs.PoolSet(no_twiddle, None, None)
+        pools = zfs.PoolSet(no_twiddle, None, strict)
         for volume in candidates:
             try:
                 guid = pools.probe(volume.device, volume.name)
@@ -137,7 +140,7 @@ class Disks:
                 continue
             volume.pool = pools.find(guid).name
         pools.finish()
-        return pools if pools.pools or pools.dropped else None
+        return pools
 
     def is_empty(self, unit: int) -> bool:
         """Whether a disk has neither a partition table nor a file system nor a vdev: it may be anything else."""
@@ -149,8 +152,8 @@ class Disks:
 
     def boot_name(self) -> str:
         """currdev as loader(8) would choose it, with its colon.  Raises FileSystemError(ENXIO): no disks."""
-        if self.pools is not None and self.pools.pools:
-            name: str = self.pools.format()
+        if self.boot_pools is not None and self.boot_pools.pools:
+            name: str = self._bootonce() or self.boot_pools.format()
             return name
         if not self.volumes:
             raise FileSystemError(ENXIO, "no disks were given")
@@ -163,6 +166,22 @@ class Disks:
             except FileSystemError:
                 pass  # the raw disk, then
         return f"disk0{suffix}:"
+
+    def _bootonce(self) -> str:
+        """What the first pool's labels say is to be booted once; empty: nothing, or nothing that is there."""
+        try:
+            name: str = self.boot_pools.pools[0].bootonce()
+            self._dataset(name.removeprefix("zfs:").removesuffix(":"))
+        except (FileSystemError, PartitionError):
+            return ""
+        return name if name.startswith("zfs:") and name.endswith(":") else ""
+
+    def boot_file_system(self) -> tuple[str, DiskFileSystem]:
+        """What loader(8) would boot from.  Raises FileSystemError: there is nothing that it could read."""
+        name = self.boot_name()
+        if name.startswith("zfs:"):
+            return name, self._dataset(name[len("zfs:") : -1])[1]
+        return name, self.volume(name).mount()
 
     def file_system(self, partition: str = "", dataset: str = "") -> tuple[str, DiskFileSystem]:
         """(device name with colon, file system): of ``partition`` ("disk0p2"), of ``dataset`` ("pool/ds"), or the one
@@ -177,10 +196,12 @@ class Disks:
             return f"{volume.name}:", self._mount(volume)
         name = self.boot_name()
         if name.startswith("zfs:"):
-            return name, self.pools.dataset("")
+            return self.boot_file_system()
         chosen = self.volume(name)
         readable = [volume for volume in self.volumes if volume.holds_file_system]
-        if not readable:
+        if not readable and self.pools is not None:
+            if self.pools.pools:
+                return self.pools.format(), self.pools.dataset("")
             self._check_pool()
         if chosen.holds_file_system or not readable:
             return f"{chosen.name}:", self._mount(chosen)
@@ -228,12 +249,12 @@ class Disks:
 
     def _check_pool(self, name: str = "") -> None:
         """Raises FileSystemError: why that pool (any, without a name) cannot be used."""
-        for dropped, error in self.pools.dropped if self.pools is not None else ():
+        for dropped, error in self.pools.dropped:
             if name in ("", dropped):
                 raise FileSystemError(error.errno, f"pool {dropped}: {error.message}", error.hint)
 
     def _dataset(self, name: str) -> tuple[str, DiskFileSystem]:
-        if self.pools is None:
+        if self.pools is None or not (self.pools.pools or self.pools.dropped):
             raise PartitionError("there is no ZFS pool on these disks", "--dataset names a dataset of a pool on them")
         self._check_pool(name.partition("/")[0].partition("@")[0])
         try:

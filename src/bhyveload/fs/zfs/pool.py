@@ -333,6 +333,12 @@ class Pool:
             bootenv.write(top, benv, self.printer)
         self.bootenv_block = benv
 
+    def bootonce(self) -> str:
+        """The device to boot once, left as it is; empty: none is set.  Raises FileSystemError (EIO)."""
+        benv = self.bootenv()
+        once = benv.string(zf.FREEBSD_BOOTONCE) if benv is not None else None
+        return (once or b"").partition(b"\0")[0].decode("latin-1")
+
     def take_bootonce(self) -> str:
         """The device to boot once, which is removed from the labels (zfs_get_bootonce).
 
