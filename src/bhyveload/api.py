@@ -186,7 +186,8 @@ def _run_until_loaded(
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
-        if not options.batch:
+        if not options.batch or any(getattr(disk, "compression", "") for disk in disks):
+            # a prompt must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
 
         def work(leave: Leave, interpreter: str = interpreter, userboot: _Userboot = userboot) -> dict[str, Any]:
