@@ -118,7 +118,7 @@ local error, select, type, tonumber, pcall, load = std.error, std.select, std.ty
 local text, number, fault, type_fault, check_string = std.text, std.number, std.fault, std.type_fault, std.check_string
 local concat, math_type, native_tostring = std.concat, std.math_type, std.tostring
 local string = G.string
-local byte, find, gsub, match, sub = string.byte, string.find, string.gsub, string.match, string.sub
+local byte, char, find, gsub, match = string.byte, string.char, string.find, string.gsub, string.match
 local out, slurp, guarded = prim.out, prim.slurp, G.pcall
 local old = prim.current() == false
 
@@ -171,19 +171,21 @@ function G.warn(...)
 end
 
 -- The loader's Lua has no numerals with fractions or exponents.  Where the text holds such characters, compile it
--- once more with each of them replaced by a character that no Lua token has: in strings and comments that is nothing.
+-- once more with each of them replaced by a byte that no Lua token has (a hundred take turns): in strings and comments
+-- that is nothing, elsewhere it is the first that the compiler stumbles over.
 local function malformed_number(chunk, name)
   local found
   local marked = gsub(chunk, "(%.?%.?)%f[%w_]()(%d[%w_.]*)()", function(dots, from, word, to)
     if #dots ~= 1 and (find(word, "^%d+$") or find(word, "^0[xX]%x+$")) then return nil end
     found = found or {}
     local sign = find(word, "^%d[%d.]*[eE]$") and match(chunk, "^[-+]%w*", to) or ""
-    found[#found + 1] = {from, (#dots == 1 and "." or "") .. word .. sign}
-    return (#dots == 1 and "" or dots) .. "$"
+    local mark = 128 + #found % 100
+    found[#found + 1] = {from, (#dots == 1 and "." or "") .. word .. sign, mark}
+    return (#dots == 1 and "" or dots) .. char(mark)
   end)
   if not found then return nil end
   local _, message = load(marked, name, "t")
-  local where, line = match(message or "", "^(.*:)(%d+): .*near '%$'$")
+  local where, line, mark = match(message or "", "^(.*:)(%d+): .*near '<\\(%d+)>'$")
   if not where then return nil end
   local at, current = 1, 1
   for i = 1, #found do
@@ -193,7 +195,7 @@ local function malformed_number(chunk, name)
       if not newline or newline >= from then break end
       at, current = newline + 1, current + 1
     end
-    if current == tonumber(line) then
+    if current == tonumber(line) and found[i][3] == tonumber(mark) then
       return where .. line .. ": malformed number near '" .. found[i][2] .. "'"
     end
   end
