@@ -1,0 +1,332 @@
+"""make bench: figures, medians of rounds that alternate, beside a bare Python and a plain copy of the same bytes.
+
+    python tools/bench.py [--rounds N] [SECTION...]
+
+Figures are wall-clock milliseconds of whole programs, from exec to exit, on warm page caches.  Only the ratios of one
+run say something: the machine may be busy.  A section that lacks a tool says so and is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
+
+import images  # noqa: E402 - what the tests make guests with
+from guest.build import build_probe  # noqa: E402
+
+PROGRAMS = Path(sys.executable).parent
+MIB = 1 << 20
+KERNEL_SIZE = 30 * MIB
+TARGET = "bhyveload <= 2.5 x Python + 1.5 x copy"
+RSS_LIMIT = 40  # MiB
+MODULES = 40
+
+Row = tuple[str, str]
+
+
+class Missing(Exception):
+    """A section cannot be measured here, and why."""
+
+
+class Bench:
+    """Where things are made, how often things are measured, and what several sections need."""
+
+    def __init__(self, folder: Path, rounds: int) -> None:
+        self.folder = folder
+        self.rounds = rounds
+        self._kernel: Path | None = None
+
+    def need(self, *tools: str) -> None:
+        missing = [tool for tool in tools if shutil.which(tool) is None]
+        if missing:
+            raise Missing(f"{', '.join(missing)} not installed")
+
+    @property
+    def kernel(self) -> Path:
+        """A kernel of 30 MiB, no two pages of it alike, and what the probe guest says from inside."""
+        if self._kernel is None:
+            self.need("gcc", "ld")
+            self._kernel = build_probe(self.folder, padding=KERNEL_SIZE, name="kernel30")
+        return self._kernel
+
+    def tree(self, name: str) -> Path:
+        """A folder with the kernel as /boot/kernel/kernel."""
+        tree = self.folder / name
+        (tree / "boot" / "kernel").mkdir(parents=True)
+        os.link(self.kernel, tree / "boot" / "kernel" / "kernel")
+        return tree
+
+    def disk(self, tree: Path, size: int = 48 * MIB) -> Path:
+        """A GPT disk with the tree on a UFS2 of 32 KiB blocks."""
+        self.need("makefs", "sgdisk")
+        part = images.make_ufs(tree, self.folder / f"{tree.name}.ufs", size)
+        disk = images.standard_disk(self.folder / f"{tree.name}.img", part)
+        part.unlink()
+        return disk
+
+    def medians(self, *works: Callable[[], float]) -> list[float]:
+        """The median of each, measured in turn so that a busy machine is busy for all."""
+        for work in works:
+            work()  # warm
+        rounds = [[work() for work in works] for _ in range(self.rounds)]
+        return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+# Started before this process grows: a new process counts what its parent had resident as its own (getrusage(2)).
+_STARTER = """
+import os, sys, time
+null = os.open(os.devnull, os.O_RDWR)
+redirections = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
+for line in sys.stdin:
+    words = line.rstrip("\\n").split("\\0")
+    started = time.perf_counter()
+    pid = os.posix_spawn(words[0], words, os.environ, file_actions=redirections)
+    _, status, usage = os.wait4(pid, 0)
+    wall = time.perf_counter() - started
+    print(status, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, flush=True)
+"""
+
+
+class Starter:
+    """A small process that starts programs and measures them."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-I", "-S", "-c", _STARTER]
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def run(self, words: list[str]) -> tuple[float, float, int]:
+        """Seconds by the clock, seconds of processors, bytes resident at the most.  Raises Missing when it fails."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("\0".join(words) + "\n")
+        self._process.stdin.flush()
+        status, wall, cpu, resident = self._process.stdout.readline().split()
+        if status != "0":
+            raise Missing(f"{' '.join(words)} failed")
+        return float(wall), float(cpu), int(resident)
+
+
+_starter: Starter
+
+
+def timed(*words: str | Path) -> Callable[[], float]:
+    command = [str(word) for word in words]
+    return lambda: _starter.run(command)[0]
+
+
+def load(*words: str | Path) -> Callable[[], float]:
+    return timed(PROGRAMS / "bhyveload", "--batch", *words, "bench")
+
+
+def bare_python() -> Callable[[], float]:
+    return timed(sys.executable, "-I", "-c", "pass")
+
+
+def copy_into_memory(source: Path) -> Callable[[], float]:
+    """write(2) of the same bytes, from the page cache into a fresh memory file."""
+    with source.open("rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def work() -> float:
+        started = time.perf_counter()
+        fd = os.open(os.environ["BHYVE_VMM_DIR"], os.O_TMPFILE | os.O_RDWR, 0o600)
+        os.ftruncate(fd, 256 * MIB)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], done)
+        os.close(fd)
+        return time.perf_counter() - started
+
+    return work
+
+
+def copy_cpu(source: Path) -> Callable[[], float]:
+    """The processor time of copy_into_memory."""
+    copy = copy_into_memory(source)
+
+    def work() -> float:
+        started = time.process_time()
+        copy()
+        return time.process_time() - started
+
+    return work
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1000:8.1f} ms"
+
+
+def main_section(bench: Bench) -> Iterator[Row]:
+    """A 30 MiB kernel on UFS2"""
+    disk = bench.disk(bench.tree("plain"))
+    a, b, c, large = bench.medians(
+        load("-d", disk), bare_python(), copy_into_memory(bench.kernel), load("-m", "4G", "-d", disk)
+    )
+    yield "(a) bhyveload --batch, exec to exit", ms(a)
+    yield "(b) python -I -c pass", ms(b)
+    yield "(c) copy of the same 30 MiB", ms(c)
+    verdict = "met" if a <= 2.5 * b + 1.5 * c else "MISSED"
+    yield f"target: {TARGET}", f"{ms(2.5 * b + 1.5 * c)}  {verdict}: a = {a / b:.2f} b, (a - b) / c = {(a - b) / c:.2f}"
+    yield "(a) with a guest of 4 GiB", f"{ms(large)}  {large / a:.2f} a"
+    unboxed, a = bench.medians(load("--no-sandbox", "-d", disk), load("-d", disk))
+    yield "(a) without the sandbox", f"{ms(unboxed)}  {unboxed / a:.2f} a"
+    command = [str(PROGRAMS / "bhyveload"), "--batch", "-d", str(disk), "bench"]
+    python = [sys.executable, "-I", "-c", "pass"]
+    a, b, c = bench.medians(lambda: _starter.run(command)[1], lambda: _starter.run(python)[1], copy_cpu(bench.kernel))
+    verdict = "met" if a <= 2.5 * b + 1.5 * c else "MISSED"
+    yield "the same in processor time: (a), (b), (c)", f"{ms(a)} {ms(b)} {ms(c)}  target {verdict}: a = {a / b:.2f} b"
+    resident, least = _starter.run(command)[2] / MIB, _starter.run(python)[2] / MIB
+    verdict = "within" if resident <= RSS_LIMIT else "ABOVE"
+    yield "resident at the most: (a), (b)", f"{resident:8.1f} MiB {least:7.1f} MiB  ({verdict} {RSS_LIMIT})"
+
+
+def handoff_section(bench: Bench) -> Iterator[Row]:
+    """From a loaded VM to the guest's first word (QEMU's TCG)"""
+    bench.need("qemu-system-x86_64")
+    tree = bench.folder / "small"
+    (tree / "boot" / "kernel").mkdir(parents=True)
+    shutil.copy(build_probe(bench.folder, name="small-kernel"), tree / "boot" / "kernel" / "kernel")
+    disk = bench.disk(tree, 8 * MIB)
+    load("-d", disk)()
+    bhyverun = [str(PROGRAMS / "bhyverun"), "--accel", "tcg"]
+    stub = bench.folder / "stub"
+    printed = subprocess.run(
+        [*bhyverun, "--dry-run", "--stub", str(stub), "bench"], check=True, capture_output=True, text=True
+    )
+    bare = ["qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none"]
+    bare += ["-S", "-qmp", "stdio"]
+    run, direct, qemu = bench.medians(
+        lambda: first_output([*bhyverun, "bench"], b"probe="),
+        lambda: first_output(["sh", "-c", f"exec {printed.stdout}"], b"probe="),
+        lambda: first_output(bare, b"QMP"),
+    )
+    yield "bhyverun to the guest's first word", ms(run)
+    yield "QEMU alone with the stub, the same", f"{ms(direct)}  bhyverun adds {(run - direct) * 1000:.1f} ms"
+    rest = (direct - qemu) * 1000
+    yield "QEMU's own bare start (to its QMP greeting)", f"{ms(qemu)}  firmware and stub take {rest:.1f} ms"
+
+
+def first_output(words: list[str], text: bytes) -> float:
+    """Seconds until a program has written ``text``; it is killed then."""
+    started = time.perf_counter()
+    null = subprocess.DEVNULL
+    with subprocess.Popen(words, stdin=null, stdout=subprocess.PIPE, stderr=null) as process:
+        assert process.stdout is not None
+        seen = b""
+        while text not in seen:
+            piece = os.read(process.stdout.fileno(), 4096)
+            if not piece:
+                raise Missing(f"{words[0]} ended without output")
+            seen += piece
+        elapsed = time.perf_counter() - started
+        process.terminate()
+        process.stdout.read()
+    return elapsed
+
+
+def scripts_section(bench: Bench) -> Iterator[Row]:
+    """Stock-like Lua scripts: ten files, 100 KiB, loader.conf"""
+    from stock_like import write_tree
+
+    plain = bench.disk(bench.tree("without-scripts"))
+    for generation in ("old", "new"):
+        tree = bench.folder / f"scripts-{generation}"
+        write_tree(tree, generation)
+        kernel = tree / "boot" / "kernel" / "kernel"
+        kernel.unlink(missing_ok=True)
+        os.link(bench.kernel, kernel)
+        with_scripts, without = bench.medians(load("-d", bench.disk(tree)), load("-d", plain))
+        added = (with_scripts - without) * 1000
+        verdict = "within" if added <= 40 else "ABOVE"
+        yield f"{generation} scripts, none", f"{ms(with_scripts)} {ms(without)}  add {added:.1f} ms ({verdict} 40)"
+
+
+def modules_section(bench: Bench) -> Iterator[Row]:
+    """40 modules beside the kernel"""
+    from kernel_objects import build_module, version
+
+    tree = bench.tree("modules")
+    names = [f"bench{number:02}" for number in range(MODULES)]
+    for name in names:
+        build_module(tree / "boot" / "kernel" / f"{name}.ko", [version(name, 1)])
+    disk = bench.disk(tree)
+    kernel = ["--loader-command", "load /boot/kernel/kernel"]
+    words = [part for name in names for part in ("--loader-command", f"load /boot/kernel/{name}.ko")]
+    many, none = bench.medians(load(*kernel, *words, "-d", disk), load(*kernel, "-d", disk))
+    yield "with, without", f"{ms(many)} {ms(none)}  {(many - none) * 1000 / MODULES:.2f} ms a module"
+
+
+def images_section(bench: Bench) -> Iterator[Row]:
+    """The same disk in other formats"""
+    bench.need("qemu-img")
+    raw = bench.disk(bench.tree("formats"))
+    kinds = {"qcow2": ["-O", "qcow2"], "qcow2, compressed": ["-c", "-O", "qcow2"], "vmdk": ["-O", "vmdk"]}
+    kinds |= {"vhd": ["-O", "vpc"], "vhdx": ["-O", "vhdx"]}
+    paths = [raw]
+    for number, options in enumerate(kinds.values()):
+        paths.append(bench.folder / f"disk{number}.{options[-1]}")
+        subprocess.run(["qemu-img", "convert", "-f", "raw", *options, raw, paths[-1]], check=True, capture_output=True)
+    times = bench.medians(*(load("-d", path) for path in paths))
+    for name, seconds in zip(["raw", *kinds], times, strict=True):
+        yield name, f"{ms(seconds)}  {seconds / times[0]:.2f} raw"
+
+
+def callbacks_section(bench: Bench) -> Iterator[Row]:
+    """The callbacks of a userboot object, one call of each"""
+    from userboot_cost import callback_costs, missing
+
+    if missing():
+        raise Missing(missing())
+    for name, seconds in callback_costs().items():
+        yield name, f"{seconds * 1e6:8.2f} us"
+
+
+SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "main": main_section,
+    "handoff": handoff_section,
+    "scripts": scripts_section,
+    "modules": modules_section,
+    "images": images_section,
+    "callbacks": callbacks_section,
+}
+
+
+def main() -> int:
+    global _starter
+    parser = argparse.ArgumentParser(description="Figures, beside a bare Python and a plain copy.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--rounds", type=int, default=21)
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=memory) as vms:
+        os.environ["BHYVE_VMM_DIR"] = vms
+        _starter = Starter()
+        bench = Bench(Path(folder), arguments.rounds)
+        for name in arguments.sections or SECTIONS:
+            section = SECTIONS[name]
+            print(f"\n{name}: {section.__doc__}", flush=True)
+            try:
+                for what, figure in section(bench):
+                    print(f"  {what:44} {figure}", flush=True)
+            except Missing as reason:
+                print(f"  left out: {reason}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
