@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import gc
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +17,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bhyveload.errors import FileSystemError, HostError
-from bhyveload.freebsd_errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTCAPABLE, ENOTDIR, EROFS
+from bhyveload.freebsd_errno import (
+    EACCES,
+    EINVAL,
+    EIO,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOTCAPABLE,
+    ENOTDIR,
+    EROFS,
+    from_host,
+)
 from bhyveload.fs.hostdir import HostFileSystem
 from bhyveload.fs.stat import DT_DIR, DT_LNK, DT_REG
 from bhyveload.host import directory
@@ -378,3 +392,32 @@ def test_ctypes_only_with_h() -> None:
     code = "import sys, bhyveload.host.callbacks, bhyveload.fs.hostdir; sys.exit('ctypes' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_the_directory_entries_of_freebsd(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """getdirentries(2) has five bytes more in front of a name than getdents64(2) (FreeBSD's sys/dirent.h)."""
+    entries = [(5, 4, b"."), (1 << 40 | 7, 8, b"name of a file"), (9, 10, b"l" * 255)]
+    records = b""
+    for inode, kind, name in entries:
+        length = (24 + len(name) + 1 + 7) & -8
+        record = struct.pack("<QqHBBHH", inode, 0, length, kind, 0, len(name), 0) + name
+        records += record.ljust(length, b"\0")
+    pieces = [records, b""]
+
+    def read_entries(fd: int, buffer: ctypes.Array[ctypes.c_char], size: int) -> int:
+        piece = pieces.pop(0)
+        ctypes.memmove(buffer, piece, len(piece))
+        return len(piece)
+
+    host = open_host_directory(str(tree))
+    monkeypatch.setattr(directory, "_read_entries", read_entries)
+    monkeypatch.setattr(directory, "NAME_OFFSET", 24)
+    folder = host.open(b"/")
+    assert list(iter(folder.readdir, None)) == [(inode & 0xFFFFFFFF, kind, name) for inode, kind, name in entries]
+
+
+def test_errors_of_a_freebsd_host_are_freebsds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_host(errno.EXDEV) == ENOTCAPABLE
+    monkeypatch.setattr("sys.platform", "freebsd15")
+    assert [from_host(number) for number in (2, 18, 62, 93)] == [2, 18, 62, 93]
+    assert from_host(None) == EIO

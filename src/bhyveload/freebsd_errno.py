@@ -7,6 +7,7 @@ spec/errata.md A3.  Numbers above 34 differ from Linux's, so ``from_host`` trans
 from __future__ import annotations
 
 import errno as _host
+import sys
 
 EPERM = 1
 ENOENT = 2
@@ -111,6 +112,8 @@ def from_host(number: int | None) -> int:
     """FreeBSD's number for a host errno (None: EIO)."""
     if number is None:
         return EIO
+    if sys.platform.startswith("freebsd"):
+        return number
     if number in _FROM_HOST:
         return _FROM_HOST[number]
     return number if 0 < number <= ERANGE else EIO

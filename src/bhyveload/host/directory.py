@@ -6,6 +6,7 @@ folder is refused before it is opened.
 
 The lookups are the kernel's: openat2(2) with RESOLVE_BENEATH.  A kernel (or container) without it gets a walk,
 component by component, that holds a descriptor of every folder on the way and so cannot be tricked by a rename.
+FreeBSD has O_RESOLVE_BENEATH, and getdirentries(2) for getdents64(2).
 No system call but openat2, openat, readlinkat, newfstatat, fstat, getdents64, read, lseek, fcntl and close is made
 after open_host_directory(), so that all of it works inside the sandbox.
 """
@@ -16,6 +17,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 
 from bhyveload.errors import FileSystemError, HostError
 from bhyveload.freebsd_errno import EINVAL, ELOOP, ENOENT, ENOTCAPABLE, from_host
@@ -29,7 +31,10 @@ SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_BENEATH = 0x08
 OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
-LINUX_DIRENT64 = struct.Struct("=QqHB")  # d_ino, d_off, d_reclen, d_type; the name follows, NUL-terminated
+FREEBSD = sys.platform.startswith("freebsd")
+O_RESOLVE_BENEATH = 0x00800000  # FreeBSD's sys/fcntl.h
+DIRENT = struct.Struct("=QqHB")  # d_ino, d_off, d_reclen, d_type: both systems'; then the name, NUL-terminated
+NAME_OFFSET = 24 if FREEBSD else 19  # FreeBSD has d_namlen in between (sys/dirent.h)
 
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 PATH_FLAGS = os.O_PATH | os.O_CLOEXEC
@@ -41,8 +46,9 @@ READ_AHEAD = 65536  # what a file may yield over its size (files of proc and sys
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
 _libc.syscall.restype = ctypes.c_long
-_libc.getdents64.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_libc.getdents64.restype = ctypes.c_ssize_t
+_read_entries = _libc.getdirentries if FREEBSD else _libc.getdents64
+_read_entries.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)[: 4 if FREEBSD else 3]
+_read_entries.restype = ctypes.c_ssize_t
 
 
 def _openat2(directory: int, name: bytes, flags: int) -> int:
@@ -56,6 +62,11 @@ def _openat2(directory: int, name: bytes, flags: int) -> int:
             break
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))
+
+
+def _open_beneath(directory: int, name: bytes, flags: int) -> int:
+    """FreeBSD's way.  Raises OSError; ENOTCAPABLE for a way out."""
+    return os.open(name, flags | O_RESOLVE_BENEATH, dir_fd=directory)
 
 
 def _open_walking(directory: int, name: bytes, flags: int) -> int:
@@ -146,12 +157,13 @@ class HostFile:
     def _fill(self) -> None:
         if self._buffer is None:
             self._buffer = ctypes.create_string_buffer(DIRECTORY_BUFFER)
-        size = _libc.getdents64(self._fd, self._buffer, DIRECTORY_BUFFER)
+        more = (None,) if FREEBSD else ()
+        size = _read_entries(self._fd, self._buffer, DIRECTORY_BUFFER, *more)
         records = self._buffer.raw[: max(size, 0)]
         position = 0
         while position < len(records):
-            inode, _, length, kind = LINUX_DIRENT64.unpack_from(records, position)
-            name = records[position + LINUX_DIRENT64.size : position + length].split(b"\0", 1)[0]
+            inode, _, length, kind = DIRENT.unpack_from(records, position)
+            name = records[position + NAME_OFFSET : position + length].split(b"\0", 1)[0]
             self._entries.append((inode & 0xFFFFFFFF, kind, name))
             position += length
         self._entries.reverse()
@@ -211,6 +223,8 @@ class HostDirectory:
 
 def _lookup_of(fd: int) -> Callable[[int, bytes, int], int]:
     """openat2, or the walk where the kernel or a container's filter does not have it."""
+    if FREEBSD:
+        return _open_beneath
     try:
         os.close(_openat2(fd, b".", PATH_FLAGS | os.O_DIRECTORY))
     except OSError as error:
