@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from bhyveload.host.directory import open_host_directory
 from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.need import load_all
 from bhyveload.sandbox import Sandbox
 from confined import FORBIDDEN, only, system_call, try_confined
 
@@ -163,6 +165,18 @@ def test_the_folder_does_not_make_other_calls_possible(folder: Path) -> None:
     assert in_folder(folder, lambda fd: os.open("boot/kernel", READ, dir_fd=fd)) == "EACCES"
     assert in_folder(folder, lambda fd: os.unlink("boot/kernel", dir_fd=fd)) == FORBIDDEN
     assert in_folder(folder, lambda fd: os.mkdir("x", dir_fd=fd)) == FORBIDDEN
+
+
+def test_nothing_is_learned_about_names(folder: Path, secret: Path) -> None:
+    """Without a folder not even whether a file is there; AT_EMPTY_PATH does not help."""
+    number = 262 if os.uname().machine == "x86_64" else 79
+    for flags in (0, 0x100, 0x1000):
+        look = partial(system_call, number, -100, bytes(secret), bytes(256), flags)
+        assert try_confined(look) == "EACCES"
+    assert try_confined(lambda: os.stat(secret)) == "EACCES"
+    assert try_confined(lambda: os.access(secret, os.R_OK)) == "done: False"
+    assert try_confined(lambda: os.readlink("/proc/self/exe")) == "EACCES"
+    assert in_folder(folder, lambda fd: os.stat(secret)) == "EACCES"
 
 
 def test_what_the_parent_has_open_is_closed(secret: Path) -> None:
@@ -330,6 +344,7 @@ def test_a_read_only_disk_is_not_written(tmp_path: Path) -> None:
     disk = RawImage(fd, str(path), read_only=True)
     assert try_confined(lambda: os.pwrite(fd, b"x", 0), disks=[disk]) == "EBADF"
     assert try_confined(lambda: os.open(f"/proc/self/fd/{fd}", os.O_RDWR), disks=[disk]) == "EACCES"
+    load_all()  # a disk is written only when nothing has to be imported any more
     writable = open_raw(str(path))
     assert try_confined(lambda: writable.write(0, b"good"), disks=[writable]) == "done: None"
     assert path.read_bytes()[:5] == b"good\0"

@@ -35,11 +35,15 @@ AT_EMPTY_PATH = 0x1000
 
 
 class When:
-    """ALLOW if argument ``number`` has ``value``: "is", or "with" / "without" the bits of it; else ``otherwise``."""
+    """ALLOW if argument ``number`` has ``value``: "is", or "with" / "without" the bits of it; else ``otherwise``.
 
-    __slots__ = ("number", "otherwise", "test", "value")
+    ``folder``: even that only when a host folder was given.
+    """
 
-    def __init__(self, number: int, test: str, value: int, otherwise: int) -> None:
+    __slots__ = ("folder", "number", "otherwise", "test", "value")
+
+    def __init__(self, number: int, test: str, value: int, otherwise: int, folder: bool = False) -> None:
+        self.folder = folder
         self.number = number
         self.test = test
         self.value = value
@@ -63,7 +67,8 @@ TABLE: tuple[Rule, ...] = (
     ("lseek", 8, 62, ALLOW, "files of the host folder"),
     ("close", 3, 57, ALLOW, "files of the host folder"),
     ("fstat", 5, 80, ALLOW, "files of the host folder; says nothing about a name"),
-    ("newfstatat", 262, 79, When(3, "with", AT_EMPTY_PATH, ERRNO | EACCES), "fstat of newer C libraries"),
+    # The flag allows a name as well, which a filter cannot see: whether it exists can be found out, not what is in it.
+    ("newfstatat", 262, 79, When(3, "with", AT_EMPTY_PATH, ERRNO | EACCES, folder=True), "fstat of C libraries"),
     ("openat2", 437, 437, FOLDER, "files of the host folder; Landlock allows reading there and nothing else"),
     ("getdents64", 217, 61, FOLDER, "listing the host folder"),
     ("ioctl", 16, 29, When(1, "is", FIONREAD, ERRNO | ENOTTY), "whether a key waits; never TIOCSTI"),
@@ -150,6 +155,8 @@ def _instructions(answer: object, pid: int, folder: bool) -> Sequence[Instructio
     if isinstance(answer, int):
         return ((_RETURN, 0, 0, answer),)
     assert isinstance(answer, When)
+    if answer.folder and not folder:
+        return ((_RETURN, 0, 0, answer.otherwise),)
     jump = _JUMP_EQUAL if answer.test == "is" else _JUMP_ANY_BIT
     yes, no = (ALLOW, answer.otherwise) if answer.test != "without" else (answer.otherwise, ALLOW)
     return (
