@@ -190,10 +190,12 @@ def check_machine(guest: dict[str, str]) -> None:
     assert all(verdict == "good" for _, _, _, verdict in tables)
     assert guest["acpi.inside_ram"] == "0"
     devices = [guest[f"pci.{number:x}"].split(",") for number in range(int(guest["pci.count"], 16))]
-    for _, vendor, _, _, *bars in devices:
-        if vendor == "1af4":  # virtio: an I/O and a memory BAR, both placed
+    for number, (_, vendor, _, _, *bars) in enumerate(devices):
+        if vendor == "1af4":  # virtio: an I/O and a memory BAR, both placed, and an interrupt line
             assert any(int(bar, 16) & 1 and int(bar, 16) > 1 for bar in bars)
-    expected = {"pit.counts": "1", "pic.masks": "fbff", "hpet.vendor": "8086", "madt.lapic": "fee00000"}
+            assert int(guest[f"pci.{number:x}.irq"], 16) in (5, 9, 10, 11)
+    expected = {"acpi.dsdt.good": "1", "acpi.facs.good": "1", "acpi.sci": "9", "acpi.pm_timer": "608"}
+    expected |= {"pit.counts": "1", "pic.masks": "fbff", "hpet.vendor": "8086", "madt.lapic": "fee00000"}
     assert {key: guest[key] for key in expected} == expected
 
 

@@ -301,6 +301,13 @@ def test_a_disk_that_went_away(disk: Path, tmp_path: Path) -> None:
     assert "No such file or directory" in program("bhyverun", "--accel", "tcg", "vm", check=4).messages
 
 
+def test_options_stand_on_both_sides_of_the_name(disk: Path) -> None:
+    load("-d", disk)
+    first = program("bhyverun", "--accel", "tcg", "-c", "3", "--dry-run", "vm", "--", "-snapshot", check=0)
+    second = program("bhyverun", "--accel", "tcg", "vm", "-c3", "--dry-run", "--", "-snapshot", check=0)
+    assert first.out == second.out and b"-smp 3 " in first.out and first.out.endswith(b" -snapshot\n")
+
+
 def test_help_and_version() -> None:
     assert program("bhyverun", "--help", check=0).out.startswith(b"usage: bhyverun ")
     assert program("bhyverun", "--version", check=0).out.startswith(b"bhyverun (bhyveload) ")

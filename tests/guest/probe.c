@@ -528,6 +528,18 @@ acpi(void)
 		text(sum ? ",bad\n" : ",good\n");
 		if (same(at(where), "APIC", 4) && size < 65536)
 			madt(at(where), size);
+		if (same(at(where), "FACP", 4)) {
+			u64 dsdt = get(at(where) + 40, 4), facs = get(at(where) + 36, 4);
+			u32 length_of_dsdt = (u32)get(at(dsdt) + 4, 4);
+
+			for (sum = 0, size = 0; size < length_of_dsdt && size < 1 << 20; size++)
+				sum = (u8)(sum + at(dsdt)[size]);
+			line("acpi.dsdt.good", same(at(dsdt), "DSDT", 4) && sum == 0);
+			line("acpi.facs.good", same(at(facs), "FACS", 4));
+			line("acpi.sci", get(at(where) + 46, 2));
+			line("acpi.pm_timer", get(at(where) + 76, 4));
+			wrong |= inside_ram(dsdt, length_of_dsdt) | inside_ram(facs, 64);
+		}
 		wrong |= inside_ram(where, size);
 	}
 	line("acpi.inside_ram", (u64)wrong);
@@ -565,6 +577,8 @@ devices(void)
 				hex(pci(function, bar));
 			}
 			put('\n');
+			if ((id & 0xffff) == 0x1af4)
+				numbered_line("pci", n - 1, "irq", pci(function, 0x3c) & 0xff);
 		}
 		if (!(function & 7) && (id == 0xffffffff || !(pci(function, 12) & 0x800000)))
 			function |= 7; /* not a multi-function device */

@@ -21,7 +21,7 @@ from bhyveload.handoff.qemu import MAX_CPUS, NETWORKS
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
     from bhyveload.handoff.disks import Disk
@@ -112,9 +112,8 @@ def parse(words: Sequence[str]) -> Arguments:
         words, arguments.extra = words[:at], words[at + 1 :]
     paths: list[str] = []
     no_disk = allow_backing = False
-    options = Getopt(words, "c:d:", _LONG_OPTIONS)
-    for option, value in options:
-        value = value or ""
+    operands: list[str] = []
+    for option, value in _options_around_operands(words, operands):
         if option in ("help", "version"):
             arguments.show = option
             return arguments
@@ -140,13 +139,23 @@ def parse(words: Sequence[str]) -> Arguments:
             arguments.timeout = _seconds(value)
     if no_disk and paths:
         raise UsageError("--no-disk and --disk exclude each other")
-    if len(options.operands) != 1:
-        what = "name the VM" if not options.operands else f"one VM, not {len(options.operands)}"
+    if len(operands) != 1:
+        what = "name the VM" if not operands else f"one VM, not {len(operands)}"
         raise UsageError(what, "bhyverun --help; arguments for QEMU stand behind --")
-    arguments.name = options.operands[0]
+    arguments.name = operands[0]
     if no_disk or paths:
         arguments.disks = [disk_from_path(path, allow_backing) for path in paths]
     return arguments
+
+
+def _options_around_operands(words: list[str], operands: list[str]) -> Iterator[tuple[str, str]]:
+    """The options in ``words``, also those behind the VM's name; what is no option is added to ``operands``."""
+    while words:
+        options = Getopt(words, "c:d:", _LONG_OPTIONS)
+        for option, value in options:
+            yield option, value or ""
+        operands += options.operands[:1]
+        words = options.operands[1:]
 
 
 def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
