@@ -74,7 +74,7 @@ def _records(hints: bytes) -> Iterator[tuple[int, _Cursor, int]]:
     at = 0
     while at + 2 * _INT <= len(hints):
         length, kind = _RECORD(hints, at)
-        yield kind, _Cursor(hints, at + 2 * _INT), at + _INT + length
+        yield kind, _Cursor(hints, at + 2 * _INT), min(at + _INT + length, len(hints))
         if length < 0:
             return
         at += length + _INT
