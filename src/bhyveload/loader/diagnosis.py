@@ -81,8 +81,8 @@ def _device_trouble(loader: Loader, spec: DeviceSpec, image: str) -> tuple[str, 
         table = loader.disks.table(spec.kind, spec.unit)
         ufs.probe(device, lambda divisor: None)
     except FileSystemError as error:
-        if error.errno not in (EINVAL, ENOENT):
-            return error.message, hint
+        if error.errno not in (EINVAL, ENOENT) or error.hint:  # there is one, damaged
+            return error.message, error.hint or hint
         table = loader.disks.table(spec.kind, spec.unit)
         if spec.slice > 0:
             return f"no file system that can be read: {error.message}", hint
