@@ -256,7 +256,8 @@ class Section:
 
 
 _SECTION = re.compile(
-    r"^ +\[ *\d+\] (\S*) +([A-Z][\w+]*) +[0-9a-f]+ ([0-9a-f]+) ([0-9a-f]+) [0-9a-f]+ +([A-Za-z]*) +(\d+) +(\d+) +(\d+)$",
+    r"^ +\[ *\d+\] (\S*) +([A-Z][\w+]*) +[0-9a-f]+ ([0-9a-f]+) ([0-9a-f]+) [0-9a-f]+"
+    r" +([A-Za-z]*) +(\d+) +(\d+) +(\d+)$",
     re.M,
 )
 _SEGMENT = re.compile(r"^ +([A-Z]\w+) +0x(\w+) 0x(\w+) 0x\w+ 0x(\w+) 0x(\w+) ([R W E]{3})", re.M)
