@@ -13,6 +13,8 @@ from bhyveload.host.callbacks import GUEST_ADDRESS_MASK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from struct import Struct
+
     from bhyveload.host.interface import Buffer
     from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
@@ -88,6 +90,14 @@ class GuestReader:
         number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
         data = self._chunk(number)[at : at + size]
         return data if len(data) == size else copyout(self._loader, gpa, size)
+
+    def unpack(self, layout: Struct, gpa: int) -> tuple[int, ...]:
+        """The integers of a structure."""
+        number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
+        data = self._chunks.get(number) or self._chunk(number)
+        if at + layout.size <= len(data):
+            return layout.unpack_from(data, at)
+        return layout.unpack(copyout(self._loader, gpa, layout.size))
 
     def string(self, gpa: int) -> bytes:
         """Raises KernelError(EIO) as ``string`` does."""

@@ -14,7 +14,7 @@ from bhyveload.loader.kernel.metadata_format import MOD_DEPEND, MODINFOMD_DEPLIS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bhyveload.loader.kernel.elf_format import ElfClass
     from bhyveload.loader.kernel.metadata import PreloadedFile
@@ -57,18 +57,11 @@ class ModuleSet:
 
     def read(self, file: PreloadedFile) -> int:
         """Note modules and dependencies in ``file``; how many VERSION records there were.  Raises KernelError."""
-        word, layout = self.elf.word, self.elf.metadata
-        if self.stop - self.start > _MAX_RECORDS * word:
-            raise KernelError(EIO, f"{file.name}: {(self.stop - self.start) // word} module metadata records")
+        count = (self.stop - self.start + self.elf.word - 1) // self.elf.word
+        if count > _MAX_RECORDS:
+            raise KernelError(EIO, f"{file.name}: {count} module metadata records")
         versions = 0
-        for at in range(self.start, self.stop, word):
-            pointer = int.from_bytes(self._relocated(at, word), "little")
-            if self.relocate is None:
-                pointer += self.offset
-            _, kind, data, name = layout.unpack(self._relocated(pointer, layout.size))
-            if self.relocate is None:
-                data += self.offset
-                name += self.offset
+        for kind, data, name in self._moved(count) if self.relocate is None else self._relocated(count, self.relocate):
             if kind == MDT_VERSION:
                 self._version(file, data, name)
                 versions += 1
@@ -79,13 +72,27 @@ class ModuleSet:
                 self.loader.print(f"unknown type {kind}\n")
         return versions
 
-    def _relocated(self, address: int, size: int) -> bytes | bytearray:
-        value = self.memory.read(address, size)
-        if self.relocate is None:
-            return value
-        copy = bytearray(value)
-        self.relocate(copy, address)
-        return copy
+    def _moved(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """md_type, md_data and md_cval of each record, moved by ``offset``: a kernel has thousands."""
+        word, layout, offset = self.elf.word, self.elf.metadata, self.offset
+        unpack = self.memory.unpack
+        pointers = memoryview(self.memory.read(self.start, max(0, count) * word)).cast("Q" if word == 8 else "I")
+        for pointer in pointers:
+            _, kind, data, name = unpack(layout, pointer + offset)
+            yield kind, data + offset, name + offset
+
+    def _relocated(self, count: int, relocate: Relocate) -> Iterator[tuple[int, int, int]]:
+        """The same, with relocations applied to copies of the memory."""
+        word, layout = self.elf.word, self.elf.metadata
+        for number in range(count):
+            address = self.start + number * word
+            pointer = bytearray(self.memory.read(address, word))
+            relocate(pointer, address)
+            where = int.from_bytes(pointer, "little")
+            record = bytearray(self.memory.read(where, layout.size))
+            relocate(record, where)
+            _, kind, data, name = layout.unpack(record)
+            yield kind, data, name
 
     def _version(self, file: PreloadedFile, data: int, name: int) -> None:
         text = self.memory.string(name).decode("latin-1")
