@@ -14,10 +14,12 @@ import pytest
 
 import harness
 from bhyveload.errors import LoaderError
+from bhyveload.host.directory import open_host_directory
 from bhyveload.image.raw import open_raw
 from bhyveload.loader.state import Options
 from images import make_ufs, standard_disk
 from probes import without_twiddles
+from zfs_pools import disk
 
 GENERATIONS = ("old", "new")
 ESC, ENTER, BACKSPACE = b"\x1b", b"\r", b"\x7f"
@@ -395,6 +397,31 @@ def test_the_menu_again(tmp_path: Path, generation: str) -> None:
     outcome = Guest(tmp_path, generation).run(ESC + b"menu\n" + b"s")
     assert outcome.end == "exec"
     assert outcome.environment["boot_single"] == "YES"
+
+
+def test_boot_environments(tmp_path: Path) -> None:
+    """The scripts come from the -h folder: the pool has none of its own, but three boot environments."""
+    start = "package.path = 'host0:/boot/lua/?.lua'\ndofile('host0:/boot/lua/loader.lua')\n"
+    tree = stock_like.write_tree(tmp_path, "new", files={"boot/lua/start.lua": start}, size=0)
+
+    def run(keys: bytes) -> harness.Outcome:
+        return harness.run(
+            [disk("bootenv.0")],
+            keys,
+            environment=(b"loader_lua=host0:/boot/lua/start.lua",),
+            host_directory=open_host_directory(str(tree)),
+        )
+
+    outcome = run(b"eaa" + BACKSPACE + ESC + QUIT)
+    text = outcome.console.decode("latin-1")
+    assert "Boot Environments" in text
+    for number, name in ((1, "default"), (2, "be-three"), (3, "be-two")):
+        assert f"Active: zfs:benv/ROOT/{name} ({number} of 3)" in text
+    assert "bootfs: zfs:benv/ROOT/default" in text
+    assert outcome.environment["vfs.root.mountfrom"] == "zfs:benv/ROOT/be-two"
+    assert outcome.environment["currdev"] == "zfs:benv/ROOT/be-two:"
+    outcome = run(b"eab" + BACKSPACE + ESC + b"ls /\n" + QUIT)
+    assert outcome.environment["currdev"] == "zfs:benv/ROOT/default:"
 
 
 # --batch

@@ -131,12 +131,27 @@ local function logo()
 	return definition.graphic == nothing and shift or {x = 0, y = 0}
 end
 
+local function brand(shift)
+	local definition = lookup(drawer.brands, "brand", loader.getenv("loader_brand")) or drawer.brands.own
+	local x, y = place("brand")
+	lines(x + shift.x, y + shift.y, definition.graphic)
+end
+
+-- Draw for each console by itself: what it can show differs.
+local function eachConsole(draw, ...)
+	local all, result = loader.getenv("console"), nil
+	for name in all:gmatch("%w+") do
+		loader.setenv("console", name)
+		result = draw(...)
+	end
+	loader.setenv("console", all)
+	return result
+end
+
 function drawer.drawscreen(menu)
-	local shift = logo()
-	local brand = lookup(drawer.brands, "brand", loader.getenv("loader_brand")) or drawer.brands.own
-	local bx, by = place("brand")
-	lines(bx + shift.x, by + shift.y, brand.graphic)
-	box(shift)
+	local shift = eachConsole(logo)
+	eachConsole(brand, shift)
+	eachConsole(box, shift)
 
 	local x, y = place("menu")
 	local keys, row, number = {}, 0, 0
