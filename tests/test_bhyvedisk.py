@@ -459,6 +459,32 @@ def test_info(disk: Path, ufs: Path) -> None:
     ]
 
 
+def test_the_json_document_is_described(tmp_path: Path, disk: Path, ufs: Path) -> None:
+    """Each member that there is stands in docs/bhyvedisk-json.md."""
+    text = (Path(__file__).parent.parent / "docs" / "bhyvedisk-json.md").read_text()
+    damaged = tmp_path / "damaged.img"
+    content = bytearray(ufs.read_bytes())
+    content[8192 + 48] ^= 0x40  # fs_bsize
+    damaged.write_bytes(content)
+    mbr = mbr_disk(tmp_path / "mbr.img", "start=63,size=2000,type=a5,bootable\n", [], 2 * MIB)
+    iso = tmp_path / "x.iso"
+    iso.write_bytes(decompress(DATA.parent / "iso" / "plain.iso.zst"))
+    zfs = zfs_disks(tmp_path, "bootenv")
+    facts = json.loads(output("info", "--json", disk, damaged, mbr, iso, *zfs))
+
+    def members(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(members, value))
+        if isinstance(value, dict):
+            free = {"vdevs", "features", "boot_environments"}  # described with ZFS
+            return set(value).union(*(members(inner) for name, inner in value.items() if name not in free))
+        return set()
+
+    found = members(facts)
+    assert {"type_number", "active", "type_guid", "rock_ridge", "error", "pool", "clean", "datasets"} <= found
+    assert sorted(name for name in found if f"`{name}`" not in text) == []
+
+
 def test_info_finds_interpreter_and_version(tmp_path: Path) -> None:
     tree = plant(
         tmp_path / "tree",
