@@ -6,12 +6,13 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 
 from bhyveload.errors import BhyveloadError, ImageError, InputError, ReportError
 from bhyveload.image.open import open_disk
-from image_testing import MIB, convert, create, fix_vhd, fix_vhdx, read_all, require, run_tool, sample_disk
+from image_testing import MIB, as_raw, convert, create, fix_vhd, fix_vhdx, read_all, require, run_tool, sample_disk
 
 SAMPLE = sample_disk(2 * MIB, seed=5)
 
@@ -61,7 +62,6 @@ def be(form: str, *values: int) -> bytes:
         (36, be("I", 1 << 30), "the L1 table has 1073741824 entries"),
         (40, be("Q", 12345), "is not that of a cluster"),
         (40, be("Q", 1 << 40), "the L1 table (8 bytes) is outside the file"),
-        (72, be("Q", 1), "marked dirty"),
         (72, be("Q", 2), "marked corrupt"),
         (72, be("Q", 4), "keeps its data in an external file"),
         (72, be("Q", 1 << 5), "features that are unknown here: bit 5"),
@@ -145,14 +145,17 @@ def test_external_data_file(tmp_path: Path) -> None:
 
 
 def test_a_guest_that_was_killed_leaves_the_dirty_bit(raw: Path, tmp_path: Path) -> None:
+    """Reference counts are wrong then, nothing else: it is read as QEMU reads it, before and after it was repaired."""
     image = convert(raw, tmp_path / "disk", "qcow2", "lazy_refcounts=on")
-    run = ("qemu-io", "-c", "write -P 1 0 64k", "-c", "abort", image)
     require("qemu-io")
-    with pytest.raises(Exception, match="qemu-io"):
-        run_tool(*run)
-    assert "qemu-img check -r all" in refused(image)
+    with pytest.raises(CalledProcessError):
+        run_tool("qemu-io", "-c", "write -P 1 0 64k", "-c", "abort", image)
+    assert image.read_bytes()[79] == 1
+    expected = b"\1" * 65536 + SAMPLE[65536:]
+    assert read_all(image) == as_raw(image, "qcow2", tmp_path / "again") == expected
     run_tool("qemu-img", "check", "-q", "-r", "all", image)
-    assert read_all(image) == b"\1" * 65536 + SAMPLE[65536:]
+    assert image.read_bytes()[79] == 0
+    assert read_all(image) == expected
 
 
 # Backing files
@@ -407,7 +410,6 @@ def test_a_fixed_vhd_larger_than_its_file(raw: Path, tmp_path: Path) -> None:
     [
         ("head", 64, be("H", 0x100), "VHDX log version 1 is unknown"),
         ("head", 66, be("H", 0x200), "VHDX version 2 is unknown"),
-        ("head", 48, b"0123456789abcdef", "a log to be replayed"),
         ("head", 0, b"tail", "neither VHDX header is sound"),
         ("regi", 0, b"rege", "neither VHDX region table is sound"),
         ("regi", 8, struct.pack("<I", 5000), "neither VHDX region table is sound"),
@@ -536,7 +538,7 @@ def test_a_raw_disk_needs_none_of_the_readers(raw: Path) -> None:
 
 def test_no_descriptor_is_left_open(raw: Path, tmp_path: Path) -> None:
     good = convert(raw, tmp_path / "good", "vmdk", "subformat=monolithicFlat")
-    bad = patched(convert(raw, tmp_path / "bad", "qcow2"), 72, be("Q", 1))
+    bad = patched(convert(raw, tmp_path / "bad", "qcow2"), 72, be("Q", 2))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         open_disk(str(good), sandbox=False).close()

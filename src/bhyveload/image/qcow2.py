@@ -1,7 +1,8 @@
 """qcow2 images, versions 2 and 3, read in place.
 
 Source: QEMU's docs/interop/qcow2.rst.  Snapshots and bitmaps are left alone: the active disk is read.  Encrypted
-images, external data files, images marked dirty or corrupt and unknown incompatible features are refused by name.
+images, external data files, images marked corrupt and unknown incompatible features are refused by name.  An image
+marked dirty was not closed after its last use: its reference counts may be wrong, which only matters for writing.
 A backing file is opened only through ``open_backing``, which the user has to ask for.
 """
 
@@ -26,7 +27,6 @@ from bhyveload.image.qcow2_format import (
     HEADER_V3,
     INCOMPAT_CORRUPT,
     INCOMPAT_DATA_FILE,
-    INCOMPAT_DIRTY,
     INCOMPAT_EXTL2,
     INCOMPAT_KNOWN,
     L1E_OFFSET_MASK,
@@ -104,8 +104,6 @@ class Header:
         if length < HEADER_V2.size + HEADER_V3.size or length % 8 or length > 1 << self.cluster_bits:
             raise file.damaged(100, f"the header's length is {length}")
         self._read_extensions(file, length, incompatible)
-        if incompatible & INCOMPAT_DIRTY:
-            raise file.refused("the qcow2 image is marked dirty: it was not closed after its last use", REPAIR)
         if incompatible & INCOMPAT_CORRUPT:
             raise file.refused("the qcow2 image is marked corrupt", REPAIR)
         if incompatible & INCOMPAT_DATA_FILE:
@@ -136,7 +134,7 @@ class Header:
                     if group == 0:
                         names[bit] = name.rstrip(b"\0").decode("ascii", "replace")
             offset += (length + 7) // 8 * 8
-        unknown = incompatible & ~(INCOMPAT_KNOWN | INCOMPAT_DIRTY | INCOMPAT_CORRUPT | INCOMPAT_DATA_FILE)
+        unknown = incompatible & ~(INCOMPAT_KNOWN | INCOMPAT_CORRUPT | INCOMPAT_DATA_FILE)
         if unknown:
             listed = ", ".join(names.get(bit) or f"bit {bit}" for bit in range(64) if unknown >> bit & 1)
             raise file.refused(f"the qcow2 image needs features that are unknown here: {listed}")

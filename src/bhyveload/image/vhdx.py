@@ -1,7 +1,7 @@
 """VHDX images, fixed and dynamic.
 
-Source: [MS-VHDX].  Differencing images are refused, and so are images whose log has to be replayed first: they were
-not closed after their last use, and what the log would repair is exactly what is read here.
+Source: [MS-VHDX].  The log of an image that was not closed is replayed in memory (vhdx_log.py).  Differencing images
+are refused.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from bhyveload.image.vhdx_format import (
     VIRTUAL_DISK_SIZE,
     crc32c,
 )
+from bhyveload.image.vhdx_log import replayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
 
     from bhyveload.host.interface import BlockDevice, Buffer
     from bhyveload.image.container import Run
-
-REPLAY = "opening it once for writing replays the log: qemu-img check -r all"
 
 
 class VhdxImage:
@@ -73,7 +72,9 @@ class VhdxImage:
         self._file = file = Container(source, name)
         if bytes(file.structure(0, len(FILE_SIGNATURE), "the VHDX signature")) != FILE_SIGNATURE:
             raise file.damaged(0, "no VHDX signature")
-        _check_log(file)
+        log = _log_of(file)
+        if log is not None:
+            self._file = file = Container(replayed(file, *log), name)
         regions = _regions(file)
         items = _metadata(file, *regions[REGION_METADATA])
         block_size, flags = PARAMETERS.unpack_from(_item(file, items, FILE_PARAMETERS, PARAMETERS.size))
@@ -137,23 +138,22 @@ def _sound(data: Buffer) -> bool:
     return crc32c(content[:4] + bytes(4) + content[8:]) == int.from_bytes(content[4:8], "little")
 
 
-def _check_log(file: Container) -> None:
-    """Choose the header that counts; refuse an image whose log is not empty.  Raises ImageError."""
-    current: tuple[int, bytes, int, int, int] | None = None
+def _log_of(file: Container) -> tuple[bytes, int, int] | None:
+    """(GUID, offset, length) of the log that the current header names, if it may hold anything.  Raises ImageError."""
+    current: tuple[int, bytes, int, int, int, int] | None = None
     for at in HEADER_OFFSETS:
         header = file.structure(at, HEADER_SIZE, "a VHDX header")
-        signature, _, sequence, _, _, log, log_version, version, log_length, _ = HEADER.unpack_from(header)
+        signature, _, sequence, _, _, guid, log_version, version, length, offset = HEADER.unpack_from(header)
         if signature == HEADER_SIGNATURE and _sound(header) and (current is None or sequence > current[0]):
-            current = sequence, log, log_version, version, log_length
+            current = sequence, guid, log_version, version, length, offset
     if current is None:
         raise file.damaged(HEADER_OFFSETS[0], "neither VHDX header is sound")
-    _, log, log_version, version, log_length = current
+    _, guid, log_version, version, length, offset = current
     if version != VERSION:
         raise file.refused(f"VHDX version {version} is unknown", "qemu-img convert may make a raw image of it")
-    if log != NO_GUID and log_length:
-        raise file.refused("the VHDX image has a log to be replayed: it was not closed after its last use", REPLAY)
     if log_version:
         raise file.refused(f"VHDX log version {log_version} is unknown")
+    return (guid, offset, length) if guid != NO_GUID and length else None
 
 
 def _regions(file: Container) -> dict[bytes, tuple[int, int]]:

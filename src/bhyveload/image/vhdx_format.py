@@ -13,6 +13,21 @@ HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
 VERSION = 1
 NO_GUID = bytes(16)
 
+LOG_SIGNATURE = b"loge"
+# Signature, Checksum, EntryLength, Tail, SequenceNumber, DescriptorCount, Reserved, LogGuid, FlushedFileOffset,
+# LastFileOffset
+LOG_HEADER = struct.Struct("<4sIIIQII16sQQ")
+ZERO_SIGNATURE = b"zero"
+ZERO_DESCRIPTOR = struct.Struct("<4sIQQQ")  # ZeroSignature, Reserved, ZeroLength, FileOffset, SequenceNumber
+DESCRIPTOR_SIGNATURE = b"desc"
+DATA_DESCRIPTOR = struct.Struct("<4s4s8sQQ")  # DataSignature, TrailingBytes, LeadingBytes, FileOffset, SequenceNumber
+DATA_SIGNATURE = b"data"  # DataSignature, SequenceHigh, Data, SequenceLow
+DATA_SECTOR_SIZE = 4096
+DATA_SECTOR_LOW = DATA_SECTOR_SIZE - 4
+MAX_LOG = 64 << 20  # logs have 1 MiB
+MAX_CHECKED = 4 << 20  # bytes of log entries whose CRC is computed
+MAX_ZEROED = 32 << 20  # bytes that the log may change: tables and metadata are smaller
+
 REGION_OFFSETS = (192 << 10, 256 << 10)
 REGION_SIZE = 64 << 10
 REGION_SIGNATURE = b"regi"
