@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 import zfs_pools
 from bhyveload.cli.bhyvedisk import Request, parse
+from bhyveload.disk import tree
 from bhyveload.disk.listing import checksum_line, mode_text, shown, time_text
 from bhyveload.disk.survey import human_size
-from bhyveload.errors import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_SOFTWARE, EX_USAGE, UsageError
+from bhyveload.disk.tree import Walk, find, members
+from bhyveload.errors import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_SOFTWARE, EX_USAGE, FileSystemError, UsageError
 from images import MIB, bsd_label, gpt_disk, make_ufs, mbr_disk, put, require, standard_disk, write_at
-from ufs_images import DATA, decompress, manifest
+from ufs_images import DATA, decompress, image, manifest, mount
 
 PROGRAM = (sys.executable, "-m", "bhyveload.cli.bhyvedisk")
 FILES = {
@@ -586,6 +588,22 @@ def test_a_directory_that_contains_itself(tmp_path: Path) -> None:
         assert done.returncode == EX_DATAERR
         assert done.stderr.decode().endswith("disk0:/d/sub: a directory that is elsewhere, too: damaged file system\n")
         assert b"file" in done.stdout
+
+
+def test_directories_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = mount(image("ufs1-4k-512"))
+    complaints: list[bytes] = []
+    walk = Walk(fs, find(fs, b"/"), lambda error, path: complaints.append(path))
+    everything = [member.path for member in walk.in_order()]
+    assert len(everything) > 60
+    assert complaints == []
+    monkeypatch.setattr(tree, "MAX_NAMES", 60)  # /boot/kernel has 61
+    with pytest.raises(FileSystemError, match="more than 60 names in a directory"):
+        members(fs, find(fs, b"/boot/kernel"), lambda error, path: None)
+    monkeypatch.setattr(tree, "MAX_DEPTH", 2)
+    walk = Walk(fs, find(fs, b"/"), lambda error, path: complaints.append(path))
+    assert b"/boot/loader.conf" in [member.path for member in walk.in_order()]
+    assert sorted(complaints) == [b"/boot/deep/er", b"/boot/kernel"]
 
 
 def test_a_reader_that_goes_away(disk: Path, ufs: Path) -> None:

@@ -160,8 +160,9 @@ def _module_seeds() -> Iterator[bytes]:
                 found = fs.lookup(folder)
             except FileSystemError:
                 continue
-            for name, node in fs.children(found):
-                if name.endswith(b".ko") and not isinstance(node, Exception):
+            for name, ino in fs.children(found):
+                if name.endswith(b".ko"):
+                    node = fs.child(ino)
                     yield b"".join(map(bytes, fs.open(node).read(0, fs.stat(node).size)))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.disk.output import Output
-    from bhyveload.disk.tree import Member
+    from bhyveload.disk.tree import Member, Named
     from bhyveload.fs.interface import DiskFileSystem
 
 # The name that was asked for is at fault, not the disk.
@@ -40,7 +40,7 @@ class Guest:
         self.damage += 1
         self._warn(f"{self.device}{shown(path)}: {error.message}")
 
-    def _find(self, path: bytes, follow: bool = True) -> Member:
+    def _find(self, path: bytes, follow: bool = True) -> Named:
         """Raises InputError: there is no such file; FileSystemError: it cannot be read."""
         try:
             return find(self.fs, path, follow)
@@ -78,17 +78,22 @@ class Guest:
             for member in content:
                 self._show(member, member.name, long)
 
-    def _show(self, member: Member, name: bytes, long: bool) -> None:
+    def _show(self, member: Member | Named, name: bytes, long: bool) -> None:
         if not long:
             self._output.line(shown(name))
             return
         link = None
-        if member.kind == S_IFLNK:
-            try:
+        try:
+            if member.kind == S_IFLNK:
                 link = self.fs.readlink(member.node)
-            except FileSystemError as error:
-                self._complain(error, member.path)
-        self._output.line(long_line(member, name, link))
+        except FileSystemError as error:
+            self._complain(error, member.path)
+        try:
+            line = long_line(member, name, link)
+        except FileSystemError as error:
+            self._complain(error, member.path)
+            return
+        self._output.line(line)
 
     def cat(self, path: bytes) -> int:
         """Send a regular file's content; its mode.  Raises InputError, FileSystemError, OutputFailed."""
@@ -101,7 +106,7 @@ class Guest:
             self._output.data(pieces_of(self.fs.open(member.node)))
         except FileSystemError as error:
             raise self._failure(error, path) from None
-        return member.stat.mode
+        return member.stat().mode
 
     def checksum(self, path: bytes) -> None:
         """A line for the file at ``path``, or for each regular file below it.  Raises as ``list``."""
@@ -115,7 +120,7 @@ class Guest:
             if member.kind == S_IFREG:
                 self._sum(member)
 
-    def _sum(self, member: Member) -> None:
+    def _sum(self, member: Member | Named) -> None:
         import hashlib  # loaded before the process was confined
 
         digest = hashlib.sha256()

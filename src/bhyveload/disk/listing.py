@@ -8,7 +8,7 @@ from bhyveload.fs.stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.disk.tree import Member
+    from bhyveload.disk.tree import Member, Named
 
 _KINDS = {S_IFREG: "-", S_IFDIR: "d", S_IFLNK: "l", S_IFCHR: "c", S_IFBLK: "b", S_IFIFO: "p", S_IFSOCK: "s"}
 _LAST_SECOND = 253402300799  # of the year 9999
@@ -32,9 +32,12 @@ def shown(name: bytes) -> str:
     return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in name)
 
 
-def long_line(member: Member, name: bytes, link: bytes | None) -> str:
-    """Type and permissions, owner, group, size, time (UTC), name, and where a symbolic link points."""
-    stat = member.stat
+def long_line(member: Member | Named, name: bytes, link: bytes | None) -> str:
+    """Type and permissions, owner, group, size, time (UTC), name, and where a symbolic link points.
+
+    Raises FileSystemError.
+    """
+    stat = member.stat()
     size = str(stat.size)
     line = f"{mode_text(stat.mode)} {stat.uid:>5} {stat.gid:>5} {size:>11} {time_text(stat.mtime)} {shown(name)}"
     return line if link is None else f"{line} -> {shown(link)}"

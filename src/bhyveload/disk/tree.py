@@ -16,52 +16,76 @@ if TYPE_CHECKING:
 
     Complain = Callable[[FileSystemError, bytes], None]
 
-MAX_NAMES = 1 << 18  # in one directory: they are sorted in memory
+MAX_NAMES = 1 << 17  # in one directory: they are sorted in memory
 MAX_DEPTH = 256
 
 
 class Member:
-    """One name in a directory: where it is, and what."""
+    """One name in a directory: its path, and S_IFMT's bits of its mode as ``kind``.
 
-    __slots__ = ("name", "node", "path", "stat")
+    A directory may have a hundred thousand: all else is read when it is asked for, and raises FileSystemError.
+    """
 
-    def __init__(self, path: bytes, name: bytes, node: Any, stat: Stat) -> None:
-        self.path = path
+    __slots__ = ("_found", "_fs", "_parent", "kind", "name")
+
+    def __init__(self, fs: DiskFileSystem, parent: bytes, name: bytes, found: Any, kind: int) -> None:
+        self._fs = fs
+        self._parent = parent
+        self._found = found
         self.name = name
-        self.node = node
-        self.stat = stat
+        self.kind = kind
 
     @property
-    def kind(self) -> int:
-        return self.stat.mode & S_IFMT
+    def path(self) -> bytes:
+        return self._parent + b"/" + self.name
+
+    @property
+    def node(self) -> Any:
+        return self._fs.child(self._found)
+
+    def stat(self) -> Stat:
+        return self._fs.stat(self.node)
 
 
-def find(fs: DiskFileSystem, path: bytes, follow: bool = True) -> Member:
+class Named:
+    """What a path names: a Member that was not found by listing."""
+
+    __slots__ = ("_fs", "kind", "name", "node", "path")
+
+    def __init__(self, fs: DiskFileSystem, path: bytes, node: Any) -> None:
+        self._fs = fs
+        self.path = b"/" + path.strip(b"/")
+        self.name = path
+        self.node = node
+        self.kind = fs.stat(node).mode & S_IFMT
+
+    def stat(self) -> Stat:
+        return self._fs.stat(self.node)
+
+
+def find(fs: DiskFileSystem, path: bytes, follow: bool = True) -> Named:
     """What ``path`` names.  Raises FileSystemError: ENOENT, ENOTDIR, EIO, ..."""
-    node = fs.lookup(path, follow)
-    return Member(b"/" + path.strip(b"/"), path.rstrip(b"/").rpartition(b"/")[2], node, fs.stat(node))
+    return Named(fs, path, fs.lookup(path, follow))
 
 
-def members(fs: DiskFileSystem, directory: Member, complain: Complain) -> list[Member]:
+def members(fs: DiskFileSystem, directory: Member | Named, complain: Complain) -> list[Member]:
     """What is in a directory, in the order that whole paths have when they are sorted byte by byte.
 
     ``complain`` gets what cannot be read, and its path.  Raises FileSystemError: EIO for a damaged directory, EFBIG.
     """
-    base = directory.path.rstrip(b"/") + b"/"
-    found: list[Member] = []
-    for count, (name, node) in enumerate(fs.children(directory.node)):
+    parent = directory.path.rstrip(b"/")
+    content: list[Member] = []
+    for count, (name, found) in enumerate(fs.children(directory.node)):
         if count == MAX_NAMES:
             raise FileSystemError(EFBIG, f"more than {MAX_NAMES} names in a directory")
         try:
-            if isinstance(node, FileSystemError):
-                raise node
             if not name or b"/" in name:
                 raise FileSystemError(EIO, "a name with a slash in it: damaged directory")
-            found.append(Member(base + name, name, node, fs.stat(node)))
+            content.append(Member(fs, parent, name, found, fs.stat(fs.child(found)).mode & S_IFMT))
         except FileSystemError as error:
-            complain(error, base + name)
-    found.sort(key=_sort_key)
-    return found
+            complain(error, parent + b"/" + name)
+    content.sort(key=_sort_key)
+    return content
 
 
 def _sort_key(member: Member) -> bytes:
@@ -76,7 +100,7 @@ class Walk:
 
     __slots__ = ("_complain", "_fs", "_seen", "_top")
 
-    def __init__(self, fs: DiskFileSystem, top: Member, complain: Complain) -> None:
+    def __init__(self, fs: DiskFileSystem, top: Named, complain: Complain) -> None:
         self._fs = fs
         self._top = top
         self._complain = complain
@@ -91,19 +115,19 @@ class Walk:
             if member.kind == S_IFDIR:
                 pending += ((inner, depth + 1) for inner in reversed(self._enter(member, depth)))
 
-    def by_directory(self) -> Iterator[tuple[Member, list[Member]]]:
+    def by_directory(self) -> Iterator[tuple[Member | Named, list[Member]]]:
         """Each directory and its members, ``top`` first."""
-        pending = [(self._top, 0)]
+        pending: list[tuple[Member | Named, int]] = [(self._top, 0)]
         while pending:
             directory, depth = pending.pop()
             content = self._enter(directory, depth)
             yield directory, content
             pending += ((member, depth + 1) for member in reversed(content) if member.kind == S_IFDIR)
 
-    def _enter(self, directory: Member, depth: int) -> list[Member]:
-        # Objects are numbered, but for ISO 9660's, which lie somewhere.
-        key = directory.stat.ino or tuple(directory.node.extents)
+    def _enter(self, directory: Member | Named, depth: int) -> list[Member]:
         try:
+            # Objects are numbered, but for ISO 9660's, which lie somewhere.
+            key = directory.stat().ino or tuple(directory.node.extents)
             if key in self._seen:
                 raise FileSystemError(EIO, "a directory that is elsewhere, too: damaged file system")
             if depth > MAX_DEPTH:

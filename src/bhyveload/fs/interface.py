@@ -69,8 +69,10 @@ class DiskFileSystem(FileSystem, Protocol):
     """A file system on a disk (all but the host's folder), which can also be walked as no loader does."""
 
     def children(self, node: Any) -> Iterator[tuple[bytes, Any]]:
-        """(name, node) of each entry but `.` and `..`; a FileSystemError in place of a node that cannot be read."""
+        """(name, what ``child`` makes a node of) of each entry but `.` and `..`."""
         ...
+
+    def child(self, found: Any) -> Any: ...
 
 
 class FileSystemType(Protocol):

@@ -359,6 +359,12 @@ class Iso9660FileSystem:
                         yield entry.name, error
                 joining = entry.node.more
 
+    def child(self, found: Node | FileSystemError) -> Node:
+        """The node of what ``children`` gave.  Raises FileSystemError: EIO, EFBIG."""
+        if isinstance(found, FileSystemError):
+            raise found
+        return found
+
     def _is_relocated(self, entry: Entry) -> bool:
         """Whether a directory belongs elsewhere: its `..` then has a PL.  (RE, which should say it here, makefs leaves
         out.)"""

@@ -112,17 +112,15 @@ class UfsFileSystem:
             raise FileSystemError(ENOTDIR, f"ufs: inode {node.ino} is not a directory")
         return ((0, d_type, name) for _, d_type, name in self._records(node))
 
-    def children(self, node: Node) -> Iterator[tuple[bytes, Node | FileSystemError]]:
-        """(name, node) of each entry but `.` and `..`; in place of a node that cannot be read, why.  Raises as
-        readdir."""
+    def children(self, node: Node) -> Iterator[tuple[bytes, int]]:
+        """(name, inode number) of each entry but `.` and `..`.  Raises as readdir."""
         if node.mode & S_IFMT != S_IFDIR:
             raise FileSystemError(ENOTDIR, f"ufs: inode {node.ino} is not a directory")
-        for ino, _, name in self._records(node):
-            if name not in (b".", b".."):
-                try:
-                    yield name, self._inode(ino)
-                except FileSystemError as error:
-                    yield name, error
+        return ((name, ino) for ino, _, name in self._records(node) if name not in (b".", b".."))
+
+    def child(self, ino: int) -> Node:
+        """The node of what ``children`` gave.  Raises FileSystemError(EIO)."""
+        return self._inode(ino)
 
     def readlink(self, node: Node) -> bytes:
         """The text of a symbolic link.  Raises FileSystemError: EINVAL not a link, EIO, ENOENT longer than a path."""

@@ -202,13 +202,13 @@ class ZfsFileSystem:
             return self._readdir_micro(node)
         return self._readdir_fat(node)
 
-    def children(self, node: Node) -> Iterator[tuple[bytes, Node | FileSystemError]]:
-        """(name, node) of each entry; in place of a node that cannot be read, why.  Raises as readdir."""
-        for number, _, name in self.readdir(node):
-            try:
-                yield name, Node(number, self.objset.dnode(number))
-            except FileSystemError as error:
-                yield name, error
+    def children(self, node: Node) -> Iterator[tuple[bytes, int]]:
+        """(name, object number) of each entry.  Raises as readdir."""
+        return ((name, number) for number, _, name in self.readdir(node))
+
+    def child(self, number: int) -> Node:
+        """The node of what ``children`` gave.  Raises FileSystemError (EIO)."""
+        return Node(number, self.objset.dnode(number))
 
     def _readdir_micro(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
         dnode = node.dnode
