@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import struct
 import subprocess
 import sys
@@ -309,3 +310,39 @@ def test_the_gdb_flavoured_copy_objcopy_makes(tree: Path) -> None:
     run = loaded(tree, ["load kernel"])
     assert run.files[0].kinds == before
     assert run.outcome.report["files"][0]["modules"] == [{"name": "kernel", "version": 1400097}]
+
+
+def test_what_is_said_at_each_verbosity(tree: Path) -> None:
+    """Errata A2: nothing, the usual line, or every segment and table with its place."""
+    kernel = build_kernel(tree / "boot/kernel/kernel", dynamic=False)
+    build_module(tree / "boot/kernel/obj.ko", [version("obj", 1), depend("dyn", 1, 1, 1)])
+    build_module(tree / "boot/kernel/dyn.ko", [version("dyn", 1)], shared=True)
+    (tree / "boot/raw").write_bytes(b"12345")
+    commands = ["load kernel", "load obj", "load -t raw /boot/raw"]
+    silent = answers(tree, ["set module_verbose=0", *commands])
+    assert [silent[command] for command in commands] == [CORRUPT.format(64), "", ""]
+    usual = [answers(tree, [f"set module_verbose={level}", *commands]) for level in (1, 2)]
+    assert [usual[0][command] for command in commands] == [usual[1][command] for command in commands]
+    assert usual[0]["load -t raw /boot/raw"] == "/boot/raw size=0x5\n"
+    full = answers(tree, ["set module_verbose=3", *commands])
+    lines = [f"/boot/kernel/kernel entry at {header_field(kernel, 'Entry point address'):#x}"]
+    for offset, vaddr, filesz, memsz in segments(kernel):
+        at = vaddr - KERNBASE
+        bss = f" (bss: {at + filesz:#x}-{at + memsz - 1:#x})" if memsz > filesz else ""
+        lines.append(f"Segment: {filesz:#x}@{offset:#x} -> {at:#x}-{at + memsz - 1:#x}{bss}")
+    lines.append("syms=[")
+    found = {section.name: section for section in sections(kernel)}
+    at = (at + memsz + 7) // 8 * 8
+    for name in ("symtab", "strtab"):
+        table = found["." + name]
+        at += 8
+        lines.append(f"{name}: {table.size:#x}@{table.offset:#x} -> {at:#x}-{at + table.size:#x}")
+        at = (at + table.size + 7) // 8 * 8
+    assert full["load kernel"] == "\n".join(lines) + "]\n" + CORRUPT.format(64)
+    assert re.fullmatch(
+        r"/boot/kernel/obj\.ko size 0x\w+ at 0x\w+\nloading required module 'dyn'\n"
+        r"(Segment: 0x\w+@0x\w+ -> 0x\w+-0x\w+( \(bss: 0x\w+-0x\w+\))?\n)+"
+        r"syms=\[\nsymtab: 0x\w+@0x\w+ -> 0x\w+-0x\w+\nstrtab: 0x\w+@0x\w+ -> 0x\w+-0x\w+\]\n",
+        full["load obj"],
+    )
+    assert full["load -t raw /boot/raw"] == "/boot/raw size=0x5\n"
