@@ -287,7 +287,7 @@ class Files:
         before = self.console.silent
         self.console.silent = True
         try:
-            for kind in _KINDS:
+            for kind in ("ufs", "cd9660") if device is not None else (spec.kind,):
                 try:
                     fs, node = self._lookup(kind, spec, device, name)
                     return OpenFile(self, name, F_READ, fs, node)
