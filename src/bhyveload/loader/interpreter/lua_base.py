@@ -118,7 +118,8 @@ local error, select, type, tonumber, pcall, load = std.error, std.select, std.ty
 local text, number, fault, type_fault, check_string = std.text, std.number, std.fault, std.type_fault, std.check_string
 local concat, math_type, native_tostring = std.concat, std.math_type, std.tostring
 local string = G.string
-local byte, char, find, gsub, match = string.byte, string.char, string.find, string.gsub, string.match
+local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
+local match, sub = string.match, string.sub
 local out, slurp, guarded = prim.out, prim.slurp, G.pcall
 local old = prim.current() == false
 
@@ -174,17 +175,29 @@ end
 -- once more with each of them replaced by a byte that no Lua token has (a hundred take turns): in strings and comments
 -- that is nothing, elsewhere it is the first that the compiler stumbles over.
 local function malformed_number(chunk, name)
-  local found
-  local marked = gsub(chunk, "(%.?%.?)%f[%w_]()(%d[%w_.]*)()", function(dots, from, word, to)
-    if #dots ~= 1 and (find(word, "^%d+$") or find(word, "^0[xX]%x+$")) then return nil end
-    found = found or {}
-    local sign = find(word, "^%d[%d.]*[eE]$") and match(chunk, "^[-+]%w*", to) or ""
-    local mark = 128 + #found % 100
-    found[#found + 1] = {from, (#dots == 1 and "." or "") .. word .. sign, mark}
-    return (#dots == 1 and "" or dots) .. char(mark)
-  end)
-  if not found then return nil end
-  local _, message = load(marked, name, "t")
+  local found, parts, copied = {}, {}, 1
+  local from = find(chunk, "%d")
+  while from do
+    local before = from > 1 and byte(chunk, from - 1) or 32
+    local to
+    if before >= 65 and before <= 90 or before >= 97 and before <= 122 or before == 95 then
+      to = match(chunk, "^[%w_]*()", from) -- a digit within a name
+    else
+      local word
+      word, to = match(chunk, "^([%w_.]+)()", from)
+      local fraction = before == 46 and not (from > 2 and byte(chunk, from - 2) == 46)
+      if fraction or not (find(word, "^%d+$") or find(word, "^0[xX]%x+$")) then
+        local sign = find(word, "^%d[%d.]*[eE]$") and match(chunk, "^[-+]%w*", to) or ""
+        local mark = 128 + #found % 100
+        found[#found + 1] = {from, (fraction and "." or "") .. word .. sign, mark}
+        parts[#parts + 1] = sub(chunk, copied, from - (fraction and 2 or 1)) .. char(mark)
+        copied = to
+      end
+    end
+    from = find(chunk, "%d", to)
+  end
+  if #found == 0 then return nil end
+  local _, message = load(concat(parts) .. sub(chunk, copied), name, "t")
   local where, line, mark = match(message or "", "^(.*:)(%d+): .*near '<\\(%d+)>'$")
   if not where then return nil end
   local at, current = 1, 1
