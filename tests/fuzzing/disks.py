@@ -101,9 +101,13 @@ def walk(fs: Any) -> None:
             for _ in islice(fs.readdir(node), _MAX_ENTRIES):
                 pass
             if depth < _MAX_DEPTH:
-                for name, child in islice(fs.children(node), _MAX_ENTRIES):
-                    if not isinstance(child, Exception) and name not in (b".", b".."):
-                        visit(child, depth + 1)
+                for name, found in islice(fs.children(node), _MAX_ENTRIES):
+                    assert name not in (b".", b"..")
+                    try:
+                        child = fs.child(found)
+                    except FileSystemError:
+                        continue
+                    visit(child, depth + 1)
         elif kind == 0o120000:
             fs.readlink(node)
         else:
@@ -434,10 +438,10 @@ def _xz_seeds() -> Iterator[bytes]:
 
 
 TARGETS = [
-    Target("partition", _partition, _partition_seeds, size=48 * KIB),
+    Target("partition", _partition, _partition_seeds, rounds=150, size=48 * KIB),
     Target("ufs", on_damaged(_ufs_images, _walk_ufs), damage_seeds(_ufs_images), rounds=200),
-    Target("iso9660", on_damaged(_iso_images, _walk_iso), damage_seeds(_iso_images), rounds=300),
-    Target("zfs", on_damaged(_zfs_images, _walk_zfs), damage_seeds(_zfs_images), rounds=120),
+    Target("iso9660", on_damaged(_iso_images, _walk_iso), damage_seeds(_iso_images), rounds=150),
+    Target("zfs", on_damaged(_zfs_images, _walk_zfs), damage_seeds(_zfs_images), rounds=60),
     Target("zfs-nvlist", _nvlist, _nvlist_seeds, rounds=2000),
     Target("zfs-zap", _zap, _zap_seeds, rounds=1000, size=32 * KIB),
     Target("zfs-decompress", _zfs_decompress, _zfs_decompress_seeds, rounds=2000),

@@ -349,7 +349,7 @@ def _lua_script_seeds() -> Iterator[bytes]:
 
 
 TARGETS = [
-    Target("elf-kernel", on_damaged(_kernels, _load_kernel), damage_seeds(_kernels), rounds=400),
+    Target("elf-kernel", on_damaged(_kernels, _load_kernel), damage_seeds(_kernels), rounds=200),
     Target("elf-module", _module, _module_seeds, rounds=60, size=256 << 10),
     Target("linker-hints", _hints, _hints_seeds, rounds=500, size=16 << 10),
     Target("commands", _commands, _command_seeds, rounds=200),
