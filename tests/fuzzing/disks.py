@@ -5,8 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import mmap
-import os
 import shutil
 import struct
 import subprocess
@@ -18,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import zfs_pools
 from bhyveload.errors import BhyveloadError, FileSystemError
 from bhyveload.fs import compressed, iso9660, ufs
 from bhyveload.image.container import MAX_READ
@@ -25,7 +24,6 @@ from bhyveload.partition.slices import PARTWILD, SLICEWILD, lsdev_lines, open_sl
 from bhyveload.partition.table import best_partition, read_table
 from fuzzing import Run, Target
 from fuzzing.devices import BytesDevice, Damage
-from zfs_pools import PARTITION_START, TABLE_END
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -44,19 +42,8 @@ _QEMU_IMAGES = {
 }
 
 
-def image(path: Path) -> memoryview:
-    """The image, in memory only where it is not zero."""
-    window: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
-    content = memoryview(zstd.decompress(path.read_bytes(), options=window))
-    fd = os.memfd_create(path.name)
-    os.ftruncate(fd, len(content))
-    for at in range(0, len(content), 64 * KIB):
-        piece = content[at : at + 64 * KIB]
-        if any(piece):
-            os.pwrite(fd, piece, at)
-    mapping = mmap.mmap(fd, len(content), access=mmap.ACCESS_READ)
-    os.close(fd)
-    return memoryview(mapping)
+def image(path: Path) -> bytes:
+    return zstd.decompress(path.read_bytes())
 
 
 # Partition tables
@@ -215,8 +202,8 @@ def _zfs_images() -> list[Damage]:
     from bhyveload.fs import zfs
 
     zfs.prepare()
-    found = [image(DATA / "zfs" / f"{name}.0.img.zst") for name in ("bootenv", "gang", "edonr")]
-    return [Damage(disk[PARTITION_START : len(disk) - TABLE_END], _walk_zfs) for disk in found]
+    found = [zfs_pools.vdev_partition(zfs_pools.disk(f"{name}.0")) for name in ("bootenv", "gang", "edonr")]
+    return [Damage(memoryview(part.read(0, part.size)), _walk_zfs) for part in found]
 
 
 def _nvlist() -> Run:
