@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import resource
 import socket
 import struct
 import sys
@@ -188,6 +189,20 @@ def test_what_the_parent_has_open_is_closed(secret: Path) -> None:
         assert try_confined(lambda: os.read(0, 3)) == "done: b''"
     finally:
         os.close(inherited)
+
+
+def test_descriptors_above_the_limit_are_closed_too(secret: Path) -> None:
+    """The limit may have been lowered after they were opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    inherited = os.open(secret, READ)
+    high = os.dup2(inherited, 900)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        assert try_confined(lambda: os.read(high, 3)) == "EBADF"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(inherited)
+        os.close(high)
 
 
 def run_unused(program: str) -> None:

@@ -45,7 +45,7 @@ SYS_CAPGET, SYS_CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch6
 SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
 
 # The same numbers on every architecture (5.13 is newer than the common table's start).
-SYS_OPENAT2 = 437
+SYS_CLOSE_RANGE = 436  # Linux 5.9
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
@@ -248,7 +248,9 @@ def _close_others(keep: set[int]) -> None:
         if fd >= 3:
             os.closerange(at, fd)
             at = fd + 1
-    os.closerange(at, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    # A limit that was lowered after descriptors were opened does not bound their numbers: ask the kernel first.
+    if sys.platform != "linux" or _call(SYS_CLOSE_RANGE, at, 0xFFFFFFFF, 0) != 0:
+        os.closerange(at, resource.getrlimit(resource.RLIMIT_NOFILE)[1] & 0xFFFFF)
 
 
 def _limit(keep: set[int], core: bool, growth: int) -> None:
