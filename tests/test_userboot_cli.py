@@ -334,6 +334,7 @@ def terminals() -> Iterator[list[Terminal]]:
         ("chat", b"OK ", b"abc\r", 0),
         ("chat", b"OK ", b"\x03", 130),
         ("partial", b"no newline", b"\x03", 130),
+        ("say-and-loop", b"about to loop", b"\x03", 130),
         ("say-and-crash", b"about to crash", b"", 70),
         ("quit", b"", b"", 1),
     ],
