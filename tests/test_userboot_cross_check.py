@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bhyveload.loader.kernel import metadata_format
 from bhyveload.userboot import cross_check
 from bhyveload.userboot.cross_check import LoadedState, compare
-from bhyveload.userboot.handover import describe, read_handover
+from bhyveload.userboot.handover import RECORD_NAMES, describe, read_handover
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
 from userboot_testing import RECORDS, machine
 
@@ -55,6 +56,18 @@ def test_the_records_of_a_real_load() -> None:
     assert smap == "0x0+0xa0000:1 0x100000+0xbff00000:1 0x100000000+0x80000000:1"
     assert ("kern.hz", "100") in handover.environment
     assert handover.environment == sorted(handover.environment)
+
+
+def test_records_have_freebsds_names() -> None:
+    """sys/sys/linker.h's numbers, as spec/kernel-loading.md 8 has them; the built-in loader writes them from a table of
+    its own."""
+    common = {"NAME", "TYPE", "ADDR", "SIZE", "ARGS"}
+    kernels = {"ELFHDR", "SSYM", "ESYM", "DYNAMIC", "ENVP", "HOWTO", "KERNEND", "SHDR", "CTORS_ADDR", "CTORS_SIZE"}
+    numbers = {name: number for number, name in RECORD_NAMES.items()}
+    for name in common:
+        assert numbers[name] == getattr(metadata_format, f"MODINFO_{name}"), name
+    for name in kernels | {"KEYBUF", "SMAP"}:
+        assert numbers[name] == 0x8000 | getattr(metadata_format, f"MODINFOMD_{name}"), name
 
 
 def test_the_records_of_a_real_i386_load() -> None:

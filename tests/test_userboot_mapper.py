@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -397,6 +398,46 @@ def test_no_address_space() -> None:
 
     end = in_child(work, dict)
     assert (end.kind, end.value) == ("error", f"{HostError.__name__}: loader object: no memory for 64 MiB")
+
+
+def supplied(name: str, result: Any, *parameters: Any) -> Any:
+    address = supplied_address(name)
+    assert address is not None
+    return ctypes.CFUNCTYPE(result, *parameters)(address)
+
+
+def test_supplied_functions_are_those_of_c() -> None:
+    """Against the host's C library."""
+    libc = ctypes.CDLL(None)
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    text = ctypes.create_string_buffer(b"abcabd")
+    at = ctypes.addressof(text)
+    memmem = supplied("memmem", pointer, pointer, size, pointer, size)
+    libc.memmem.restype = pointer
+    libc.memmem.argtypes = (pointer, size, pointer, size)
+    for needle in (b"abd", b"abcabd", b"abcabdx", b"", b"x", b"d"):
+        little = ctypes.create_string_buffer(needle)
+        arguments = at, 6, ctypes.addressof(little), len(needle)
+        assert memmem(*arguments) == libc.memmem(*arguments), needle
+    assert memmem(None, 0, at, 3) is None
+    assert memmem(at, 2, at, 3) is None
+    memcmp = supplied("memcmp", number, pointer, pointer, size)
+    for one, other in ((b"abc", b"abc"), (b"abc", b"abd"), (b"\x80", b"\x7f"), (b"", b"")):
+        left, right = ctypes.create_string_buffer(one), ctypes.create_string_buffer(other)
+        ours = memcmp(ctypes.addressof(left), ctypes.addressof(right), len(one))
+        assert (ours > 0) - (ours < 0) == (one > other) - (one < other)
+    assert supplied("strlen", size, pointer)(at) == 6
+    assert supplied("memset", pointer, pointer, number, size)(at, 0x141, 2) == at
+    assert text.raw == b"AAcabd\0"
+    assert supplied("memmove", pointer, pointer, pointer, size)(at + 1, at, 4) == at + 1
+    assert text.raw == b"AAAcad\0"
+    assert supplied("memcpy", pointer, pointer, pointer, size)(at, at + 4, 2) == at
+    assert text.raw == b"adAcad\0"
+    now = ctypes.c_int64()
+    clock = supplied("time", ctypes.c_int64, pointer)
+    assert clock(ctypes.addressof(now)) == now.value
+    assert 0 <= clock(None) - int(time.time()) + 1 <= 2
+    assert supplied_address("malloc") is None
 
 
 SEEDS = [
