@@ -26,7 +26,7 @@ Record = tuple[int, str, tuple[int, ...]]
 def require_toolchain(*more: str) -> None:
     missing = [tool for tool in ("gcc", "ld", "readelf", *more) if shutil.which(tool) is None]
     if missing:
-        pytest.skip(f"{', '.join(missing)} not installed (make setup installs it)")
+        pytest.skip(f"{', '.join(missing)} not installed (make setup installs it)", allow_module_level=True)
 
 
 def tool(*words: str | Path) -> str:

@@ -628,3 +628,20 @@ def test_relocations_in_any_order(tree: Path) -> None:
     data[table.offset : table.offset + table.size] = b"".join(entries[::-1])
     path.write_bytes(data)
     assert modules(loaded(tree, ["load kernel", "load mod"]), 1) == [("two", 4), ("one", 3)]
+
+
+def test_a_chain_of_a_hundred_and_twenty_modules(tree: Path) -> None:
+    """Deeper than any real one: refused in words, not by Python's own limit; ninety are loaded."""
+    pattern = build_module(tree / "boot/kernel/cAAA.ko", [version("cAAA", 1), depend("cBBB", 1, 1, 1)]).read_bytes()
+    for number in range(120):
+        this, other = f"c{number:03}".encode(), f"c{number + 1:03}".encode()
+        module = pattern.replace(b"cAAA", this).replace(b"cBBB", other if number < 119 else b"kern\0"[:4])
+        (tree / f"boot/kernel/c{number:03}.ko").write_bytes(module)
+    build_module(tree / "boot/kernel/kern.ko", [version("kern", 1)])
+    outcome = typed(tree, ["load kernel", "load c000", "lsmod", "load c030", "quit"])
+    assert "too many modules need each other\n" in said(outcome)
+    assert [file["name"].rpartition("/")[2] for file in outcome.report["files"]] == [
+        "kernel",
+        *(f"c{number:03}.ko" for number in range(30, 120)),
+        "kern.ko",
+    ]

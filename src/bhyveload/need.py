@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.hostdir": (),
     "bhyveload.fs.iso9660": (),
     "bhyveload.fs.compressed": (),
-    "bhyveload.image.zstd": (),
+    "bhyveload.image.zstd": ("bhyveload.fs.compressed",),
     "bhyveload.fs.zfs": (),
     "bhyveload.fs.zfs.pool": ("bhyveload.fs.zfs",),
     "bhyveload.loader.zfs": ("bhyveload.fs.zfs",),

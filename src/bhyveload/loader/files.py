@@ -272,9 +272,9 @@ class Files:
             inner = self._find_silently(spec, device, name + suffix)
             if inner is None or inner.stat().mode & S_IFMT != S_IFREG:
                 continue
-            compressed: Any = need("bhyveload.fs.compressed")
             if suffix == ".zst":
                 need("bhyveload.image.zstd")
+            compressed: Any = need("bhyveload.fs.compressed")
             opener = compressed.open_zstd if suffix == ".zst" else compressed.open_xz
             try:
                 file: File = opener(inner.file, self.console.print)
