@@ -25,7 +25,7 @@ def list_boot_environments(
     used.  A confined child reads the disks; nothing is written to them.
 
     Raises ReportError, LoaderCrashed, SandboxError."""
-    load_module("bhyveload.fs.zfs")
+    load_module("bhyveload.fs.zfs.facts")
     from bhyveload.disk.volumes import Disks
     from bhyveload.fs.zfs.facts import boot_environments
 

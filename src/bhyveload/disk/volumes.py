@@ -131,6 +131,7 @@ class Disks:
             self.boot_pools = self._find_pools(candidates, "current")
 
     def _find_pools(self, candidates: list[Volume], strict: str | None) -> Any:
+        need("bhyveload.fs.zfs.facts")  # and all that a block may ask for: bhyvedisk cannot start over in mid-file
         zfs: Any = need("bhyveload.fs.zfs")
         pools = zfs.PoolSet(no_twiddle, None, strict)
         for volume in candidates:

@@ -12,7 +12,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
-__all__ = ["ZstdDecompressor", "ZstdError", "small_decompressor"]
+__all__ = ["DecompressionParameter", "ZstdDecompressor", "ZstdError", "small_decompressor"]
 
 _SMALL_WINDOW_LOG = 23  # 8 MiB: more than any cluster needs, and all the memory that a damaged frame can ask for
 

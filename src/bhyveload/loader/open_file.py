@@ -126,7 +126,7 @@ class OpenFile:
         rest = size - done
         tail = rest % PAGE_SIZE
         whole = rest if tail == 0 or tail >= SOPEN_RASIZE else rest - tail
-        step = whole if self.file.size >= 0 else _STEP
+        step = _STEP if self.file.size < 0 or self.fs.name == "zfs" else whole
         while whole:
             want = min(whole, step)
             pieces = self._advance(want)

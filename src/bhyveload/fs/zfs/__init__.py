@@ -25,8 +25,8 @@ __all__ = ["Pool", "PoolSet", "boot_environments", "pool_facts", "pool_lines", "
 
 
 def prepare() -> None:
-    """Import and map everything reading any pool may need.  Call before the process is confined."""
-    from . import checksum, decompress, facts, poolset  # noqa: F401
+    """Import and map what reading every pool needs.  Call before the process is confined."""
+    from . import checksum, decompress, poolset  # noqa: F401
 
     checksum.prepare()
     decompress.prepare()

@@ -1,14 +1,14 @@
 """Every checksum a block pointer can name, and their verification (sys/cddl/boot/zfs/zfssubr.c, spec/zfs.md 7).
 
-A checksum is four 64-bit words.  Hashes are compared as bytes: `digest_words` gives the words as they stand in memory.
+A checksum is four 64-bit words.  Labels and most blocks need no more than SHA-256 and Fletcher; the other hashes are in
+strong.py, which is loaded when a block asks for one.
 """
 
 from __future__ import annotations
 
 from struct import Struct
 
-from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EINVAL
+from bhyveload.need import need
 
 from . import fletcher
 from . import zfs_format as zf
@@ -41,8 +41,6 @@ _STRONG = frozenset(
 )
 
 _sha256: Callable[..., Any] | None = None
-_sha512_256: Callable[..., Any] | None = None
-_blake3: Callable[..., Any] | None = None
 
 
 def checksum_name(number: int) -> str:
@@ -50,24 +48,12 @@ def checksum_name(number: int) -> str:
 
 
 def prepare() -> None:
-    """Import and map all that checksums may need.  Call before confinement: a later import fails there."""
-    global _sha256, _sha512_256, _blake3
+    """Import and map what every pool needs.  Call before confinement: a later import fails there."""
+    global _sha256
     fletcher.prepare()
     import hashlib
 
-    from . import blake3_python, edonr, skein  # noqa: F401
-
     _sha256 = hashlib.sha256
-    if "sha512_256" in hashlib.algorithms_available:
-        hashlib.new("sha512_256", b"")
-        _sha512_256 = lambda data: hashlib.new("sha512_256", data)  # noqa: E731
-    if _blake3 is None:
-        try:
-            from blake3 import blake3
-
-            _blake3 = blake3
-        except ImportError:
-            _blake3 = None
 
 
 def sha256(data: Buffer) -> bytes:
@@ -78,46 +64,14 @@ def sha256(data: Buffer) -> bytes:
     return digest
 
 
-def _sha512_256_digest(data: Buffer) -> bytes:
-    if _sha512_256 is None:
-        raise FileSystemError(
-            EINVAL, "ZFS: this Python's OpenSSL lacks SHA-512/256", "use an OpenSSL built with sha512-256"
-        )
-    digest: bytes = _sha512_256(data).digest()
-    return digest
-
-
 class Salt:
     """A pool's checksum salt (MOS directory `org.illumos:checksum_salt`) and the hash states derived from it."""
 
-    __slots__ = ("_edonr", "_skein", "salt")
+    __slots__ = ("salt", "states")
 
     def __init__(self, salt: bytes = bytes(32)) -> None:
         self.salt = salt
-        self._skein: tuple[int, ...] | None = None
-        self._edonr: tuple[int, ...] | None = None
-
-    def skein(self, data: Buffer) -> bytes:
-        from .skein import keyed_state, skein_512
-
-        if self._skein is None:
-            self._skein = keyed_state(self.salt)
-        return skein_512(self._skein, data)
-
-    def edonr(self, data: Buffer) -> bytes:
-        from .edonr import edonr_salted, salted_state
-
-        if self._edonr is None:
-            self._edonr = salted_state(self.salt)
-        return edonr_salted(self._edonr, data)
-
-    def blake3(self, data: Buffer) -> bytes:
-        if _blake3 is not None:
-            digest: bytes = _blake3(data, key=self.salt).digest()
-            return digest
-        from .blake3_python import blake3_keyed
-
-        return blake3_keyed(self.salt, data)
+        self.states: dict[int, tuple[int, ...]] = {}  # by checksum: what strong.py derived from the salt
 
 
 def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | None:
@@ -134,16 +88,8 @@ def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | N
         return _SWAPPED.unpack(sha256(data))
     if checksum not in _STRONG:
         return None
-    if _sha256 is None:
-        prepare()
-    if checksum == zf.ZIO_CHECKSUM_SHA512:
-        digest = _sha512_256_digest(data)
-    elif checksum == zf.ZIO_CHECKSUM_SKEIN:
-        digest = salt.skein(data)
-    elif checksum == zf.ZIO_CHECKSUM_EDONR:
-        digest = salt.edonr(data)
-    else:
-        digest = salt.blake3(data)
+    strong: Any = need("bhyveload.fs.zfs.strong")
+    digest: bytes = strong.digest(checksum, salt, data)
     return (_SWAPPED if swapped else _WORDS).unpack(digest)
 
 

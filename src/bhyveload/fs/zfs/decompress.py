@@ -1,7 +1,7 @@
 """Decompression of blocks: every algorithm of OpenZFS (spec/zfs.md 5 and 8).
 
 Input may be followed by padding; output is never longer than the block's logical size, whatever the input says.
-``prepare`` imports the optional decoder (zstd) before the process is confined.
+``prepare`` imports the decoder of lz4; that of zstd is loaded when a block asks for it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import zlib
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
+from bhyveload.need import need
 
 from . import zfs_format as zf
 
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _NAMES = ("inherit", "on", "uncompressed", "lzjb", "empty", *(f"gzip-{n}" for n in range(1, 10)), "zle", "lz4", "zstd")
-_ZSTD_WINDOW_LOG = 25  # a record has 2^24 bytes at most
 _ZLE_MAX = 64
 
 _lz4_block: Callable[..., bytes] | None = None
 _Lz4Error: type[Exception] = ValueError
-_zstd: Any = None
+_prepared = False
 
 
 def compression_name(number: int) -> str:
@@ -35,24 +35,17 @@ def compression_name(number: int) -> str:
 
 
 def prepare() -> None:
-    """Import all decoders that are to be had."""
-    global _lz4_block, _Lz4Error, _zstd
-    if _lz4_block is None:
-        try:
-            from lz4.block import LZ4BlockError, decompress
+    """Import the decoder of nearly every pool."""
+    global _lz4_block, _Lz4Error, _prepared
+    if _prepared:
+        return
+    _prepared = True
+    try:
+        from lz4.block import LZ4BlockError, decompress
 
-            _lz4_block, _Lz4Error = decompress, LZ4BlockError
-        except ImportError:
-            _lz4_block = None
-    if _zstd is None:
-        try:
-            from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            try:
-                from backports import zstd
-            except ImportError:
-                return
-        _zstd = zstd
+        _lz4_block, _Lz4Error = decompress, LZ4BlockError
+    except ImportError:
+        _lz4_block = None
 
 
 def supported_by_loader(compress: int, strict: str | None) -> bool:
@@ -110,21 +103,13 @@ def _lz4(data: Buffer, size: int) -> bytes:
 
 
 def _zstd_magicless(data: Buffer, size: int) -> bytes:
-    if _zstd is None:
-        prepare()
-    if _zstd is None:
-        raise FileSystemError(
-            EIO, "ZFS: this pool is compressed with zstd", "install the Python package backports.zstd"
-        )
     length = int.from_bytes(data[:4], "big")
     if length + 8 > len(data):
         raise _failed(zf.ZIO_COMPRESS_ZSTD, f"{length} bytes do not fit in the block")
+    decoder: Any = need("bhyveload.fs.zfs.zstd_blocks")
     try:
-        decoder = _zstd.ZstdDecompressor(options={_zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
-        result: bytes = decoder.decompress(_ZSTD_MAGIC + bytes(data[8 : 8 + length]), max_length=size)
-        if not decoder.eof:
-            result += decoder.decompress(b"", max_length=1)
-    except (_zstd.ZstdError, ValueError, MemoryError, EOFError) as error:
+        result: bytes = decoder.decompress(_ZSTD_MAGIC + bytes(data[8 : 8 + length]), size)
+    except ValueError as error:
         raise _failed(zf.ZIO_COMPRESS_ZSTD, str(error)) from error
     return result
 

@@ -87,6 +87,20 @@ class Leaf:
         end = 0 if label < zf.VDEV_LABELS // 2 else self.psize - zf.VDEV_LABELS * zf.VDEV_LABEL_SIZE
         return end + label * zf.VDEV_LABEL_SIZE + offset
 
+    def holds(self, label: int, offset: int, length: int, start: bytes) -> bool:
+        """Whether a region of ``length`` bytes of a label begins with ``start``; counted as reading all of it if so."""
+        place = self.label_offset(label, offset)
+        if place < 0 or place + length > self.device.size:
+            return False
+        try:
+            found = self.device.read(place, len(start))
+        except FileSystemError:
+            return False
+        if found != start:
+            return False
+        self.reads.count(strategy_calls(place, length, self.device.sector_size))
+        return True
+
     def read_label(self, label: int, offset: int, length: int) -> Buffer | None:
         """A checksummed region of a label; None when it cannot be read or its checksum is wrong."""
         place = self.label_offset(label, offset)
@@ -103,12 +117,15 @@ def read_config(leaf: Leaf) -> NvList | None:
     A label without txg, or with txg 0, is taken at once.  None: no label is readable."""
     best: NvList | None = None
     best_txg = 0
+    stored = b""
     for label in range(zf.VDEV_LABELS):
+        if stored and leaf.holds(label, zf.VDEV_PHYS_OFFSET, zf.VDEV_PHYS_SIZE, stored):
+            continue  # the best one again: whether its checksum is right there makes no difference
         data = leaf.read_label(label, zf.VDEV_PHYS_OFFSET, zf.VDEV_PHYS_SIZE)
         if data is None:
             continue
         try:
-            config = nvlist.decode(bytes(data[: -zf.ZIO_ECK_SIZE]))
+            config, length = nvlist.decode_prefix(bytes(data[: -zf.ZIO_ECK_SIZE]))
         except FileSystemError:
             continue
         txg = config.uint64(b"txg")
@@ -116,6 +133,7 @@ def read_config(leaf: Leaf) -> NvList | None:
             return config
         if txg > best_txg:
             best, best_txg = config, txg
+            stored = bytes(data[:length])
             size = _label_psize(config)
             if size:
                 leaf.psize = size

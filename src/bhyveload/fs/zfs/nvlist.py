@@ -186,11 +186,16 @@ class _Reader:
 
 def decode(data: bytes) -> NvList:
     """The list in a stream with its 4-byte header.  Raises FileSystemError (EINVAL): not XDR, or damaged."""
+    return decode_prefix(data)[0]
+
+
+def decode_prefix(data: bytes) -> tuple[NvList, int]:
+    """The same, and how many bytes it takes."""
     if len(data) < 12 or data[0] != NV_ENCODE_XDR:
         raise _damaged("it is not an XDR stream")
     reader = _Reader(data, 4)
     try:
-        return _decode_list(reader, 0)
+        return _decode_list(reader, 0), reader.position
     except (StructError, ValueError, OverflowError) as error:
         raise _damaged("it ends too early") from error
 
