@@ -1,5 +1,5 @@
-"""Pools of shapes that no fixture has, made by zfs_writer: devices of every kind, removed ones, checkpoints, stale labels,
-large records."""
+"""Pools of shapes that no fixture has, made by zfs_writer: devices of every kind, removed ones, checkpoints, stale
+labels, large records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from bhyveload.image.raw import RawImage
 from zfs_pools import disk, disk_names, open_pools, vdev_partition
 from zfs_writer import (
     BLAKE3,
-    CHECKPOINT,
     DATA_START,
     GZIP_1,
     MIN_SIZE,
@@ -29,7 +28,6 @@ from zfs_writer import (
     Leaf,
     Top,
     Writer,
-    micro_zap,
     nvlist,
     write_labels,
 )
@@ -139,13 +137,13 @@ def test_large_records(compress: int, checksum: int) -> None:
     content = random.Random(3).randbytes(1 << 16) * 300 + bytes(17 * MIB) + b"the end"
     writer = Writer([Top(0, size=160 * MIB)])
     writer.bsize, writer.compress, writer.checksum = 16 * MIB, compress, checksum
-    writer.directory[b"org.illumos:checksum_salt"] = 0  # replaced below: a ZAP of bytes needs a fat ZAP
-    del writer.directory[b"org.illumos:checksum_salt"]
     writer.bootfs = b"ROOT/default"
     if checksum == BLAKE3:
-        pytest.skip("the salt is kept in a fat ZAP, which the writer does not write; the csum fixture has it")
+        # the loader reads the salt's own directory, which cannot be salted
+        writer.arrays[b"org.illumos:checksum_salt"] = (1, SALT)
     for name in (b"", b"ROOT", b"ROOT/default"):
         writer.dataset(name, writer.file_system({b"/big": content} if name == writer.bootfs else {}))
+    writer.checksum = SHA256
     assert read(opened(writer.finish()), b"/big") == content
 
 
@@ -173,24 +171,28 @@ def test_removed_devices() -> None:
     pools = opened(moved.finish())
     assert pools.dropped == []
     assert read(pools) == CONTENT
-    assert [(top.name, top.state) for top in pools.pools[0].root.children][0] == ("indirect-0", zf.VDEV_STATE_HEALTHY)
+    removed = pools.pools[0].root.children[0]
+    assert (removed.name, removed.state) == ("indirect-0", zf.VDEV_STATE_HEALTHY)
 
 
-def test_checkpoint_shows_in_variables() -> None:
+def test_checkpoint() -> None:
+    """Boot environments of the checkpoint get the kernel's `!`."""
     writer = build([Top(0)])
     writer.dataset(b"ROOT/older", writer.file_system({}))
     pointer = writer.write_mos()
     writer.dataset(b"ROOT/newer", writer.file_system({}))
-    words = struct.unpack("<26Q", writer.uberblock(txg=30)[:208])
-    checkpoint = struct.pack("<5Q", *words[:5]) + pointer + struct.pack("<5Q", 0, 0, 0, 0, 29)
-    writer.mos[CHECKPOINT] = fat_zap_object(writer, b"com.delphix:zpool_checkpoint", checkpoint)
+    words = struct.unpack("<5Q", writer.uberblock(txg=30)[:40])
+    writer.arrays[b"com.delphix:zpool_checkpoint"] = (8, (*words, *struct.unpack("<16Q", pointer), 0, 0, 0, 0, 29))
+    writer.rootbp = b""
     (image,) = writer.finish()
-    pools = opened([image])
-    assert pools.pools[0].checkpoint is None  # kept in the directory as an array, which only a fat ZAP holds
-
-
-def fat_zap_object(writer: Writer, name: bytes, value: bytes) -> bytes:
-    return writer.object(micro_zap({name: len(value)}), 196)
+    outcome = harness.run([image], b"quit\n", environment=[b"autoboot_delay=NO"])
+    found = outcome.environment
+    names = {number: found[f"bootenvs[{number}]"] for number in range(3)}
+    assert sorted(names.values()) == [f"zfs:made/ROOT/{name}" for name in ("default", "newer", "older")]
+    checked = [found["bootenvs_check[0]"], found["bootenvs_check[1]"]]
+    assert sorted(checked) == ["zfs:!made/ROOT/default", "zfs:!made/ROOT/older"]
+    assert (found["bootenvs_count"], found["bootenvs_check_count"]) == ("3", "2")
+    assert found["zpool_checkpoint"] == "made/ROOT"
 
 
 def test_the_newest_uberblock_is_taken() -> None:
@@ -346,10 +348,6 @@ def test_second_copy() -> None:
         leaf.write(DATA_START + words[1] * 512, b"damage")
     assert pointer[1] != pointer[3]
     assert read(opened([image])) == CONTENT
-
-
-def test_salt_length() -> None:
-    assert len(SALT) == 32
 
 
 def test_loader_boots_a_raw_disk_pool_without_a_partition_table() -> None:

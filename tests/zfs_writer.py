@@ -10,7 +10,7 @@ import functools
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lz4.block
@@ -50,6 +50,73 @@ def micro_zap(entries: dict[bytes, int], size: int = 0) -> bytes:
         data += struct.pack("<QI2x50s", value, 0, name)
     length = max(size, 512, -(-len(data) // 512) * 512)
     return data.ljust(length, b"\0")
+
+
+def name_hash(salt: int, name: bytes) -> int:
+    """CRC-64 (ECMA-182, reflected) started with the salt, a bit at a time; the top 28 bits count."""
+    crc = salt
+    for byte in name:
+        low = (crc ^ byte) & 0xFF
+        for _ in range(8):
+            low = low >> 1 ^ (0xC96C5795D7870F42 if low & 1 else 0)
+        crc = crc >> 8 ^ low
+    return crc >> 36 << 36
+
+
+def fat_zap(
+    entries: Mapping[bytes, tuple[int, Sequence[int]]], shift: int = 12, leaf_bits: int = 0, outside: bool = False
+) -> bytes:
+    """A ZAP in blocks of 2^``shift`` bytes: name -> (bytes per integer, integers).
+
+    2^``leaf_bits`` leaves, by the first bits of the hash; ``outside``: the pointer table has a block of its own, behind
+    the leaves."""
+    size = 1 << shift
+    salt = 0x1234567890ABCDEF
+    leaves: list[dict[bytes, tuple[int, Sequence[int]]]] = [{} for _ in range(1 << leaf_bits)]
+    for name, value in entries.items():
+        leaves[name_hash(salt, name) >> 64 - leaf_bits if leaf_bits else 0][name] = value
+    table_shift = shift - 3 if outside else shift - 4
+    table = [(index >> table_shift - leaf_bits) + 1 for index in range(1 << table_shift)]
+    packed = struct.pack(f"<{len(table)}Q", *table)
+    place = (len(leaves) + 1, 1) if outside else (0, 0)
+    header = struct.pack(
+        "<2Q5Q3Q3Q",
+        *(0x8000000000000001, 0x2F52AB2AB),
+        *(*place, table_shift, 0, 0),
+        *(len(leaves) + 2, len(leaves), len(entries)),
+        *(salt, 0, 0),
+    )
+    first = header.ljust(size, b"\0") if outside else header.ljust(size // 2, b"\0") + packed
+    blocks = [_leaf(leaf, salt, shift, number, leaf_bits) for number, leaf in enumerate(leaves)]
+    return first + b"".join(blocks) + (packed if outside else b"")
+
+
+def _leaf(entries: Mapping[bytes, tuple[int, Sequence[int]]], salt: int, shift: int, prefix: int, bits: int) -> bytes:
+    hash_shift = shift - 5
+    heads = [0xFFFF] * (1 << hash_shift)
+    chunks: list[bytes] = []
+
+    def array(data: bytes) -> int:
+        first = len(chunks)
+        count = max(1, -(-len(data) // 21))
+        for index in range(count):
+            after = first + index + 1 if index + 1 < count else 0xFFFF
+            chunks.append(struct.pack("<B21sH", 251, data[21 * index : 21 * index + 21], after))
+        return first
+
+    for name, (width, values) in entries.items():
+        hashed = name_hash(salt, name)
+        bucket = hashed >> 64 - hash_shift - bits & (1 << hash_shift) - 1
+        at_name = array(name + b"\0")
+        at_value = array(b"".join(value.to_bytes(width, "big") for value in values))
+        fields = (252, width, heads[bucket], at_name, len(name) + 1, at_value, len(values), 0, hashed)
+        heads[bucket] = len(chunks)
+        chunks.append(struct.pack("<2B5HIQ", *fields))
+    count = ((1 << shift) - 2 * len(heads)) // 24 - 2
+    assert len(chunks) <= count, "too many entries for the leaf"
+    chunks += [struct.pack("<B23x", 253)] * (count - len(chunks))
+    head = struct.pack("<3QI4H", 0x8000000000000000, 0, prefix, 0x2AB1EAF, 0, len(entries), bits, 0).ljust(48, b"\0")
+    return (head + struct.pack(f"<{len(heads)}H", *heads) + b"".join(chunks)).ljust(1 << shift, b"\0")
 
 
 class Leaf:
@@ -166,7 +233,7 @@ class Writer:
         self.next = FIRST_FREE
         self.datasets: dict[bytes, int] = {}
         self.features: dict[bytes, int] = {b"org.illumos:lz4_compress": 1}
-        self.directory: dict[bytes, int] = {}
+        self.arrays: dict[bytes, tuple[int, Sequence[int]]] = {}  # of the object directory, which is a fat ZAP then
         self.bootfs = b""
         self.tree_extra: list[nv.NvList] = []
         self.rootbp = b""
@@ -300,7 +367,11 @@ class Writer:
         directory = {b"root_dataset": ROOT_DATASET, b"config": CONFIG, b"features_for_read": FEATURES}
         if PROPS in self.mos:
             directory[b"pool_props"] = PROPS
-        self.mos[1] = self.zap(directory | self.directory, 1)
+        if self.arrays:
+            single = {name: (8, (value,)) for name, value in directory.items()}
+            self.mos[1] = self.object(fat_zap(single | self.arrays), 1, bsize=4096)
+        else:
+            self.mos[1] = self.zap(directory, 1)
         self.rootbp = self.objset(self.mos, 1)
         return self.rootbp
 
