@@ -9,7 +9,7 @@ import sys
 from bhyveload.cli.getopt import Options
 from bhyveload.cli.messages import occupy_standard_descriptors, program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
-from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, UsageError
+from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, ReportError, UsageError
 from bhyveload.host.child import run_child
 from bhyveload.host.confinement import confine
 from bhyveload.image.open import open_disk
@@ -300,11 +300,12 @@ def _look(
         except LoaderCrashed as error:
             hint = "" if "VM" in error.hint else error.hint
             raise LoaderCrashed(error.message.replace("the loader", "bhyvedisk's reader"), hint) from None
-        if report.get("need") in GROUPS:
-            load_module(report["need"])
-            continue
-        break
-    return _finish(request, report, target)
+        if "need" not in report:
+            return _finish(request, report, target)
+        if report["need"] not in GROUPS:
+            break
+        load_module(report["need"])
+    raise ReportError("bhyvedisk's reader asked for a module that does not exist")
 
 
 def _finish(request: Request, report: dict[str, Any], target: CopyTarget | None) -> int | None:
