@@ -45,7 +45,7 @@ bench: setup
 	$(PYTHON) tools/bench.py
 
 fuzz: setup
-	$(PYTHON) -c "import atheris" 2>/dev/null || $(PYTHON) -m pip install -q atheris
+	$(PYTHON) -c "import atheris" 2>/dev/null || $(PYTHON) -m pip install -q atheris || true
 	$(PYTHON) tools/fuzz.py --seconds $(SECONDS)
 
 clean:
