@@ -58,15 +58,30 @@ def blank(disk: Path, size: int) -> Path:
     return disk
 
 
+_tables: dict[tuple[object, ...], bytes] = {}
+_TABLE = 34 * 512  # boot sector, header, entries; the backup needs a sector less
+
+
 def gpt_disk(disk: Path, parts: Sequence[tuple[int, int, int, str, Path | None]], size: int | None = None) -> Path:
-    """A GPT disk; ``parts``: (number, first sector, sectors, sgdisk type, content)."""
+    """A GPT disk; ``parts``: (number, first sector, sectors, sgdisk type, content).
+
+    sgdisk sleeps for a second: a table that it has made is kept for other disks with the same partitions.
+    """
     require("sgdisk")
     end = max(first + sectors for _, first, sectors, _, _ in parts)
-    blank(disk, size or (end + 2048) * 512)
-    words: list[str | Path] = ["sgdisk", "-a", "8"]
-    for number, first, sectors, kind, _ in parts:
-        words += ["-n", f"{number}:{first}:{first + sectors - 1}", "-t", f"{number}:{kind}"]
-    run_tool(*words, disk)
+    size = size or (end + 2048) * 512
+    blank(disk, size)
+    key = (size, *(part[:4] for part in parts))
+    if key in _tables:
+        write_at(disk, 0, _tables[key][:_TABLE])
+        write_at(disk, size - _TABLE, _tables[key][_TABLE:])
+    else:
+        words: list[str | Path] = ["sgdisk", "-a", "8"]
+        for number, first, sectors, kind, _ in parts:
+            words += ["-n", f"{number}:{first}:{first + sectors - 1}", "-t", f"{number}:{kind}"]
+        run_tool(*words, disk)
+        made = disk.read_bytes()
+        _tables[key] = made[:_TABLE] + made[size - _TABLE :]
     for _, first, _, _, content in parts:
         if content is not None:
             put(disk, content, first * 512)
