@@ -121,7 +121,13 @@ class Pool:
             self.blocks.salt = Salt(bytes(salt[:32]).ljust(32, b"\0"))
         except FileSystemError:
             pass  # older pools have none
-        self._check_features(mos)
+        try:
+            self._check_features(mos)
+        except FileSystemError as error:
+            self.printer(f"ZFS: pool {self.name} is not supported")
+            raise FileSystemError(
+                EIO, f"ZFS: pool {self.name} is not supported: {error.message}", error.hint
+            ) from error
         try:
             config_object = zap.lookup(self.objects, directory, b"config")
         except FileSystemError as error:
@@ -144,15 +150,14 @@ class Pool:
             return  # a pool without features
         dnode = mos.dnode(number)
         if dnode.type != zf.DMU_OTN_ZAP_METADATA:
-            raise self._refused(f"ZFS: pool {self.name} is not supported", "its feature list is damaged")
+            raise FileSystemError(EIO, "ZFS: the list of features is damaged")
         accepted = features.ACCEPTED[self.strict]
         for name, value in zap.entries(self.objects, dnode):
             feature = printable(name)
             self.features[feature] = value[0] if value else 0
             if feature and value and value[0] and feature not in accepted:
                 self.printer(f"ZFS: unsupported feature: {feature}")
-                self.printer(f"ZFS: pool {self.name} is not supported")
-                raise FileSystemError(EIO, f"ZFS: pool {self.name} uses the feature {feature}", features.hint(feature))
+                raise FileSystemError(EIO, f"it uses the feature {feature}", features.hint(feature))
 
     def _load_nvlist(self, mos: Objset, number: int) -> NvList:
         dnode = mos.dnode(number)
@@ -161,7 +166,11 @@ class Pool:
         size = int.from_bytes(dnode.bonus[:8], "little")
         if len(dnode.bonus) != 8 or size > _MAX_CONFIG:
             raise FileSystemError(EIO, f"ZFS: pool {self.name}: a configuration of {size} bytes")
-        return nvlist.decode(self.objects.read_bytes(dnode, 0, size))
+        data = self.objects.read_bytes(dnode, 0, size)
+        try:
+            return nvlist.decode(data)
+        except FileSystemError as error:
+            raise self._refused("ZFS: can't find vdev details", error.message) from error
 
     def _load_checkpoint(self, directory: Dnode) -> None:
         try:
@@ -181,7 +190,7 @@ class Pool:
     def _update_vdevs(self, config: NvList) -> None:
         """Top-level vdevs that no label told of, newer states (vdev_init_from_nvlist)."""
         tree = config.nvlist(b"vdev_tree")
-        if tree is None or config.uint64(b"pool_guid") is None:
+        if tree is None or config.uint64(b"pool_guid") is None or config.uint64(b"vdev_children") is None:
             raise self._refused("ZFS: can't find vdev details", "")
         if config.uint64(b"pool_guid") != self.guid:
             raise FileSystemError(EINVAL, f"ZFS: pool {self.name}: the configuration is another pool's")
@@ -205,7 +214,8 @@ class Pool:
             self.insert_top(top)
         elif top not in self.root.children:
             raise FileSystemError(EINVAL, f"ZFS: the vdev {guid:#x} occurs twice")
-        vdev.add_children(top, config, self.types(), self.printer, self.known)
+        levels = vdev.MAX_DEPTH if self.strict is None else 1
+        vdev.add_children(top, config, self.types(), self.printer, self.known, levels)
         return top
 
     def _require_mos(self, checkpoint: bool = False) -> Objset:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 4096
 """Combinations of silently bad columns tried for one block: all there are for 3 of 29 columns."""
+_MIN_ATTEMPTS = 64
+_MAX_WORK = 512 << 20
+"""Bytes that may be put together and verified for one block: a hostile pool shall not cost minutes."""
 
 _RAIDZ1_SWAP = 1 << 20
 
@@ -121,12 +124,13 @@ def _combinatorial(
         )
     present = [number for number, piece in enumerate(content) if piece is not None]
     attempts = 0
+    limit = min(MAX_ATTEMPTS, max(_MIN_ATTEMPTS, _MAX_WORK // max(1, sum(column.length for column in columns))))
     for count in range(spare + 1):
         for suspects in combinations(present, count):
             if suspects and not any(number >= nparity for number in (*suspects, *absent)):
                 continue  # only parity distrusted: the data has been tried as it is
             attempts += 1
-            if attempts > MAX_ATTEMPTS:
+            if attempts > limit:
                 break
             reduced = list(content)
             for number in suspects:

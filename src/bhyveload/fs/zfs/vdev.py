@@ -37,7 +37,7 @@ LOADER_TYPES = (MIRROR, DISK, RAIDZ, INDIRECT, REPLACING, HOLE)
 """What FreeBSD's loader takes."""
 ALL_TYPES = (*LOADER_TYPES, FILE, SPARE, MISSING)
 
-_MAX_DEPTH = 6
+MAX_DEPTH = 6
 _MAX_CHILDREN = 1024
 
 
@@ -243,12 +243,10 @@ def add_children(
     types: tuple[str, ...],
     printer: Callable[[str], None],
     known: dict[int, Vdev],
-    depth: int = 0,
+    levels: int = MAX_DEPTH,
 ) -> None:
-    """Create the vdevs below ``parent`` and put them into ``known`` by guid.  libsa stops after one level; here a
-    `replacing` or `spare` below a mirror or raidz has its own children."""
-    if depth > _MAX_DEPTH:
-        raise FileSystemError(EINVAL, "ZFS: vdevs nested too deep")
+    """Create the vdevs below ``parent``, ``levels`` deep, into ``known`` by guid.  libsa creates one level:
+    what is below a `replacing` within a mirror or raidz is not used by it."""
     for guid, child_config in children_of(config):
         child = known.get(guid)
         if child is None:
@@ -258,13 +256,14 @@ def add_children(
             parent.insert(child)
         elif child.top is not parent.top:
             raise FileSystemError(EINVAL, f"ZFS: the vdev {guid:#x} occurs twice")
-        add_children(child, child_config, types, printer, known, depth + 1)
+        if levels > 1:
+            add_children(child, child_config, types, printer, known, levels - 1)
 
 
 def update_states(vdev: Vdev, config: NvList, known: dict[int, Vdev], depth: int = 0) -> None:
     """Take over what a newer configuration says of the states (vdev_update_from_nvlist)."""
     vdev.set_initial_state(config)
-    if depth <= _MAX_DEPTH:
+    if depth <= MAX_DEPTH:
         for guid, child_config in children_of(config):
             child = known.get(guid)
             if child is not None and child.top is vdev.top:

@@ -7,7 +7,7 @@ again from memory is counted as the reads of devices that libsa, which remembers
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EIO, EOPNOTSUPP
+from bhyveload.freebsd_errno import EINVAL, EIO
 
 from . import blkptr, checksum
 from . import zfs_format as zf
@@ -98,9 +98,15 @@ class BlockReader:
         size = bp.psize
         if vdev.type == "raidz":
             size = size + (1 << vdev.ashift) - 1 & -(1 << vdev.ashift)
-        if self.strict is not None and not _loader_verifies(bp.checksum, self.strict):
-            raise FileSystemError(EOPNOTSUPP, f"ZFS: the loader lacks checksum {checksum.checksum_name(bp.checksum)}")
-        return vdev.read(offset, size, bp.psize, lambda data: checksum.verify(bp, data, self.salt))[: bp.psize]
+        if self.strict is None or _loader_verifies(bp.checksum, self.strict):
+            return vdev.read(offset, size, bp.psize, lambda data: checksum.verify(bp, data, self.salt))[: bp.psize]
+        try:
+            vdev.read(offset, size, bp.psize, lambda _: False)
+        except FileSystemError as error:
+            number = error.errno if vdev.type == "raidz" else EINVAL
+            words = f"ZFS: the loader lacks checksum {checksum.checksum_name(bp.checksum)}"
+            raise FileSystemError(number, words) from error
+        raise FileSystemError(EINVAL, "ZFS: a block that could not be verified")
 
     def _decompressed(self, bp: BlockPointer, data: Buffer) -> Buffer:
         if bp.compress == zf.ZIO_COMPRESS_OFF:
@@ -151,13 +157,18 @@ class BlockReader:
             shifts = [self.top_vdevs[dva.vdev].ashift for dva in bp.dvas if dva.vdev in self.top_vdevs]
             size = max(size, 1 << min(max(min(shifts), 9), 16)) if shifts else size
         if size > zf.SPA_GANGBLOCKSIZE:
+            said, self.printer = self.printer, lambda _: None
             try:
                 return self.read_bp(bp.gang_header(size), depth + 1)
             except FileSystemError:
-                pass
+                pass  # written before the pool's headers grew
+            finally:
+                self.printer = said
         return self.read_bp(bp.gang_header(zf.SPA_GANGBLOCKSIZE), depth + 1)
 
 
 def _loader_verifies(number: int, strict: str) -> bool:
     """Whether that version's loader has the checksum (spec/zfs.md 0)."""
-    return number != zf.ZIO_CHECKSUM_EDONR and (number != zf.ZIO_CHECKSUM_BLAKE3 or strict != "13.2")
+    return zf.ZIO_CHECKSUM_OFF <= number <= zf.ZIO_CHECKSUM_SKEIN or (
+        number == zf.ZIO_CHECKSUM_BLAKE3 and strict != "13.2"
+    )
