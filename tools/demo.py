@@ -79,9 +79,9 @@ def make_tree(folder: Path) -> Path:
 
 
 def make_disk(folder: Path, tree: Path) -> Path:
-    """A GPT disk with the tree in a UFS2."""
+    """A GPT disk with the tree in a UFS1: Debian's makefs puts the superblock of UFS2 where no FreeBSD looks for it."""
     disk, part = folder / "disk.img", folder / "part.ufs"
-    run("makefs", "-t", "ffs", "-o", "version=2,bsize=32768,fsize=4096", "-s", str(PART_SIZE), str(part), str(tree))
+    run("makefs", "-t", "ffs", "-o", "version=1,bsize=8192,fsize=1024", "-s", str(PART_SIZE), str(part), str(tree))
     with disk.open("wb") as file:
         file.seek(PART_START)
         file.write(part.read_bytes())

@@ -1,0 +1,78 @@
+"""A room imports only rooms below it (docs/architecture.md, "Rooms")."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "bhyveload"
+# From the top down; what stands together does not know each other.
+LEVELS = (
+    {"cli"},
+    {"cross_check", "boot_environments"},
+    {"api"},
+    {"disk", "handoff", "loader", "userboot"},
+    {"fs"},
+    {"partition"},
+    {"image"},
+    {"host"},
+    {"vm"},
+    {"need", "wire", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum"},
+    {"errors"},
+)
+RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
+# Neighbours that may be used, each for a reason.
+ALLOWED = {
+    ("userboot", "loader"): "the words of a load's report",
+    ("disk", "loader"): "what a loader would take: its vdev probe",
+    ("host", "fs"): "fs/stat.py: the numbers of stat(2)",
+    ("sandbox", "seccomp"): "its table of system calls",
+    ("sandbox", "capsicum"): "the same on FreeBSD",
+}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms of ours that a module imports at run time (not for type checkers), wherever in it."""
+    rooms: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "bhyveload":
+            parts = (node.module or "").split(".")
+            rooms.update(parts[1:2] or [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            rooms.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bhyveload."))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return rooms - {"__version__"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("room", sorted(RANK))
+def test_imports_go_down(room: str) -> None:
+    modules = [path for path in SOURCE.rglob("*.py") if room_of(path) == room]
+    assert modules
+    wrong = []
+    for path in modules:
+        for other in imported_rooms(path) - {room}:
+            if RANK[other] <= RANK[room] and (room, other) not in ALLOWED:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {other}")
+    assert wrong == []
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {room_of(path) for path in SOURCE.rglob("*.py")} - {"__init__"}
+    assert rooms == set(RANK)
+
+
+def test_modules_are_of_a_size_to_read() -> None:
+    long = {str(p.relative_to(SOURCE)): n for p in SOURCE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 520}
+    assert long == {}
