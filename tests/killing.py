@@ -112,8 +112,10 @@ class Running:
                 stream.close()
 
 
-def kill_at_random(disk: Path, store: Path, generator: random.Random, whom: str, span: float) -> str:
-    """Load over a loaded VM "guest" and kill -9 ``whom`` ("parent" or "child") within ``span`` seconds.
+def kill_at_random(
+    disk: Path, store: Path, generator: random.Random, whom: str, span: float, number: int = signal.SIGKILL
+) -> str:
+    """Load over a loaded VM "guest" and send ``whom`` ("parent", "child", "group") a signal within ``span`` seconds.
 
     Returns what the store holds: "old", "new" or "not loaded".  Raises AssertionError for anything else, for
     processes or files that are left, and for a next load that fails.
@@ -128,12 +130,14 @@ def kill_at_random(disk: Path, store: Path, generator: random.Random, whom: str,
         time.sleep(generator.random() * span)
     try:
         if victim is not None:
-            os.kill(victim, signal.SIGKILL)
+            (os.killpg if whom == "group" else os.kill)(victim, number)
     except ProcessLookupError:
         pass
     status, error = run.end()
     run.close()
     after = _serial(store)
+    assert b"Traceback" not in error
+    assert status in (0, -number, 128 + number, 70), (status, error)
     if whom == "child":
         assert status in (0, 70), (status, error)
         assert status == 0 or error.count(b"\n") == 1

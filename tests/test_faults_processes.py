@@ -26,12 +26,21 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("whom", "seed"), [("parent", 1), ("parent", 2), ("child", 3)])
-def test_kill_at_random_moments(disk: Path, vmm_directory: Path, whom: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("whom", "number"),
+    [
+        ("parent", signal.SIGKILL),
+        ("child", signal.SIGKILL),
+        ("parent", signal.SIGTERM),
+        ("group", signal.SIGINT),
+        ("group", signal.SIGHUP),
+    ],
+)
+def test_signals_at_random_moments(disk: Path, vmm_directory: Path, whom: str, number: signal.Signals) -> None:
     """tools/faults.py does the same hundreds of times."""
-    generator = random.Random(seed)
+    generator = random.Random(number)
     load(disk, vmm_directory)
-    outcomes = {kill_at_random(disk, vmm_directory, generator, whom, 0.2) for _ in range(10)}
+    outcomes = {kill_at_random(disk, vmm_directory, generator, whom, 0.2, number) for _ in range(8)}
     assert outcomes <= {"old", "new", "not loaded"}
     load(disk, vmm_directory)
 

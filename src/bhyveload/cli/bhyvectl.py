@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bhyveload.cli.getopt import getopt
-from bhyveload.cli.messages import escape, occupy_standard_descriptors, program_name, run
+from bhyveload.cli.messages import escape, program_name, run
 from bhyveload.errors import UsageError, VmError
 from bhyveload.jsontext import dumps
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
@@ -47,7 +47,6 @@ LONG_OPTIONS = {
 
 def main() -> int:
     """The program.  Exit status: 0, or as errors.py says (64 usage, 66 no such VM, 75 in use, ...)."""
-    occupy_standard_descriptors()
     return run(program_name("bhyvectl"), lambda: control(sys.argv[1:], sys.stdout.write))
 
 

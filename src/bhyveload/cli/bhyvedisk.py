@@ -7,7 +7,7 @@ import stat
 import sys
 
 from bhyveload.cli.getopt import Options
-from bhyveload.cli.messages import occupy_standard_descriptors, program_name, run, warn
+from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, ReportError, UsageError
 from bhyveload.host.child import run_child
@@ -101,7 +101,6 @@ class Request:
 
 def main() -> int:
     """The program.  Exit status: 0, or as errors.py says (64 usage, 65 damaged disk, 66 no such file, ...)."""
-    occupy_standard_descriptors()
     program = program_name("bhyvedisk")
     return run(program, lambda: _main(program, sys.argv[1:]))
 

@@ -10,7 +10,7 @@ from bhyveload import __version__
 from bhyveload.api import load
 from bhyveload.cli.getopt import Options
 from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
-from bhyveload.cli.messages import escape, occupy_standard_descriptors, program_name, report_error, run, warn
+from bhyveload.cli.messages import escape, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.errors import (
@@ -136,7 +136,6 @@ class Request:
 
 
 def main() -> int:
-    occupy_standard_descriptors()
     program = program_name("bhyveload")
     return run(program, lambda: _statuses(program))
 

@@ -11,7 +11,7 @@ import termios
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.cli.getopt import Options as Getopt
-from bhyveload.cli.messages import EXIT_INTERRUPTED, occupy_standard_descriptors, program_name, report_error, warn
+from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import BhyveloadError, UsageError
@@ -90,7 +90,6 @@ class Arguments:
 
 def main() -> int:
     """The program.  Every error is bhyve(8)'s exit status 4."""
-    occupy_standard_descriptors()
     program = program_name("bhyverun")
 
     def body() -> int:

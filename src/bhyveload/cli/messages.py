@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import os
 import sys
 
@@ -18,21 +19,6 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 def program_name(default: str) -> str:
     """The name in front of messages: argv[0] without its directory, as getprogname(3)."""
     return os.path.basename(sys.argv[0]) or default
-
-
-def occupy_standard_descriptors() -> None:
-    """Keep the numbers 0, 1 and 2 from being given to other files where the caller closed them.
-
-    Else the next file to be opened, a guest's disk, would get such a number, and what is meant for the user be written
-    into it.  Reading 0 and writing 1 and 2 goes on failing (EBADF): the descriptors are open for the opposite.
-    """
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(fd)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDONLY if fd else os.O_WRONLY)  # the lowest number that is free: fd itself
-            assert null == fd
-            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def escape(text: str) -> str:
@@ -86,7 +72,9 @@ def report_error(program: str, error: BaseException) -> int:
 
 def run(program: str, body: Callable[[], int]) -> int:
     """A program's whole life: ``body``'s exit status, or its error reported.  Standard output is always flushed."""
-    hold_standard_descriptors()
+    _occupy_standard_descriptors()
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # start.py's
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     try:
         status = body()
     except (Exception, KeyboardInterrupt) as error:
@@ -100,14 +88,19 @@ def run(program: str, body: Callable[[], int]) -> int:
     return status
 
 
-def hold_standard_descriptors() -> None:
-    """Keep 0, 1 and 2 from being given to a disk image when the program was started without them: what is meant for
-    the terminal would be written there.  Writing to them still fails."""
-    for fd in (0, 1, 2):
+def _occupy_standard_descriptors() -> None:
+    """Keep the numbers 0, 1 and 2 from being given to other files where the caller closed them.
+
+    Else the next file to be opened, a guest's disk, would get such a number, and what is meant for the user be written
+    into it.  Reading 0 and writing 1 and 2 goes on failing (EBADF): the descriptors are open for the opposite.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number: this one
+            null = os.open(os.devnull, os.O_RDONLY if fd else os.O_WRONLY)  # the lowest number that is free: fd itself
+            assert null == fd
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _discard(fd: int) -> None:

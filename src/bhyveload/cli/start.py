@@ -6,6 +6,7 @@ end of an interpreter takes everything apart that the end of the process frees a
 
 from __future__ import annotations
 
+import _signal
 import gc
 import os
 import sys
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 def bhyveload() -> NoReturn:
     """The program bhyveload(8)."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(
+            _signal.SIGINT, _signal.SIG_DFL
+        )  # Ctrl-C while modules are imported: nothing to undo, or to show
     gc.disable()
     from bhyveload.cli.bhyveload import main
 

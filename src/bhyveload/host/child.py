@@ -126,19 +126,25 @@ class Child:
     ) -> None:
         self._reading, writing = os.pipe()
         parent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._reading)
-            die_with_parent(parent)
-            leave = Leave(writing, before_leaving, before_needing)
-            try:
-                for number in _ENDING:
-                    _signal.signal(number, _signal.SIG_DFL)
-                leave(work(leave))
-            except BaseException as error:
-                leave.failure(error)
-            finally:
-                os._exit(1)
+        # A handler of the parent's must not run in the child: what it raises would lead it into the caller's code.
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING[:4])
+        try:
+            self._pid = os.fork()
+            if self._pid == 0:
+                leave = Leave(writing, before_leaving, before_needing)
+                try:
+                    for number in _ENDING:
+                        _signal.signal(number, _signal.SIG_DFL)
+                    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+                    os.close(self._reading)
+                    die_with_parent(parent)
+                    leave(work(leave))
+                except BaseException as error:
+                    leave.failure(error)
+                finally:
+                    os._exit(1)
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         os.close(writing)
 
     def report(self, timeout: float | None = None, since: float | None = None) -> Report:
@@ -185,10 +191,12 @@ def _read_report(fd: int, deadline: float | None) -> bytes | None:
     """Everything the child sends, at most one byte more than MAX_SIZE; None when time is up."""
     parts: list[bytes] = []
     size = 0
+    pipe = select.poll()  # not select: a library user may have more than 1024 descriptors
+    pipe.register(fd, select.POLLIN)
     while size <= MAX_SIZE:
         if deadline is not None:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select((fd,), (), (), left)[0]:
+            if left <= 0 or not pipe.poll(left * 1000):
                 return None
         data = os.read(fd, 1 << 16)
         if not data:
