@@ -1,0 +1,77 @@
+"""Nothing is imported once the child is confined: what only some runs need is asked for by name, before or again."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import bhyveload
+from bhyveload import need
+
+SOURCE = Path(bhyveload.__file__).parent
+ROOMS = ("fs", "loader", "partition")  # what runs in the confined child
+# Functions that may import, because they run before the child is confined or find what was imported then.
+BEFORE = {
+    "prepare": "called by need.load",
+    "_map_native": "fletcher.prepare's",
+    "open_zstd": "loader/files.py asks for bhyveload.image.zstd first",
+    "__getattr__": "fs/zfs: names for those outside the child",
+}
+
+
+def sources() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (SOURCE / room).rglob("*.py"))
+
+
+def test_every_name_that_is_asked_for_can_be_had() -> None:
+    asked = {
+        node.args[0].value
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "need"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert len(asked) > 10
+    assert asked <= set(need.GROUPS)
+    assert {other for others in need.GROUPS.values() for other in others} <= set(need.GROUPS)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_import_inside_functions_of_the_child(path: Path) -> None:
+    late = [
+        f"{function.name}:{node.lineno}"
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and function.name not in BEFORE
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert late == []
+
+
+def test_in_a_confined_process_missing_modules_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "bhyveload.loader.commands.rare"
+    need.load(name)
+    monkeypatch.setattr(need, "_confined", True)
+    assert need.need(name) is sys.modules[name]
+    monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(need.ModulesNeeded) as caught:
+        need.need(name)
+    assert caught.value.name == name
+    with pytest.raises(need.ModulesNeeded) as caught:
+        need.settle()
+    assert caught.value.name == need.EVERYTHING
+
+
+def test_unconfined_nothing_has_to_be_settled() -> None:
+    need.settle()
+
+
+def test_a_child_cannot_make_its_parent_import_anything_else() -> None:
+    for name in ("os", "bhyveload.cli.bhyveload", "", "bhyveload.loader.interpreter.lua;os"):
+        with pytest.raises(KeyError):
+            need.load(name)
