@@ -523,7 +523,7 @@ def test_info_of_nothing_and_of_a_damaged_file_system(tmp_path: Path) -> None:
     content[65536 + 48 : 65536 + 52] = b"\xff\xff\xff\x7f"  # fs_bsize
     damaged = tmp_path / "damaged.img"
     damaged.write_bytes(content)
-    assert b"  disk0: ufs: the superblock is damaged: block size 2147483647\n" in output("info", damaged)
+    assert b"\n  ufs: the superblock is damaged: block size 2147483647\n" in output("info", damaged)
     status, text = failure("ls", damaged)
     assert (status, text) == (
         EX_DATAERR,

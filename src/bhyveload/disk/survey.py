@@ -84,7 +84,8 @@ def _file_system(volume: Volume) -> Facts | None:
     try:
         fs: Any = volume.mount()
     except FileSystemError as error:
-        return {"type": "unknown", "error": error.message} if volume.damaged else None
+        reason = error.message.removeprefix(f"{volume.name}: ")
+        return {"type": "unknown", "error": reason} if volume.damaged else None
     if fs.name == "ufs":
         superblock = fs.superblock
         return {
