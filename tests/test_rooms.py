@@ -26,7 +26,7 @@ RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.
 ALLOWED = {
     ("userboot", "loader"): "the words of a load's report",
-    ("disk", "loader"): "what a loader would take: its vdev probe",
+    ("disk", "loader"): "device names as loader(8) spells them",
     ("host", "fs"): "fs/stat.py: the numbers of stat(2)",
     ("sandbox", "seccomp"): "its table of system calls",
     ("sandbox", "capsicum"): "the same on FreeBSD",
