@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from pathlib import Path
 import pytest
 
 from bhyveload import capsicum, sandbox, seccomp
+from bhyveload.cli import bhyveload
 from bhyveload.errors import SandboxError, UsageError
 from bhyveload.host.directory import open_host_directory
 from bhyveload.image.raw import open_raw
 from bhyveload.sandbox import Sandbox
 from bhyveload.seccomp import ALLOW, KILL, NONE, TABLE, program
 from confined import try_confined
+from golden import Record
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's confinement")
 confining = pytest.mark.skipif(bool(Sandbox().missing), reason=f"this host cannot confine: {Sandbox().missing}")
@@ -139,6 +142,43 @@ def test_a_host_without_the_means_is_told_about(monkeypatch: pytest.MonkeyPatch)
     assert any("no seccomp" in lack for lack in box.missing)
     with pytest.raises(SandboxError, match=r"^--require-sandbox: this kernel offers no Landlock"):
         Sandbox(required=True)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """The program keeps its handlers to its end; here it is a guest."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@linux
+@pytest.mark.usefixtures("signals")
+def test_the_program_on_such_a_host(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """It says so once for each lack and goes on with what there is; --require-sandbox ends it."""
+    real = sandbox._call
+    refused = {sandbox.SYS_LANDLOCK_CREATE_RULESET, *sandbox.SYS_SECCOMP.values()}
+
+    def call(number: int, *arguments: object) -> int:
+        return -1 if number in refused else real(number, *arguments)
+
+    monkeypatch.setattr(sandbox, "_call", call)
+    (disk,) = Record("current", "plain").disks()
+    words = ["bhyveload", "--batch", "--dry-run", "-d", f"/proc/self/fd/{disk.descriptor}"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert bhyveload.main() == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("bhyveload: ")]
+    assert [line.partition(" (")[0].partition(" filters")[0] for line in told] == [
+        "bhyveload: sandbox: this kernel offers no Landlock",
+        "bhyveload: sandbox: this kernel offers no seccomp",
+    ]
+    monkeypatch.setattr(sys, "argv", [*words, "--require-sandbox"])
+    assert bhyveload.main() == 77
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("bhyveload: ")]
+    assert len(told) == 1
+    assert "--require-sandbox: this kernel offers no Landlock" in told[0]
 
 
 @linux

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from bhyveload.host.callbacks import LoaderExit
 from bhyveload.sandbox import Sandbox
 from bhyveload.userboot.run import prepare
+from end_to_end import program
 from userboot_testing import CFLAGS, ELFOSABI_FREEBSD, GUEST, Ended, TypedConsole, compiler, host_for, in_child
 
 pytestmark = pytest.mark.skipif(bool(Sandbox().missing), reason=f"this host cannot confine: {Sandbox().missing}")
@@ -121,3 +123,24 @@ def test_without_the_sandbox_it_would_have_succeeded(hostile: bytes) -> None:
     ended = in_child(work, report)
     assert (ended.kind, ended.value) == ("exit", LoaderExit(0).code)
     assert int(ended.console.split()[-1]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("do", "status", "words"),
+    [
+        ("call:59:P:0:0", 70, "the loader died by SIGSYS: the loader tried something forbidden"),
+        ("int80:11:0", 70, "the loader died by SIGSYS: the loader tried something forbidden"),
+        ("jump-data", 70, "the loader died by SIGSEGV"),
+        ("nothing", 0, ""),
+    ],
+)
+def test_what_the_user_hears(hostile: bytes, tmp_path: Path, do: str, status: int, words: str) -> None:
+    """The same through bhyveload -l: one line, the VM not loaded."""
+    path = tmp_path / "userboot_hostile.so"
+    path.write_bytes(hostile)
+    done = program("bhyveload", "-l", path, "-e", f"do={do}", "--timeout", "60", "guest")
+    if status:
+        assert done.status == status, done.messages
+        assert done.messages == f"bhyveload: {words} (the VM is not loaded)\n"
+    assert done.out.startswith(b"hostile\n")
+    assert program("bhyvectl", "--list").out == b""
