@@ -11,6 +11,7 @@ import pytest
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
+from bhyveload.fs.interface import Device
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFMT
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.fs.zfs.zpl import ZfsFileSystem
@@ -126,8 +127,8 @@ class Damaged:
     sector_size = SECTOR
     read_only = True
 
-    def __init__(self, name: str, seed: int, share: float) -> None:
-        self.inner = vdev_partition(disk(name))
+    def __init__(self, name: str, seed: int, share: float, inner: Device | None = None) -> None:
+        self.inner = inner or vdev_partition(disk(name))
         self.size = self.inner.size
         self.seed = seed
         self.share = share
