@@ -233,6 +233,21 @@ def test_devices(disk: Path, tmp_path: Path) -> None:
     assert disks not in pci_ids(run_guest("--no-disk"))
 
 
+def test_many_disks(disk: Path, kernel: Path, tmp_path: Path) -> None:
+    """As many as QEMU's machine gets: still set up by the firmware, and guest memory is whole."""
+    words: list[str | Path] = ["-d", disk]
+    for number in range(59):
+        other = tmp_path / f"{number}.img"
+        other.write_bytes(bytes(1 << 16))
+        words += ["-d", other]
+    report = load("-m", "64M", *words)
+    guest = run_guest()
+    check_guest(guest, report, kernel)
+    assert pci_ids(guest).count("1af4:1001") == 60
+    load("-m", "64M", *words, "-d", disk)
+    assert "61 disks: QEMU's machine has room for 60" in program("bhyverun", "--accel", "tcg", "vm", check=4).messages
+
+
 def test_the_printed_command_runs_the_guest(disk: Path, kernel: Path, tmp_path: Path) -> None:
     report = load("-d", disk)
     for option, name in (("--stub", "stub"), ("--export", "image")):

@@ -92,7 +92,7 @@ def qemu_command(vm: LoadedMachine, kernel: str, options: Options, *, whole_imag
     if flags.get("wired"):
         command += ["-overcommit", "mem-lock=on"]
     for number, disk in enumerate(options.disks):
-        command += disk_arguments(number, disk)
+        command += disk_arguments(number, disk, len(options.disks))
     if options.net == "user":
         # romfile=: no network boot firmware, it would only take guest memory and time
         command += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
