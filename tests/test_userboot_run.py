@@ -51,11 +51,12 @@ def full_host(tmp_path: Path) -> LoaderCallbacks:
         ("-Wl,-Bsymbolic", "-Wl,-z,pack-relative-relocs"),
         ("-Wl,-Bsymbolic", "-Wl,--hash-style=gnu", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,--build-id"),
         ("-Wl,-z,execstack", "-fcf-protection", "-g", "-Wl,--eh-frame-hdr"),
+        ("-Wl,-Bsymbolic", "-Wl,-Ttext-segment=0x410000", "-DWITH_INIT_ARRAY"),
         ("-Wl,-Bsymbolic", "-Os", "-mno-sse", "-msoft-float", "-mno-mmx", "-ffunction-sections", "-fdata-sections"),
     ],
     ids=[
         *("as FreeBSD's", "sysv hash", "initialisers", "2 MiB pages", "packed relocations"),
-        *("bound now", "executable stack wanted", "sections"),
+        *("bound now", "executable stack wanted", "not at zero", "sections"),
     ],
 )
 def test_every_callback(tmp_path: Path, flags: tuple[str, ...]) -> None:
