@@ -10,7 +10,7 @@ from bhyveload import __version__
 from bhyveload.api import load
 from bhyveload.cli.getopt import Options
 from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
-from bhyveload.cli.messages import escape, program_name, report_error, run, warn
+from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.errors import (
@@ -137,15 +137,18 @@ class Request:
 
 def main() -> int:
     program = program_name("bhyveload")
-    return run(program, lambda: _statuses(program))
+    try:
+        return run(program, lambda: _statuses(program))
+    except Terminated as signal:
+        return signal.status
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def _statuses(program: str) -> int:
     """The whole program; some of its errors have bhyveload.c's exit status, not that of errors.py."""
     try:
         return _main(program, sys.argv[1:])
-    except Terminated as signal:
-        return signal.status
     except (VmNameError, VmMemoryError, VmBusy) as error:
         report_error(program, error)
         return 1

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 def bhyveload() -> NoReturn:
     """The program bhyveload(8)."""
+    # Ctrl-C among the imports: nothing to undo, nothing to show
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _signal.signal(
-            _signal.SIGINT, _signal.SIG_DFL
-        )  # Ctrl-C while modules are imported: nothing to undo, or to show
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     gc.disable()
     from bhyveload.cli.bhyveload import main
 
     gc.freeze()
     gc.enable()
     status = main()
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))  # all is done, whatever arrives now
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

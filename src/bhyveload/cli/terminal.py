@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
+_SIGNALS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
+
 
 class Terminated(BaseException):
     """SIGTERM or SIGHUP arrived: unwind, restore the terminal, end with 128 + the signal."""
@@ -60,12 +62,17 @@ class RawTerminal:
 
     def __exit__(self, *_: object) -> None:
         if self._saved is not None:
+            mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
             try:
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
             except termios.error:
                 pass  # the terminal is gone
             self._saved = None
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def _terminate(number: int, frame: object) -> None:
+    """The first one counts: a second must not interrupt the cleaning up."""
+    for other in (1, 15):
+        _signal.signal(other, _signal.SIG_IGN)
     raise Terminated(number)
