@@ -297,6 +297,19 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     os.close(reading)
 
 
+@confining
+def test_a_sandbox_made_before_a_fork() -> None:
+    """A library user's worker process gets it from the process that made it."""
+    box = Sandbox()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if try_confined(lambda: 5, sandbox=box) == "done: 5" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 @as_root
 @confining
 def test_root_becomes_nobody() -> None:

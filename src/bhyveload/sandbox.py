@@ -10,7 +10,7 @@ Afterwards the process reads and writes through ``descriptors`` alone, and opens
 It cannot open anything else, make sockets, start or signal processes, or get new executable memory.  What is made to
 try all the same is killed (SIGSYS); seccomp.py has the table.  Facts: docs/security.md, spec/bhyveload.md 9.
 
-``_ctypes`` instead of ``ctypes``: a fifth of its cost at start (docs/performance.md).
+``_ctypes`` instead of ``ctypes``: a fifth of its cost at start (docs/security.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space that the child may take in addition to what it has
-FILE_SIZE = 1 << 30  # Sandbox's ``growth`` for a loader
+FILE_SIZE = 1 << 30  # bytes by which the largest file that a loader writes to may grow: its console's output
 FOLDER_DESCRIPTORS = 128  # open files of the host folder: the loader has 64 (SOPEN_MAX)
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
@@ -71,7 +71,7 @@ class Sandbox:
     (console output).  ``missing``: what this host lacks, a line each.
     """
 
-    __slots__ = ("_core", "_growth", "_identity", "_landlock", "_machine", "_parent", "_seccomp", "missing")
+    __slots__ = ("_core", "_growth", "_identity", "_landlock", "_machine", "_seccomp", "missing")
 
     def __init__(
         self, user: str | None = None, required: bool = False, core: bool = False, growth: int = FILE_SIZE
@@ -79,7 +79,6 @@ class Sandbox:
         """Raises UsageError (no such user, or not allowed to become it), SandboxError (``required``)."""
         self._core = core
         self._growth = growth
-        self._parent = os.getpid()
         self._machine = os.uname().machine
         self._landlock = 0
         self._seccomp = False
@@ -109,10 +108,8 @@ class Sandbox:
             self._identity = None
         self.missing = tuple(missing)
 
-    def enter(self, descriptors: Iterable[int], folder: int = -1, limited: bool = True) -> None:
+    def enter(self, descriptors: Iterable[int], folder: int = -1) -> None:
         """Confine this process for good: to ``descriptors``, and to reading beneath ``folder`` (a descriptor).
-
-        ``limited``: no file may grow by more than FILE_SIZE beyond the largest that there is.
 
         The standard descriptors stay: those that are not among ``descriptors`` lead to /dev/null, except standard
         error.  Raises SandboxError when a step fails that should not: nothing may go on then.
@@ -120,14 +117,15 @@ class Sandbox:
         keep = {fd for fd in descriptors if fd >= 0}
         if folder >= 0:
             keep.add(folder)
-        for name, action in self._steps(keep, folder, limited):
+        for name, action in self._steps(keep, folder):
             try:
                 action()
             except OSError as error:
                 raise SandboxError(f"the loader cannot be confined: {name}: {error.strerror}") from None
 
-    def _steps(self, keep: set[int], folder: int, limited: bool) -> Iterable[tuple[str, Callable[[], None]]]:
+    def _steps(self, keep: set[int], folder: int) -> Iterable[tuple[str, Callable[[], None]]]:
         """In this order: each takes away what the ones before it needed."""
+        parent = os.getppid()
         yield "descriptors", lambda: _close_others(keep)
         if sys.platform.startswith("freebsd"):
             from bhyveload.capsicum import confine
@@ -141,7 +139,7 @@ class Sandbox:
         # Root's folder may hold what only root can read: Landlock narrows that right down to the folder.
         readable = self._identity is not None and self._identity[2] and folder >= 0 and landlock and seccomp
         yield "user", lambda: self._become(bool(readable))
-        yield "prctl", self._settle
+        yield "prctl", lambda: self._settle(parent)
         if landlock:
             yield "Landlock", lambda: _restrict_files(landlock, folder)
         yield "descriptors", lambda: _limit_descriptors(keep, folder)
@@ -164,10 +162,10 @@ class Sandbox:
                 # A container's root without that capability: the folder is then read as the user.
                 _check(_call(SYS_CAPSET[self._machine], header, bytes(24)))
 
-    def _settle(self) -> None:
+    def _settle(self, parent: int) -> None:
         if not self._core:
             self._prctl(PR_SET_DUMPABLE, 0)
-        die_with_parent(self._parent)  # behind the change of user, which resets it
+        die_with_parent(parent)  # behind the change of user, which resets it
         self._prctl(PR_SET_NO_NEW_PRIVS, 1)
 
     def _prctl(self, option: int, value: int) -> None:

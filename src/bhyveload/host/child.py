@@ -207,12 +207,12 @@ def _read_report(fd: int, deadline: float | None) -> bytes | None:
 
 
 def _kill(pid: int) -> int:
-    """Its status."""
+    """Its status; 0 when somebody has taken that already (a signal right behind waitpid)."""
     try:
         os.kill(pid, 9)
-    except ProcessLookupError:
-        pass
-    return os.waitpid(pid, 0)[1]
+        return os.waitpid(pid, 0)[1]
+    except (ProcessLookupError, ChildProcessError):
+        return 0
 
 
 def _understand(data: bytes, status: int) -> Report:

@@ -23,8 +23,7 @@ def confine(
     host_directory: HostDirectory | None = None,
     others: Sequence[int] = (),
 ) -> None:
-    """Confine this process to these and its report.  ``others``: further descriptors, files that the user wants
-    written, however large.
+    """Confine this process to these and its report.  ``others``: further descriptors.
 
     Everything must be opened, mapped and imported by now.  A late import is an internal error from here on, or
     ModulesNeeded where it goes through need.need().
@@ -37,7 +36,7 @@ def confine(
         descriptors.append(memory.fd)
     for disk in disks:
         descriptors += descriptors_of(disk)
-    sandbox.enter(descriptors, getattr(host_directory, "fd", -1), limited=not others)
+    sandbox.enter(descriptors, getattr(host_directory, "fd", -1))
     need.confine()
 
 
