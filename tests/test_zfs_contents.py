@@ -112,7 +112,8 @@ def test_too_many_disks_missing(pool: str, count: int) -> None:
         ((name, error),) = pools.dropped
         assert name == manifest()["pools"][pool]["pool"]
         assert error.errno == EIO
-        assert "columns are missing" in str(error)
+        assert "these devices are missing: vd" in str(error)
+        assert error.hint == f"name all disks of {name} with -d"
 
 
 def test_any_order_of_disks() -> None:

@@ -199,6 +199,19 @@ def test_a_pool_that_13_2_does_not_know_boots_with_the_newer_loader() -> None:
         harness.run([disk("bootenv.0")], options=Options(batch=True), current=False)
 
 
+def test_batch_names_the_disks_that_are_missing() -> None:
+    message = "the ZFS pool rz2 cannot be used: .* these devices are missing: vdb2, vdd2, vde2"
+    with pytest.raises(LoaderError, match=message) as caught:
+        harness.run([disk("raidz2.0"), disk("raidz2.2")], options=Options(batch=True))
+    assert caught.value.hint == "name all disks of rz2 with -d"
+
+
+def test_batch_says_that_a_pool_of_files_does_not_boot() -> None:
+    with pytest.raises(LoaderError, match=r"disk0: ZFS: can only boot from disk, .* got: file") as caught:
+        harness.run([disk("two.0")], options=Options(batch=True))
+    assert "bhyvedisk reads it" in caught.value.hint
+
+
 def test_an_unusable_pool_does_not_hide_a_good_disk(tmp_path: Path) -> None:
     """FreeBSD's loader is left without a currdev."""
     tree = tmp_path / "tree" / "boot"

@@ -138,6 +138,19 @@ class Pool:
         self.config = config
         self.version = config.uint64(b"version") or 0
 
+    def explain(self, error: FileSystemError) -> FileSystemError:
+        """Why the pool cannot be opened, in a user's words: nearly always disks that were not named."""
+        missing = [
+            item.name for item in self.root.leaves() if item.leaf is None and item.type in (vdev.DISK, vdev.FILE)
+        ]
+        if error.hint or not missing or not self.root.children:
+            return error
+        names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        words = error.message.partition(": ZFS: ")[0]
+        return FileSystemError(
+            error.errno, f"{words}: these devices are missing: {names}", f"name all disks of {self.name} with -d"
+        )
+
     def _refused(self, words: str, reason: str) -> FileSystemError:
         self.printer(words)
         return FileSystemError(EIO, f"{words}: {reason}" if reason else words)

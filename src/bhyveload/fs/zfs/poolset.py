@@ -95,7 +95,12 @@ class PoolSet:
         item = self.known.get(guid)
         if item is not None and item.leaf is not None:
             raise FileSystemError(EIO, f"ZFS: {name} is {item.leaf.name} again")
-        self._add_vdevs(pool, config, guid, txg)
+        try:
+            self._add_vdevs(pool, config, guid, txg)
+        except FileSystemError as error:
+            if error.hint:
+                self.refused.append(FileSystemError(error.errno, f"{name}: {error.message}", error.hint))
+            raise
         item = self.known.get(guid)
         if item is None or item.children or item.top not in pool.root.children:
             self.say("ZFS: inconsistent nvlist contents")
@@ -200,7 +205,7 @@ class PoolSet:
                 pool.open()
             except FileSystemError as error:
                 self.pools.remove(pool)
-                self.dropped.append((pool.name, error))
+                self.dropped.append((pool.name, pool.explain(error)))
         return self.pools
 
     def describe(self, verbose: bool) -> Iterator[str]:

@@ -204,7 +204,7 @@ def from_config(guid: int, config: NvList, types: tuple[str, ...], printer: Call
     if kind not in types:
         message = f"ZFS: can only boot from disk, mirror, raidz1, raidz2 and raidz3 vdevs, got: {kind}"
         printer(message)
-        raise FileSystemError(EIO, message)
+        raise FileSystemError(EIO, message, "bhyvedisk reads it; FreeBSD boots from disks and partitions only")
     nparity = config.uint64(b"nparity") or 0
     if kind == RAIDZ and not 1 <= nparity <= 3:
         message = f"ZFS: invalid raidz parity: {nparity}"
