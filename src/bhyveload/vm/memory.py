@@ -9,13 +9,14 @@ cannot raise SIGBUS and takes pieces of a mapped disk image as they are.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 
 from bhyveload.errors import MemoryAccessError, VmMemoryError, VmStorageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     Buffer = bytes | bytearray | memoryview
 
@@ -25,6 +26,7 @@ VM_LOWMEM_LIMIT = 3 * GB
 VM_HIGHMEM_BASE = 4 * GB
 PAGE_SIZE = 4096
 _IOV_MAX = 1024
+_BATCH = 8 << 20
 _ZEROS = bytes(1 << 16)
 
 
@@ -74,20 +76,26 @@ class GuestMemory:
         self.write_pieces(gpa, (data,), len(data))
 
     def write_pieces(self, gpa: int, pieces: Sequence[Buffer], length: int) -> None:
-        """Copy consecutive ``pieces`` (``length`` bytes in all) to ``gpa``: one pwritev for up to 1024 of them."""
+        """Copy consecutive ``pieces`` (``length`` bytes in all) to ``gpa``: many of them with one pwritev."""
         at = self.offset(gpa, length)
         end = at + length
         self._top = max(self._top, end)
         try:
-            for first in range(0, len(pieces), _IOV_MAX):
-                batch = pieces[first : first + _IOV_MAX]
+            if length <= _BATCH and len(pieces) <= _IOV_MAX:
+                self._write_batch(pieces, length, at)
+                return
+            for batch in _batches(pieces):
                 want = sum(map(len, batch))
-                done = os.pwritev(self.fd, batch, at)
-                if done != want:  # a short write: only a full file system or a signal does this
-                    self._finish(b"".join(batch)[done:], at + done)
+                self._write_batch(batch, want, at)
+                _forget(batch[0])
                 at += want
         except OSError as error:
             raise _storage_error(error) from None
+
+    def _write_batch(self, batch: Sequence[Buffer], want: int, at: int) -> None:
+        done = os.pwritev(self.fd, batch, at)
+        if done != want:  # a short write: only a full file system or a signal does this
+            self._finish(b"".join(batch)[done:], at + done)
 
     def _finish(self, rest: bytes, at: int) -> None:
         while rest:
@@ -115,6 +123,35 @@ class GuestMemory:
         at = self.offset(gpa, length)
         data = os.pread(self.fd, length, at)
         return data if len(data) == length else data + bytes(length - len(data))
+
+
+def _batches(pieces: Sequence[Buffer]) -> Iterator[list[Buffer]]:
+    """``pieces`` in lists for one pwritev: at most 1024 buffers and 8 MiB, where a larger piece is cut."""
+    batch: list[Buffer] = []
+    room = _BATCH
+    for piece in pieces:
+        rest: Buffer = piece
+        while len(rest) >= room:
+            batch.append(memoryview(rest)[:room])
+            rest = memoryview(rest)[room:]
+            yield batch
+            batch, room = [], _BATCH
+        if rest:
+            batch.append(rest)
+            room -= len(rest)
+        if len(batch) == _IOV_MAX:
+            yield batch
+            batch, room = [], _BATCH
+    if batch:
+        yield batch
+
+
+def _forget(piece: Buffer) -> None:
+    """Unmap what was just read of a mapped disk image (it stays in the page cache): else a process that loads a large
+    kernel holds all of it, beside the guest's memory that it was copied to."""
+    owner = piece.obj if isinstance(piece, memoryview) else None
+    if isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _storage_error(error: OSError) -> VmStorageError:
