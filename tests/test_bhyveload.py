@@ -6,8 +6,10 @@ Facts: usr.sbin/bhyveload/bhyveload.c, lib/libvmmapi/vmmapi.c.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -85,6 +87,15 @@ def test_help_names_every_option() -> None:
 
     text = bhyveload("--help", check=0).out.decode()
     assert [name for name in LONG_OPTIONS if f"--{name}" not in text] == []
+
+
+@pytest.mark.parametrize("name", ["bhyveload", "bhyverun", "bhyvectl"])
+def test_the_manual_page_names_every_option(name: str) -> None:
+    module = importlib.import_module(f"bhyveload.cli.{name}")
+    options = getattr(module, "LONG_OPTIONS", None) or module._LONG_OPTIONS
+    page = (Path(__file__).parents[1] / "man" / f"{name}.8").read_text()
+    missing = [option for option in options if not re.search(rf"Fl -{re.escape(option)}\b", page)]
+    assert [option for option in missing if not option.startswith("get-")] == []
 
 
 def test_an_early_error_masks_later_ones() -> None:
@@ -500,8 +511,6 @@ def test_the_report_is_what_state_json_keeps(disk: Path) -> None:
 
 def test_documented_members_of_the_report(disk: Path) -> None:
     """docs/report-json.md and the report name the same members."""
-    import re
-
     text = (Path(__file__).parents[1] / "docs" / "report-json.md").read_text()
     documented = set()
     for line in text.splitlines():
