@@ -177,6 +177,33 @@ def test_memory_that_the_kernel_fills_to_the_firmware_s(tmp_path: Path) -> None:
     check_guest(run_guest(), report, kernel)
 
 
+def test_a_32_bit_guest(tmp_path: Path) -> None:
+    """bootinfo and memory map agree with each other and with the firmware; the task register is loaded."""
+    disk = make_disk(tmp_path, build_probe(tmp_path, "i386"))
+    report = load("-d", disk, "-m", "64M", "-e", "a=b")
+    guest = run_guest()
+    check_machine(guest)
+    registers = report["vcpu"]["registers"]
+    wanted = {name: f"{registers[name]:x}" for name in ("rsp", "rip", "cr4", "efer")}
+    wanted |= {"cr0": f"{registers['cr0'] | 0x10:x}", "tr": "18", "cs": "8", "ss": "10", "gdtr.limit": "1f"}
+    wanted |= {"bi.version": "1", "bi.kernel": "/boot/kernel/kernel", "bi.modulep": f"{report['modulep']:x}"}
+    wanted |= {
+        "bi.kernend": f"{report['kernend']:x}",
+        "bss.dirty": "0",
+        "gdt.3": "890040000067",
+        "acpi.inside_ram": "0",
+    }
+    assert {name: guest[name] for name in wanted} == wanted
+    (_, base, _), (start, length, _) = (guest[f"smap.{number}"].split(",") for number in (0, 1))
+    assert (start, int(guest["bi.extmem"], 16), int(guest["bi.basemem"], 16)) == (
+        "100000",
+        int(length, 16) >> 10,
+        int(base, 16) >> 10,
+    )
+    assert 60 * MIB < int(length, 16) < 63 * MIB
+    assert "a=b" in guest.values()
+
+
 # bhyverun
 
 
