@@ -120,13 +120,18 @@ def changed_sectors(record: Record, disks: list[RawImage]) -> dict[tuple[str, in
 
 def replay(record: Record, disks: list[RawImage] | None = None) -> harness.Outcome:
     """Our loader on the record's disks, keys and variables."""
-    return harness.run(
-        record.disks() if disks is None else disks,
-        record.keys,
-        environment=record.environment,
-        memory=record.memory_size,
-        current=record.version == "current",
-    )
+    used = record.disks() if disks is None else disks
+    try:
+        return harness.run(
+            used,
+            record.keys,
+            environment=record.environment,
+            memory=record.memory_size,
+            current=record.version == "current",
+        )
+    finally:
+        for disk in used if disks is None else ():
+            disk.close()
 
 
 def differences(ours: bytes, recorded: bytes, ignored: list[tuple[int, int]]) -> list[str]:

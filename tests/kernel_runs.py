@@ -9,6 +9,7 @@ from pathlib import Path
 
 import harness
 from bhyveload.host.directory import open_host_directory
+from bhyveload.loader.state import Options
 
 MIB = 1 << 20
 _TWIDDLE = re.compile(rb"[|/\\-]\x08")
@@ -100,12 +101,17 @@ def typed(
     current: bool = True,
     memory: int = 128 * MIB,
     environment: Sequence[bytes] = (),
+    options: Options | None = None,
 ) -> harness.Outcome:
     """Type ``commands`` at the loader's prompt; the folder ``tree`` is the guest's root."""
     keys = "".join(command + "\n" for command in commands).encode("latin-1")
-    return harness.run(
-        [], keys, environment=environment, memory=memory, current=current, host_directory=open_host_directory(str(tree))
-    )
+    folder = open_host_directory(str(tree))
+    try:
+        return harness.run(
+            [], keys, environment=environment, memory=memory, current=current, host_directory=folder, options=options
+        )
+    finally:
+        folder.close()
 
 
 def loaded(

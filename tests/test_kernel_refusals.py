@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import harness
 from bhyveload.errors import LoaderError
-from bhyveload.host.directory import open_host_directory
 from bhyveload.loader.state import Options
 from kernel_objects import build_kernel, build_module, depend, require_toolchain, version
 from kernel_runs import MIB, answers, said, typed
@@ -41,7 +39,7 @@ def patched(tree: Path, at: int, layout: str, *values: int) -> None:
 def batch(tree: Path, memory: int = 128 * MIB) -> str:
     """The reason with which a run without a prompt ends."""
     with pytest.raises(LoaderError) as caught:
-        harness.run([], b"", memory=memory, host_directory=open_host_directory(str(tree)), options=Options(batch=True))
+        typed(tree, [], memory=memory, options=Options(batch=True))
     assert "\n" not in caught.value.message
     assert caught.value.exit_status == 1
     return caught.value.message.removeprefix("host0: ")
@@ -289,9 +287,4 @@ def test_a_missing_dependency_in_words(tree: Path) -> None:
     build_module(tree / "boot/kernel/user.ko", [version("user", 1), depend("lib", 2, 3, 4)])
     build_module(tree / "boot/kernel/lib.ko", [version("lib", 9)])
     with pytest.raises(LoaderError, match=r"user\.ko needs lib version 2 to 4, which is not there|wrong version"):
-        harness.run(
-            [],
-            b"",
-            host_directory=open_host_directory(str(tree)),
-            options=Options(batch=True, commands=("load kernel", "load user")),
-        )
+        typed(tree, [], options=Options(batch=True, commands=("load kernel", "load user")))

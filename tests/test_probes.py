@@ -54,14 +54,20 @@ def run_probe(probe: Probe, tmp_path: Path) -> harness.Outcome:
     host = None
     if probe.name in ("layout-host-only", "layout-disk-and-host"):
         host = open_host_directory(str(tmp_path / "tree"))
-    return harness.run(
-        disks,
-        probe.keys,
-        environment=probe.variables,
-        memory=probe.memory,
-        current=False,
-        host_directory=host,
-    )
+    try:
+        return harness.run(
+            disks,
+            probe.keys,
+            environment=probe.variables,
+            memory=probe.memory,
+            current=False,
+            host_directory=host,
+        )
+    finally:
+        for disk in disks:
+            disk.close()
+        if host is not None:
+            host.close()
 
 
 def expected_console(probe: Probe) -> bytes:
