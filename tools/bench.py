@@ -283,6 +283,30 @@ def images_section(bench: Bench) -> Iterator[Row]:
         yield name, f"{ms(seconds)}  {seconds / times[0]:.2f} raw"
 
 
+ZFS_TARGET = 2.5
+
+
+def zfs_section(bench: Bench) -> Iterator[Row]:
+    """The same kernel on ZFS, one disk, lz4"""
+    from zfs_writer import Top, Writer
+
+    ufs = bench.disk(bench.tree("beside-zfs"))
+    writer = Writer([Top(0, size=96 * MIB)])
+    writer.bootfs = b"ROOT/default"
+    files = {b"/boot": None, b"/boot/kernel": None, b"/boot/kernel/kernel": bench.kernel.read_bytes()}
+    for name in (b"", b"ROOT", b"ROOT/default"):
+        writer.dataset(name, writer.file_system(files if name == writer.bootfs else {}))
+    zfs = bench.folder / "zfs.img"
+    (image,) = writer.finish()
+    zfs.write_bytes(image.read(0, image.size))
+    on_zfs, on_ufs = bench.medians(load("-d", zfs), load("-d", ufs))
+    yield "ZFS, UFS2", f"{ms(on_zfs)} {ms(on_ufs)}  {on_zfs / on_ufs:.2f} (target {ZFS_TARGET})"
+    commands = [[str(PROGRAMS / "bhyveload"), "--batch", "-d", str(path), "bench"] for path in (zfs, ufs)]
+    on_zfs, on_ufs = bench.medians(*(lambda command=command: _starter.run(command)[1] for command in commands))
+    yield "the same in processor time", f"{ms(on_zfs)} {ms(on_ufs)}  {on_zfs / on_ufs:.2f}"
+    yield "stored in", f"{writer.tops[0].used / MIB:8.1f} MiB"
+
+
 def callbacks_section(bench: Bench) -> Iterator[Row]:
     """The callbacks of a userboot object, one call of each"""
     from userboot_cost import callback_costs, missing
@@ -299,6 +323,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "scripts": scripts_section,
     "modules": modules_section,
     "images": images_section,
+    "zfs": zfs_section,
     "callbacks": callbacks_section,
 }
 

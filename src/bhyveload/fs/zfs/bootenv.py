@@ -117,8 +117,9 @@ def _write(vdev: Vdev, block: bytes, printer: Callable[[str], None]) -> None:
     for label in range(zf.VDEV_LABELS):
         try:
             _write_label(vdev.leaf, label, block)
-        except FileSystemError as error:
-            printer(f"failed to write bootenv to {vdev.name} label {label}: {error.errno}")
+        except FileSystemError:
+            # vdev_write knows no other reason than EIO, on a read-only disk either
+            printer(f"failed to write bootenv to {vdev.name} label {label}: {EIO}")
 
 
 def _write_label(leaf: Leaf, label: int, block: bytes) -> None:
