@@ -67,11 +67,13 @@ class Outcome:
 class _Memory(GuestMemory):
     """Guest memory that is closed when nobody needs it: a run of all tests makes a thousand."""
 
+    def __init__(self, fd: int, low: int, high: int) -> None:
+        super().__init__(fd, low, high)
+        self._owner = os.getpid()
+
     def __del__(self) -> None:
-        try:
+        if os.getpid() == self._owner:  # not in a child: one that confined itself has closed it
             os.close(self.fd)
-        except OSError:
-            pass  # in a child that confined itself: it has closed all that it does not need
 
 
 def run(
