@@ -350,6 +350,51 @@ def test_second_copy() -> None:
     assert read(opened([image])) == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("ashift", "header_size", "strict", "readable"),
+    [
+        (9, 512, "13.2", True),
+        (9, 512, "current", True),
+        (12, 512, "13.2", True),
+        (12, 512, "current", True),
+        (12, 4096, "current", True),
+        (12, 4096, None, True),
+        (12, 4096, "13.2", False),
+        (13, 4096, "current", False),
+    ],
+)
+def test_gang_headers(ashift: int, header_size: int, strict: str | None, readable: bool) -> None:
+    """Of 512 bytes, or as large as the device's sectors; a first look at the wrong size says nothing."""
+    writer = Writer([Top(0, ashift=ashift)])
+    writer.bootfs = b"ROOT/default"
+    content = CONTENT[:98304]
+
+    def split(objects: dict[int, bytes]) -> None:
+        number = sorted(TREE).index(b"/boot/data") + 3
+        dnode = objects[number]
+        core = (
+            dnode[:2]
+            + b"\1\1"
+            + dnode[4:8]
+            + (98304 >> 9).to_bytes(2, "little")
+            + dnode[10:16]
+            + bytes(8)
+            + dnode[24:64]
+        )
+        objects[number] = core + writer.gang(content, 19, header_size) + dnode[192:]
+
+    for name in (b"", b"ROOT", b"ROOT/default"):
+        tree = {**TREE, b"/boot/data": content}
+        writer.dataset(name, writer.file_system(tree, split) if name == writer.bootfs else writer.file_system({}))
+    pools = opened(writer.finish(), strict)
+    if readable:
+        assert read(pools) == content
+        assert pools.messages == []
+    else:
+        with pytest.raises(FileSystemError, match="wrong checksum"):
+            read(pools)
+
+
 def test_loader_boots_a_raw_disk_pool_without_a_partition_table() -> None:
     (image,) = build([Top(0)]).finish()
     outcome = harness.run([image], b"show currdev\nls /boot\nquit\n", environment=[b"autoboot_delay=NO"])
