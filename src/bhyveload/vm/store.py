@@ -11,6 +11,7 @@ no name until then (O_TMPFILE), so a killed load leaves no gigabytes behind; whe
 
 from __future__ import annotations
 
+import _signal
 import errno
 import fcntl
 import os
@@ -40,6 +41,7 @@ SCHEMA = 1
 NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes; spec/amd64-handoff.md 8
 _MAX_STATE = 64 << 20
 _ATTEMPTS = 100
+_ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -219,9 +221,14 @@ class VirtualMachine:
                 self._unlink("memory.new")
                 _link_descriptor(memory.fd, self.path, "memory.new")
                 self._unnamed = False
-            self._unlink("state.json")
-            self._rename("memory.new", "memory")
-            self._rename("state.json.new", "state.json")
+            # The old VM ends here and the new one begins: a signal to end comes before or after, not between
+            mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+            try:
+                self._unlink("state.json")
+                self._rename("memory.new", "memory")
+                self._rename("state.json.new", "state.json")
+            finally:
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         except OSError as error:
             raise _storage_error(self.path, error) from None
         self.memory = GuestMemory(memory.fd, memory.low, memory.high, fresh=False)
