@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harness
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, ENOENT
 from bhyveload.fs.zfs import bootenv, nvlist, raidz, zap
 from bhyveload.fs.zfs import zfs_format as zf
+from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.dmu import Dnode
-from zfs_pools import disk, disk_names, pool_names, vdev_partition
+from bhyveload.fs.zfs.label import Leaf, Reads
+from zfs_pools import disk, disk_names, pool_names, vdev_partition, writable_disk
 from zfs_writer import fat_zap, micro_zap, name_hash
 
 NAMES = st.binary(min_size=1, max_size=60).map(lambda name: name.replace(b"\0", b"\1"))
@@ -234,3 +237,35 @@ def test_removing_the_last_variable_removes_the_store() -> None:
     assert caught.value.errno == ENOENT
     assert bootenv.put(benv, "flag", "1", "DATA_TYPE_BOOLEAN_VALUE") == EINVAL
     assert bootenv.value_text(next(iter(bootenv.store(benv)))) == "1"
+
+
+@settings(max_examples=150, deadline=None)
+@given(nvlists())
+def test_any_stored_variable_can_be_shown(variables: nvlist.NvList) -> None:
+    decoded = nvlist.decode(nvlist.encode(variables))
+    assert bootenv.list_text(decoded, 0).endswith("End of nvlist\n")
+    for pair in decoded:
+        try:
+            bootenv.value_text(pair)
+        except FileSystemError as error:
+            assert error.errno == EINVAL
+
+
+@settings(max_examples=8, deadline=None)
+@given(nvlists(), st.booleans(), st.binary(max_size=30))
+def test_the_loader_takes_any_boot_environment_block(variables: nvlist.NvList, once: bool, text: bytes) -> None:
+    """Labels with right checksums around whatever a guest wrote."""
+    image = writable_disk("bootenv.0")
+    benv = nvlist.NvList()
+    benv.set(zf.BOOTENV_VERSION, nvlist.DATA_TYPE_UINT64, zf.VB_NVLIST)
+    if once:
+        benv.set(zf.FREEBSD_BOOTONCE, nvlist.DATA_TYPE_STRING, text)
+    benv.set(zf.FREEBSD_NVSTORE, nvlist.DATA_TYPE_NVLIST, variables)
+    leaf = Leaf(vdev_partition(image), "disk0p2", Reads())
+    for label in range(zf.VDEV_LABELS):
+        place = leaf.label_offset(label, zf.VDEV_BOOTENV_OFFSET)
+        leaf.write(place, seal_embedded(bootenv.encode(benv, zf.VB_NVLIST), (place, 0, 0, 0)))
+    keys = b"nvstore -l\nnvstore benv -l\nshow currdev\nnvstore benv a b\nquit\n"
+    outcome = harness.run([image], keys, environment=[b"autoboot_delay=NO", b"LINES=2000"])
+    assert outcome.end == "exit"
+    assert b"List of configured nvstores" in outcome.console
