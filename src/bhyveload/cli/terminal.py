@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
-_SIGNALS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
+# What ends a program that does not ask for it: SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM; Python has SIGINT.
+_TERMINATING = (1, 3, 10, 12, 14, 15)
+_SIGNALS = (*_TERMINATING, 2)
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived: unwind, restore the terminal, end with 128 + the signal."""
+    """A signal to end arrived: unwind, restore the terminal, end with 128 + the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -35,7 +37,7 @@ class RawTerminal:
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> RawTerminal:
-        for number in (1, 15):
+        for number in _TERMINATING:
             _signal.signal(number, _terminate)
         if not os.isatty(self._fd):
             return self
@@ -73,6 +75,6 @@ class RawTerminal:
 
 def _terminate(number: int, frame: object) -> None:
     """The first one counts: a second must not interrupt the cleaning up."""
-    for other in (1, 15):
+    for other in _TERMINATING:
         _signal.signal(other, _signal.SIG_IGN)
     raise Terminated(number)

@@ -38,9 +38,9 @@ _SIGNALS = {
     31: "SIGSYS",
 }
 
-# SIGHUP, SIGINT, SIGALRM, SIGTERM end the child at once; crashes do, too, whatever handlers the parent has
-# (faulthandler's cannot put the old ones back in the sandbox and would crash for ever)
-_ENDING = (1, 2, 14, 15, 4, 6, 7, 8, 11, 31)
+# SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM end the child at once; crashes do, too, whatever handlers
+# the parent has (faulthandler's cannot put the old ones back in the sandbox and would crash for ever)
+_ENDING = (1, 2, 3, 10, 12, 14, 15, 4, 6, 7, 8, 11, 31)
 
 
 class Leave:
@@ -127,7 +127,7 @@ class Child:
         self._reading, writing = os.pipe()
         parent = os.getpid()
         # A handler of the parent's must not run in the child: what it raises would lead it into the caller's code.
-        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING[:4])
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING[:7])
         try:
             self._pid = os.fork()
             if self._pid == 0:
