@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,20 @@ def test_imports_go_down(room: str) -> None:
 def test_every_room_has_its_place() -> None:
     rooms = {room_of(path) for path in SOURCE.rglob("*.py")} - {"__init__"}
     assert rooms == set(RANK)
+
+
+def test_every_third_party_import_is_accounted_for() -> None:
+    text = (SOURCE.parents[1] / "docs" / "dependencies.md").read_text()
+    found: set[str] = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").split(".")[0])
+    foreign = found - set(sys.stdlib_module_names) - {"bhyveload", "compression"}  # compression: Python 3.14's own
+    assert foreign
+    assert sorted(name for name in foreign if f"`{name}" not in text) == []
 
 
 def test_modules_are_of_a_size_to_read() -> None:

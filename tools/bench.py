@@ -317,6 +317,17 @@ def callbacks_section(bench: Bench) -> Iterator[Row]:
         yield name, f"{seconds * 1e6:8.2f} us"
 
 
+def further_section(bench: Bench) -> Iterator[Row]:
+    """What tools/bench_*.py measure, each a program of its own"""
+    for tool in sorted((ROOT / "tools").glob("bench_*.py")):
+        yield tool.name, ""
+        done = subprocess.run([sys.executable, str(tool)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            yield "", f"failed: {done.stderr.strip().splitlines()[-1:]}"
+        for line in done.stdout.splitlines():
+            yield f"  {line}", ""
+
+
 SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "main": main_section,
     "handoff": handoff_section,
@@ -325,6 +336,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "images": images_section,
     "zfs": zfs_section,
     "callbacks": callbacks_section,
+    "further": further_section,
 }
 
 
@@ -347,7 +359,7 @@ def main() -> int:
             print(f"\n{name}: {section.__doc__}", flush=True)
             try:
                 for what, figure in section(bench):
-                    print(f"  {what:44} {figure}", flush=True)
+                    print(f"  {what:44} {figure}".rstrip(), flush=True)
             except Missing as reason:
                 print(f"  left out: {reason}", flush=True)
     return 0

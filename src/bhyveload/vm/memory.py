@@ -84,11 +84,10 @@ class GuestMemory:
             if length <= _BATCH and len(pieces) <= _IOV_MAX:
                 self._write_batch(pieces, length, at)
                 return
-            for batch in _batches(pieces):
-                want = sum(map(len, batch))
-                self._write_batch(batch, want, at)
+            for batch, size in _batches(pieces):
+                self._write_batch(batch, size, at)
                 _forget(batch[0])
-                at += want
+                at += size
         except OSError as error:
             raise _storage_error(error) from None
 
@@ -125,25 +124,24 @@ class GuestMemory:
         return data if len(data) == length else data + bytes(length - len(data))
 
 
-def _batches(pieces: Sequence[Buffer]) -> Iterator[list[Buffer]]:
-    """``pieces`` in lists for one pwritev: at most 1024 buffers and 8 MiB, where a larger piece is cut."""
-    batch: list[Buffer] = []
-    room = _BATCH
-    for piece in pieces:
-        rest: Buffer = piece
-        while len(rest) >= room:
-            batch.append(memoryview(rest)[:room])
-            rest = memoryview(rest)[room:]
-            yield batch
-            batch, room = [], _BATCH
-        if rest:
-            batch.append(rest)
-            room -= len(rest)
-        if len(batch) == _IOV_MAX:
-            yield batch
-            batch, room = [], _BATCH
-    if batch:
-        yield batch
+def _batches(pieces: Sequence[Buffer]) -> Iterator[tuple[Sequence[Buffer], int]]:
+    """``pieces`` in parts for one pwritev, each with its size: at most 1024 buffers, and 8 MiB where they can be parted
+    or, if it is a single one, cut.  No look at each piece: there may be thousands."""
+    todo = [pieces[first : first + _IOV_MAX] for first in range(0, len(pieces), _IOV_MAX)]
+    todo.reverse()
+    while todo:
+        batch = todo.pop()
+        size = sum(map(len, batch))
+        if size <= _BATCH:
+            yield batch, size
+        elif len(batch) > 1:
+            half = len(batch) // 2
+            todo += [batch[half:], batch[:half]]
+        else:
+            whole = memoryview(batch[0])
+            for start in range(0, size, _BATCH):
+                piece = whole[start : start + _BATCH]
+                yield (piece,), len(piece)
 
 
 def _forget(piece: Buffer) -> None:
