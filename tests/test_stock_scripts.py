@@ -64,8 +64,11 @@ class Guest:
         current: bool = True,
         options: Options | None = None,
         environment: tuple[bytes, ...] = (),
+        memory: int = 128 << 20,
     ) -> harness.Outcome:
-        return harness.run([open_raw(str(self.disk))], keys, current=current, options=options, environment=environment)
+        return harness.run(
+            [open_raw(str(self.disk))], keys, current=current, options=options, environment=environment, memory=memory
+        )
 
 
 def screen(outcome: harness.Outcome) -> str:
@@ -442,6 +445,13 @@ def test_batch_skips_menu_and_countdown_but_nothing_else(tmp_path: Path, generat
     assert outcome.environment["beastie_disable"] == "NO"
     assert outcome.environment["kern.hz"] == "100"
     assert guest.run(b"", current, Options(batch=True)).report["files"][0]["name"] == "/boot/kernel/kernel"
+
+
+def test_batch_says_why_though_the_scripts_go_on_to_other_names(tmp_path: Path, generation: str, current: bool) -> None:
+    """The kernel that is there and does not fit, not the last of the names that were tried."""
+    guest = Guest(tmp_path, generation)
+    with pytest.raises(LoaderError, match="kernel /boot/kernel/kernel needs [0-9]+ MiB, the VM has 2 MiB: use -m 32M"):
+        guest.run(b"", current, Options(batch=True), memory=2 << 20)
 
 
 def test_batch_does_not_invent_variables(tmp_path: Path, generation: str) -> None:

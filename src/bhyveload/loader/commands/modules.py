@@ -38,7 +38,6 @@ def load(loader: Loader, argv: list[str]) -> int:
         return _load_typed(loader, types[-1], words)
     if not words:
         return loader.fail("no filename specified", CMD_CRIT)
-    loader.diagnosis = ""
     name, *args = words
     if ("k", "") in flags or modules.has_path(loader, name):
         error = load_kernel_or_module(loader, name, args)

@@ -180,7 +180,11 @@ def load_module(
 def _not_found(loader: Loader, name: str) -> int:
     loader.fail_with(f"can't find '{name}'")
     reason = loader.files.reason
-    loader.diagnosis = reason.message if reason is not None and reason.errno != ENOENT else f"there is no file {name}"
+    if reason is not None and reason.errno != ENOENT:
+        loader.diagnosis = reason.message
+    elif not loader.diagnosis or loader.diagnosis.startswith("there is no file"):
+        # Scripts try one name of the kernel after the other: what kept an existing one from being loaded says more.
+        loader.diagnosis = f"there is no file {name}"
     return ENOENT
 
 
