@@ -373,6 +373,15 @@ def test_cat_and_cp(tmp_path: Path, disk: Path) -> None:
     output("cp", disk, "/etc/rc.conf", "/dev/null")
 
 
+def test_a_disk_is_not_copied_onto(tmp_path: Path, disk: Path) -> None:
+    before = disk.read_bytes()
+    (tmp_path / "other").symlink_to(disk)
+    for target in (disk, tmp_path / "other"):
+        text = f"{target}: is the disk that is copied from (give the copy another name)"
+        assert failure("cp", disk, "/etc/rc.conf", target) == (EX_USAGE, text)
+    assert disk.read_bytes() == before
+
+
 def test_the_disk_is_not_written(disk: Path) -> None:
     before = hashlib.sha256(disk.read_bytes()).digest(), disk.stat().st_mtime_ns
     for words in (("info",), ("ls", "-lR"), ("checksum",)):

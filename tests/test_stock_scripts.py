@@ -450,7 +450,7 @@ def test_batch_skips_menu_and_countdown_but_nothing_else(tmp_path: Path, generat
 def test_batch_says_why_though_the_scripts_go_on_to_other_names(tmp_path: Path, generation: str, current: bool) -> None:
     """The kernel that is there and does not fit, not the last of the names that were tried."""
     guest = Guest(tmp_path, generation)
-    with pytest.raises(LoaderError, match="kernel /boot/kernel/kernel needs [0-9]+ MiB, the VM has 2 MiB: use -m 32M"):
+    with pytest.raises(LoaderError, match=r"kernel /boot/kernel/kernel needs \d+ MiB, the VM has 2 MiB: use -m 32M"):
         guest.run(b"", current, Options(batch=True), memory=2 << 20)
 
 

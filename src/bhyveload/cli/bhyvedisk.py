@@ -121,7 +121,7 @@ def _main(program: str, words: list[str]) -> int:
     if request.command == "cp":
         from bhyveload.cli.copytarget import CopyTarget
 
-        with CopyTarget(request.host_path, request.path) as target:
+        with CopyTarget(request.host_path, request.path, request.disks) as target:
             return _look(program, request, sandbox, disks, target) or 0
     if request.doubtful:
         return _look_twice(program, request, sandbox, disks)

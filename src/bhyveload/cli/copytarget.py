@@ -10,6 +10,7 @@ from bhyveload.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 _TRIES = 100
@@ -19,10 +20,11 @@ class CopyTarget:
     """``path`` for writing through ``fd``; a directory gets a file named as ``source`` is.
 
     A regular file is written beside its place and put there by ``commit``; leaving the context without one removes it.
-    Devices and FIFOs are written as they are.  Raises OSError, UsageError.
+    Devices and FIFOs are written as they are.  Raises OSError, UsageError (among others when it is one of ``disks``,
+    the files that are copied from).
     """
 
-    def __init__(self, path: str, source: str) -> None:
+    def __init__(self, path: str, source: str, disks: Sequence[str] = ()) -> None:
         self._temporary = ""
         self._mode: int | None = None
         if path.endswith("/") or os.path.isdir(path):
@@ -31,6 +33,9 @@ class CopyTarget:
                 raise UsageError(f"'{source}' has no name to copy it under", "give the copy a name")
             path = os.path.join(path, name)
         self.path = os.path.realpath(path)
+        for disk in disks:
+            if os.path.exists(self.path) and os.path.samefile(self.path, disk):
+                raise UsageError(f"{path}: is the disk that is copied from", "give the copy another name")
         self.fd = self._open()
 
     def _open(self) -> int:
