@@ -17,7 +17,7 @@ from bhyveload.image.raw import RawImage
 from bhyveload.loader.state import Options
 from golden import Record
 from images import MIB, make_ufs
-from zfs_pools import disk, vdev_partition, writable_disk
+from zfs_pools import disk, pread, vdev_partition, writable_disk
 
 NO_AUTOBOOT = (b"autoboot_delay=NO", b"LINES=2000", b"twiddle_divisor=1000000")
 
@@ -254,7 +254,7 @@ def bhyveload(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def on_file(image: RawImage, path: Path) -> Path:
-    path.write_bytes(image.read(0, image.size))
+    path.write_bytes(pread(image, 0, image.size))
     return path
 
 

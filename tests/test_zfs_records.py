@@ -6,7 +6,7 @@ import pytest
 
 import harness
 from bhyveload.image.raw import RawImage
-from zfs_pools import Record, disk, record_names, writable_disk
+from zfs_pools import Record, disk, pread, record_names, writable_disk
 
 MIB = 1 << 20
 
@@ -16,7 +16,7 @@ def changed_bytes(name: str, after: RawImage) -> list[int]:
     found = []
     for start in range(0, after.size, MIB):
         length = min(MIB, after.size - start)
-        old, new = before.read(start, length), after.read(start, length)
+        old, new = pread(before, start, length), pread(after, start, length)
         if old != new:
             found += [start + at for at in range(length) if old[at] != new[at]]
     return found

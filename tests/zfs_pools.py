@@ -18,6 +18,7 @@ from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.image.raw import RawImage
 from bhyveload.partition.slices import Partition
 from golden import unquote
+from zfs_writer import OwnDisk
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -50,30 +51,45 @@ def _image(name: str) -> Path:
     return next(path for folder in (HERE, MORE) if (path := folder / f"{name}.img.zst").exists())
 
 
-def _sparse_copy(data: bytes) -> int:
-    """A file in memory with holes where ``data`` is zero."""
-    fd = os.memfd_create("disk")
-    os.ftruncate(fd, len(data))
-    for at in range(0, len(data), PIECE):
-        piece = data[at : at + PIECE]
-        if piece.count(0) != len(piece):
-            os.pwrite(fd, piece, at)
-    return fd
+class _Sparse:
+    """A file in memory that is written once, from its start, with holes where there are zeros."""
 
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("disk")
+        self.size = 0
 
-def _unpacked(name: str) -> bytes:
-    return zstd.decompress(_image(name).read_bytes(), options={zstd.DecompressionParameter.window_log_max: 27})
+    def append(self, data: bytes | memoryview) -> None:
+        for at in range(0, len(data), PIECE):
+            piece = bytes(data[at : at + PIECE])
+            if piece.count(0) != len(piece):
+                os.pwrite(self.fd, piece, self.size + at)
+        self.size += len(data)
+        os.ftruncate(self.fd, self.size)
 
 
 @functools.cache
 def disk(name: str) -> RawImage:
     """Disk ``name`` ("raidz2.0"), read-only and shared by all tests of this process."""
-    return RawImage(_sparse_copy(_unpacked(name)), name, read_only=True)
+    target = _Sparse()
+    decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
+    data = _image(name).read_bytes()
+    while not decoder.eof:
+        target.append(decoder.decompress(data, max_length=1 << 20))
+        data = b""
+    return RawImage(target.fd, name, read_only=True)
+
+
+def pread(image: RawImage, offset: int, length: int) -> bytes:
+    """Read past the mapping: a hole in memory that is read through one becomes memory."""
+    return os.pread(image.descriptor, length, offset)
 
 
 def writable_disk(name: str) -> RawImage:
     """A disk of its own to write to."""
-    return RawImage(_sparse_copy(_unpacked(name)), name, read_only=False)
+    target, source = _Sparse(), disk(name)
+    for start in range(0, source.size, 1 << 20):
+        target.append(pread(source, start, min(1 << 20, source.size - start)))
+    return OwnDisk(target.fd, name, read_only=False)
 
 
 def disk_names(pool: str) -> list[str]:

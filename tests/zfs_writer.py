@@ -119,6 +119,18 @@ def _leaf(entries: Mapping[bytes, tuple[int, Sequence[int]]], salt: int, shift: 
     return (head + struct.pack(f"<{len(heads)}H", *heads) + b"".join(chunks)).ljust(1 << shift, b"\0")
 
 
+class OwnDisk(RawImage):
+    """A disk that is closed when nobody needs it: it may hold a hundred megabytes of memory."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except OSError:
+            pass  # in a child that confined itself
+
+
 class Leaf:
     """One device of a vdev: a partitionless disk in memory."""
 
@@ -132,7 +144,13 @@ class Leaf:
         os.pwrite(self.fd, data, offset)
 
     def image(self) -> RawImage:
-        return RawImage(os.dup(self.fd), f"leaf-{self.guid:x}", read_only=False)
+        return OwnDisk(os.dup(self.fd), f"leaf-{self.guid:x}", read_only=False)
+
+    def __del__(self) -> None:
+        try:
+            os.close(self.fd)
+        except OSError:
+            pass  # in a child that confined itself
 
 
 class Top:
