@@ -222,7 +222,9 @@ def test_time_limit(disk: Path) -> None:
     assert parse_report(done.out)["end"] == "spin"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 1), (signal.SIGINT, 130), (signal.SIGHUP, 1)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 1), (signal.SIGINT, 130), (signal.SIGHUP, 1), (signal.SIGQUIT, 1)]
+)
 def test_signals_end_the_run(disk: Path, number: int, status: int) -> None:
     """SIGTERM is the power button first; this guest does not know it, the second one pulls the plug."""
     load("-d", disk, "-m", "64M", "-e", "probe.end=spin")
@@ -283,6 +285,15 @@ def test_the_printed_command_runs_the_guest(disk: Path, kernel: Path, tmp_path: 
         assert command.startswith("qemu-system-x86_64 ")
         done = subprocess.run(command, shell=True, capture_output=True, timeout=60, check=True, input=b"")
         check_guest(parse_report(done.stdout), report, kernel)
+
+
+def test_a_disk_of_the_vm_is_not_written_over(disk: Path) -> None:
+    load("-d", disk)
+    before = disk.read_bytes()
+    for option in ("--stub", "--export"):
+        done = program("bhyverun", "--dry-run", option, disk, "vm", check=4)
+        assert f"{disk}: is a disk of the VM" in done.messages
+    assert disk.read_bytes() == before
 
 
 def test_the_accelerator_is_one_that_works(disk: Path, kernel: Path) -> None:

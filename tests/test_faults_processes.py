@@ -52,7 +52,8 @@ def at_the_prompt(disk: Path) -> Running:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGKILL, -9)],
 )
 @pytest.mark.parametrize("group", [True, False])
 def test_signals_at_the_prompt(

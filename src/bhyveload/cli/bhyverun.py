@@ -217,6 +217,10 @@ def _prepare(program: str, vm: VirtualMachine, arguments: Arguments) -> str:
     )
     memory, state = loaded(vm)
     stub = build_stub(memory, state)
+    for target in filter(None, (arguments.stub, arguments.export)):
+        for disk in options.disks:
+            if os.path.exists(target) and os.path.exists(disk.path) and os.path.samefile(target, disk.path):
+                raise UsageError(f"{target}: is a disk of the VM", "write to another file")
     if arguments.stub:
         save_stub(arguments.stub, stub)
     if arguments.export:
@@ -285,7 +289,7 @@ class _Terminal:
 
 
 class _Signals:
-    """SIGTERM presses the guest's power button, as with bhyve(8); a second one, SIGINT and SIGHUP stop the run."""
+    """SIGTERM presses the guest's power button, as with bhyve(8); a second one, or another signal, stops the run."""
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -299,7 +303,7 @@ class _Signals:
             session.stop()
 
     def __enter__(self) -> _Signals:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             self._old.append((number, signal.signal(number, self._arrived)))
         return self
 
