@@ -208,9 +208,10 @@ def test_opening_every_path(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GENUINE)
-def test_opening_and_reading_every_path_of_freebsds_images(name: str) -> None:
+def test_opening_and_reading_paths_of_freebsds_images(name: str) -> None:
+    """Every eighth path: the model goes through large directories entry by entry."""
     both = pair(name)
-    for path in manifest()[name]:
+    for path in list(manifest()[name])[::8]:
         file = both.open(path.encode())
         if file is not None:
             file.read(0, file.size)

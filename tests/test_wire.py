@@ -53,6 +53,7 @@ def test_damaged_reports(value: Any, data: st.DataObject) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=40) | st.text("ntfisbled0123456789:-", max_size=30).map(str.encode))
 @example(b"i" + b"9" * 5000 + b"e")
+@example(b"i%de" % (1 << 300))
 @example(b"l" * 100000)
 @example(b"d" * 100000)
 @example(b"ds0:" * 100)

@@ -4,7 +4,7 @@ A value is one of
 
     n                   None
     t  f                True, False
-    i<decimal>e         int, canonical, at most 100 digits
+    i<decimal>e         int, canonical, at most 300 bits (91 digits)
     s<length>:<bytes>   str, UTF-8 with surrogateescape
     b<length>:<bytes>   bytes
     l<value>...e        list
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MAX_SIZE = 16 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 1 << 20
-MAX_DIGITS = 100
+MAX_BITS = 300
+MAX_DIGITS = 91  # of 300 bits
 _LENGTH_DIGITS = 8
 _CONSTANTS: dict[bytes, bool | None] = {b"n": None, b"t": True, b"f": False}
 
@@ -47,7 +48,7 @@ def _encode(value: object, pieces: list[bytes], depth: int) -> None:
     elif value is False:
         pieces.append(b"f")
     elif isinstance(value, int):
-        if value.bit_length() > 300:
+        if value.bit_length() > MAX_BITS:
             raise ReportError(f"report holds an integer of {value.bit_length()} bits")
         pieces.append(b"i%de" % value)
     elif isinstance(value, str):
@@ -134,7 +135,10 @@ class _Reader:
         if not magnitude.isdigit() or len(magnitude) > digits or (magnitude[:1] == b"0" and len(text) > 1):
             raise self.malformed("no number")
         self.at = stop + 1
-        return int(text)
+        value = int(text)
+        if value.bit_length() > MAX_BITS:
+            raise self.malformed(f"an integer of {value.bit_length()} bits")
+        return value
 
     def _bytes(self) -> bytes:
         length = self._integer(b":", _LENGTH_DIGITS)
