@@ -83,6 +83,13 @@ def make_ufs(tree: Path, image: Path, block: int, fragment: int, size: int) -> P
     subprocess.run(
         ["makefs", "-t", "ffs", "-o", options, "-s", str(size), image, tree], check=True, capture_output=True
     )
+    return rewritten(image)
+
+
+def rewritten(image: Path) -> Path:
+    """Written anew from front to back, as a download is: the page cache then holds it, as it holds the flat file, in
+    large folios (what makefs writes here and there lies in single pages, and reads 25 % slower)."""
+    image.write_bytes(image.read_bytes())
     return image
 
 
@@ -136,6 +143,7 @@ def main() -> int:
         large = make_ufs(tree, base / "ufs-32k", 32768, 4096, size * 5 // 4)
         iso = base / "iso"
         subprocess.run(["xorriso", "-as", "mkisofs", "-R", "-o", iso, tree], check=True, capture_output=True)
+        rewritten(iso)
         qcow2 = base / "qcow2"
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", large, qcow2], check=True)
         rows = [
