@@ -146,6 +146,22 @@ def test_a_dry_run_asks_like_any_other(disk: Path) -> None:
     assert b"Boot Single user" in done.err  # the menu
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [('error("no such luck")', "no such luck"), ("local = 1", "<name> expected"), ("error({})", "unknown")],
+)
+def test_a_first_script_that_fails_ends_a_batch_run(tmp_path: Path, script: str, reason: str) -> None:
+    """Not the bare kernel without loader.conf; a guest without scripts is booted all the same."""
+    disk = make_disk(tmp_path, files={"boot/lua/loader.lua": script})
+    done = bhyveload("--batch", "-d", disk, "vm", check=1)
+    assert b"ERROR: " in done.out and reason.encode() in done.out
+    assert done.messages.startswith("bhyveload: the guest's boot script failed: ")
+    assert reason in done.messages and "(run it without --batch" in done.messages
+    # at the prompt it goes on as FreeBSD's does
+    prompt = bhyveload("-d", disk, "vm", keys=b"boot\n", check=0)
+    assert b"ERROR: " in prompt.out
+
+
 def test_a_password_ends_a_batch_run(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, conf='bootlock_password="x"\n')
     done = bhyveload("--batch", "-d", disk, "vm", keys=b"x\r", check=1)

@@ -73,7 +73,7 @@ class NoScripts:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def start(self) -> None:
+    def start(self) -> str:
         environment = self.loader.environment
         environment.set("script.lang", "lua")
         path = _lua_script(self.loader)
@@ -82,6 +82,7 @@ class NoScripts:
         except FileSystemError as error:
             self.loader.print(f"ERROR: cannot open {path}: {strerror(error.errno)}.\n")
         environment.set("autoboot_delay", "NO")
+        return ""  # a guest without scripts is booted without
 
     def run(self, line: str) -> int:
         return self.loader.fail("no interpreter")
@@ -111,7 +112,12 @@ def interact(loader: Loader) -> NoReturn:
     """The interpreter's scripts, autoboot, then the prompt for ever."""
     assert loader.interpreter is not None
     loader.stage("scripts")
-    loader.interpreter.start()
+    failure = loader.interpreter.start()
+    if failure and loader.options.batch and _has_lua_script(loader):
+        # FreeBSD's loader would wait at its prompt now; the bare kernel, without loader.conf, is not what was asked for
+        raise LoaderError(
+            f"the guest's boot script failed: {failure}", "run it without --batch to look around at the loader's prompt"
+        )
     loader.stage("boot")
     loader.print("\n")
     run_commands(loader)

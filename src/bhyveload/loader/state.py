@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
         name: str
 
-        def start(self) -> None:
-            """Set up and run the guest's first script."""
+        def start(self) -> str:
+            """Set up and run the guest's first script; why that failed, or nothing."""
             ...
 
         def run(self, line: str) -> int:

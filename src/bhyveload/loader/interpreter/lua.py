@@ -66,17 +66,19 @@ class LuaInterpreter:
         for source, name in _LIBRARIES:
             self._sandbox.install(source, name)
 
-    def start(self) -> None:
-        """interp_init: run the guest's first script."""
+    def start(self) -> str:
+        """interp_init: run the guest's first script; why it failed, or nothing."""
         loader = self.loader
         loader.environment.set("script.lang", "lua")
         path = (loader.environment.get("loader_lua") if loader.current else None) or LOADER_LUA
         ok, values, first, message = self._call("run_file", path)
         if ok:
             self._keep(values, first)
-            return
-        loader.print(f"ERROR: {'unknown' if message is None else lua_loader.cut(message)}.\n")
+            return ""
+        reason = "unknown" if message is None else lua_loader.cut(message)
+        loader.print(f"ERROR: {reason}.\n")
         loader.environment.set("autoboot_delay", "NO")
+        return reason
 
     def run(self, line: str) -> int:
         """interp_run: as Lua, else as a command through cli_execute, else straight as a builtin command."""

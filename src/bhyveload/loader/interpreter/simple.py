@@ -26,9 +26,10 @@ class SimpleInterpreter:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def start(self) -> None:
+    def start(self) -> str:
         self.loader.environment.set("script.lang", "simple")
         self.include(DEFAULT_SCRIPT)
+        return ""  # FreeBSD's goes on after a loader.rc that fails
 
     def run(self, line: str) -> int:
         loader = self.loader
