@@ -254,6 +254,16 @@ def test_directories_of_others_are_refused(tmp_path: Path, monkeypatch: pytest.M
         list_machines(str(real))
 
 
+def test_a_directory_in_which_nothing_can_be_made() -> None:
+    """/proc is root's, and refuses mkdir with ENOENT: that is no VM that others destroy at the same time."""
+    with pytest.raises(
+        VmStorageError, match=r"^/proc/guest: (cannot be made there: )?[A-Z]|belongs to user 0"
+    ) as caught:
+        VirtualMachine.create("guest", MB, "/proc")
+    assert caught.value.exit_status == 74
+    assert "BHYVE_VMM_DIR" in caught.value.hint
+
+
 def test_a_file_in_the_place_of_a_vm(vmm_directory: Path) -> None:
     vmm_directory.mkdir()
     (vmm_directory / "guest").touch()

@@ -284,6 +284,8 @@ class VirtualMachine:
                         os.mkdir(self.path, 0o700)
                     except FileExistsError:
                         pass
+                    except FileNotFoundError as error:  # a directory in which nothing can be made: /proc
+                        raise _storage_error(self.path, error, "cannot be made there: ") from None
                 fd = os.open(os.path.join(self.path, "lock"), flags, 0o600)
             except FileNotFoundError:
                 if create:
@@ -449,10 +451,10 @@ def _too_large(size: int) -> VmMemoryError:
     return VmMemoryError(f"vm_setup_memory: Cannot allocate memory ({size} bytes)", "give less memory with -m")
 
 
-def _storage_error(path: str, error: OSError) -> VmStorageError:
+def _storage_error(path: str, error: OSError, what: str = "") -> VmStorageError:
     hint = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "make room in the VM directory or point BHYVE_VMM_DIR elsewhere"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
         hint = "point BHYVE_VMM_DIR to a directory of your own"
-    return VmStorageError(f"{path}: {error.strerror or error}", hint)
+    return VmStorageError(f"{path}: {what}{error.strerror or error}", hint)
