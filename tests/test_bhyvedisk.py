@@ -245,6 +245,15 @@ def test_zfs_on_several_disks(tmp_path: Path) -> None:
         assert message.startswith("pool rz2: ZFS: can")
 
 
+def test_info_says_why_a_pool_is_not_booted(tmp_path: Path) -> None:
+    """One disk of five, and a feature that FreeBSD's loader refuses: the reason is the pool's, not disk0's."""
+    why = "ZFS: can't read MOS of pool rz2: these devices are missing: vdb2, vdc2, vdd2, vde2"
+    text = output("info", zfs_disks(tmp_path, "raidz2")[0]).decode("ascii")
+    assert text.endswith(f"\nboots nothing: pool rz2: {why}\n")
+    text = output("info", *zfs_disks(tmp_path, "edonr")).decode("ascii")
+    assert text.endswith("\nboots nothing: pool edonr: ZFS: unsupported feature: org.illumos:edonr\n")
+
+
 def test_zfs_as_the_loader_finds_it(tmp_path: Path) -> None:
     (bootenv,) = zfs_disks(tmp_path, "bootenv")
     before = hashlib.sha256(bootenv.read_bytes()).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import ENOENT
 from bhyveload.fs.stat import S_IFMT, S_IFREG
 from bhyveload.need import need
 from bhyveload.partition.table import ISO9660, NONE
@@ -135,6 +136,17 @@ def _refusal(disks: Disks, name: str) -> str:
     return f"FreeBSD's loader does not read pool {name}" + (f": {reason.message}" if reason else "")
 
 
+def _unusable_pool(disks: Disks) -> str:
+    """The first pool that is on the disks and not booted from, and why; empty: there is none, or one to boot from."""
+    if disks.pools is None or disks.boot_pools.pools:
+        return ""
+    for pool in disks.pools.pools:
+        return f"pool {pool.name}: {_refusal(disks, pool.name)}"
+    for name, reason in disks.pools.dropped:
+        return f"pool {name}: {reason.message}"
+    return ""
+
+
 def _boot(disks: Disks) -> Facts:
     """Where loader(8) would boot from, and what it finds there."""
     facts: Facts = {"device": None, "file_system": None, "kernel": None, "interpreter": None, "version": None}
@@ -142,7 +154,7 @@ def _boot(disks: Disks) -> Facts:
         facts["device"] = disks.boot_name()
         _, fs = disks.boot_file_system()
     except FileSystemError as error:
-        facts["error"] = error.message
+        facts["error"] = (_unusable_pool(disks) if error.errno == ENOENT else "") or error.message
         return facts
     facts["file_system"] = fs.name
     facts["kernel"] = next((path.decode("ascii") for path in KERNELS if _is_file(fs, path)), None)
