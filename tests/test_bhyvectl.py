@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.cli.bhyvectl import LONG_OPTIONS, USAGE, control, humanize
-from bhyveload.errors import UsageError, VmBusy, VmNotFound, VmNotLoaded, VmStateError
+from bhyveload.cli.bhyvectl import LONG_OPTIONS, RUNNING, USAGE, control, humanize
+from bhyveload.errors import UsageError, VmBusy, VmError, VmNotFound, VmNotLoaded
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
 from bhyveload.vm.store import VirtualMachine, list_machines
 
@@ -106,7 +106,7 @@ def test_single_values_come_in_bhyvectls_order() -> None:
     assert output("--vm=guest") == ""
 
 
-@pytest.mark.parametrize("option", sorted(set(LONG_OPTIONS) - {"vm", "cpu", "list", "destroy"}))
+@pytest.mark.parametrize("option", sorted(set(LONG_OPTIONS) - {"vm", "cpu", "list", "destroy", *RUNNING}))
 def test_every_option_says_something(option: str) -> None:
     load("guest", MB)
     assert output("--vm=guest", f"--{option}")
@@ -160,10 +160,24 @@ def test_not_loaded(vmm_directory: Path) -> None:
             output("--vm=guest", option)
 
 
+@pytest.mark.parametrize("option", RUNNING)
+def test_what_only_a_running_vcpu_has(option: str) -> None:
+    with pytest.raises(VmNotFound):
+        output("--vm=guest", f"--{option}")
+    load("guest", 4 * MB)
+    with pytest.raises(VmError, match="no vCPU is running between bhyveload and bhyverun") as caught:
+        output("--vm=guest", f"--{option}", "--destroy")
+    assert caught.value.exit_status == 1
+    assert caught.value.hint
+    assert list_machines() == ["guest"]
+
+
 def test_wrong_cpu() -> None:
     load("guest", 4 * MB)
-    with pytest.raises(VmStateError, match="has no vCPU 1"):
-        output("--vm=guest", "--get-rip", "--cpu=1")
+    for cpu in (1, 9):
+        with pytest.raises(UsageError, match=f"^VM 'guest' has no vCPU {cpu}$") as caught:
+            output("--vm=guest", "--get-rip", f"--cpu={cpu}")
+        assert caught.value.exit_status == 64
     for number in ("", "-1", "x", "99999", "\u0661"):
         with pytest.raises(UsageError, match="Invalid vCPU number"):
             output("--vm=guest", "--get-rip", f"--cpu={number}")

@@ -14,6 +14,7 @@ from bhyveload.vm.store import VirtualMachine, destroy_machine, list_machines
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from bhyveload.vm.registers import Registers
 
@@ -36,17 +37,20 @@ POWER_ON = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
 
 _VALUELESS = ("destroy", "get-all", "list", "json", "help", "version")
 _MEMORY = ("get-lowmem", "get-highmem", "get-memseg", "get-memmap")
+# Of a vCPU that runs, or in vmm(4): a VM here has neither between its load and its run.
+RUNNING = ("force-poweroff", "force-reset", "get-active-cpus", "get-stats", "get-suspended-cpus")
 LONG_OPTIONS = {
     "vm": "vm:",
     "cpu": "cpu:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
+    **{name: name for name in RUNNING},
     **{f"get-{name}": f"get-{name}" for name in (*REGISTERS, *SELECTORS)},
     **{f"get-desc-{name}": f"get-desc-{name}" for name in DESCRIPTORS},
 }
 
 
 def main() -> int:
-    """The program.  Exit status: 0, or as errors.py says (64 usage, 66 no such VM, 75 in use, ...)."""
+    """The program.  Exit status: 0, or as errors.py says (1 no vCPU runs, 64 usage, 66 no such VM, ...)."""
     return run(program_name("bhyvectl"), lambda: control(sys.argv[1:], sys.stdout.write))
 
 
@@ -74,11 +78,21 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     cpu = arguments.get("cpu", "0")
     if not (cpu.isascii() and cpu.isdecimal() and len(cpu) <= 4):
         raise UsageError(f"Invalid vCPU number '{cpu}'")
+    running = [option for option in RUNNING if option in wanted]
+    if running:
+        _refuse(name, running[0])
     if wanted - {"vm", "cpu", "destroy"} or "destroy" not in wanted:
         _show(name, int(cpu), wanted, put)
     if "destroy" in wanted:
         destroy_machine(name)
     return 0
+
+
+def _refuse(name: str, option: str) -> NoReturn:
+    """Raises VmError: what only a running vCPU has; VmNotFound and the others of VirtualMachine.open."""
+    VirtualMachine.open(name, lock=False).close()
+    hint = "end bhyverun to stop the guest" if option.startswith("force-") else "--get-all shows what was loaded"
+    raise VmError(f"VM '{name}': --{option}: no vCPU is running between bhyveload and bhyverun", hint)
 
 
 def _show(name: str, cpu: int, wanted: set[str], put: Callable[[str], object]) -> None:
@@ -87,10 +101,18 @@ def _show(name: str, cpu: int, wanted: set[str], put: Callable[[str], object]) -
     with VirtualMachine.open(name, lock=False, require_loaded=bool(asked)) as vm:
         if not asked:
             return
+        _check_vcpu(vm, cpu)
         if "json" in wanted:
             put(dumps(vm.state, indent=2) + "\n")
             return
         put("".join(_report(vm, cpu, wanted)))
+
+
+def _check_vcpu(vm: VirtualMachine, cpu: int) -> None:
+    """Raises UsageError: the command line names a vCPU that was not loaded."""
+    there = vm.state["vcpus"] if vm.state else []
+    if isinstance(there, list) and cpu >= len(there):
+        raise UsageError(f"VM '{vm.name}' has no vCPU {cpu}", "the loader sets up vCPU 0 only")
 
 
 def _report(vm: VirtualMachine, cpu: int, wanted: set[str]) -> list[str]:
