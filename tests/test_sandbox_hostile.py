@@ -141,6 +141,6 @@ def test_what_the_user_hears(hostile: bytes, tmp_path: Path, do: str, status: in
     done = program("bhyveload", "-l", path, "-e", f"do={do}", "--timeout", "60", "guest")
     if status:
         assert done.status == status, done.messages
-        assert done.messages == f"bhyveload: {words} (the VM is not loaded)\n"
+        assert done.messages == f"bhyveload: {words} (nothing was loaded)\n"
     assert done.out.startswith(b"hostile\n")
     assert program("bhyvectl", "--list").out == b""

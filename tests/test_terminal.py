@@ -158,7 +158,7 @@ def test_a_loader_that_crashes(at_menu: Running) -> None:
     child = at_menu.child()
     assert child is not None
     os.kill(child, signal.SIGSEGV)
-    at_menu.said(b"bhyveload: the loader died by SIGSEGV (the VM is not loaded)")
+    at_menu.said(b"bhyveload: the loader died by SIGSEGV (nothing was loaded)")
     assert at_menu.end()[0] == 70
     assert mode(at_menu) == at_menu.saved
 

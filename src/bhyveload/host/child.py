@@ -222,10 +222,10 @@ def _understand(data: bytes, status: int) -> Report:
         why = {7: ": a disk image became shorter while it was read", 31: ": the loader tried something forbidden"}.get(
             number, ""
         )
-        raise LoaderCrashed(f"the loader died by {name}{why}", "the VM is not loaded")
+        raise LoaderCrashed(f"the loader died by {name}{why}", "nothing was loaded")
     if not data:
         raise LoaderCrashed(
-            f"the loader ended without a report (status {os.WEXITSTATUS(status)})", "the VM is not loaded"
+            f"the loader ended without a report (status {os.WEXITSTATUS(status)})", "nothing was loaded"
         )
     report = decode(data)
     if not isinstance(report, dict):
