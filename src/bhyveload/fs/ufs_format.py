@@ -97,7 +97,6 @@ UFS2_DINODE = struct.Struct("<H2xII4xQ16xq64x120s")
 UFS2_POINTERS = struct.Struct("<12q3q")
 UFS2_MAXSYMLINKLEN = 120
 
-DIRBLKSIZ = 512
 # d_ino, d_reclen, d_type, d_namlen; the name follows
 DIRECT = struct.Struct("<IHBB")
 UFS_MAXNAMLEN = 255

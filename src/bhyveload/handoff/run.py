@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _REASONS = {"guest-reset": REBOOTED, "guest-shutdown": POWERED_OFF, "guest-panic": HALTED}
 _HALT_POLL = 0.5  # seconds
-_START_LIMIT = 30.0
 _END_LIMIT = 5.0
 _MESSAGES_MAX = 1 << 16
 _PR_SET_PDEATHSIG = 1

@@ -11,7 +11,7 @@ from bhyveload.freebsd_errno import EILSEQ, EINVAL, EIO, EISDIR, ENOENT, ENXIO, 
 from bhyveload.fs import ufs
 from bhyveload.fs.stat import S_IFDIR, S_IFMT, S_IFREG, Stat
 from bhyveload.loader.devices import DeviceSpec, Disks, parse_device
-from bhyveload.loader.open_file import F_READ, PAGE_SIZE, CompressedView, OpenFile, RawDevice
+from bhyveload.loader.open_file import F_READ, CompressedView, OpenFile, RawDevice
 from bhyveload.need import need
 
 TYPE_CHECKING = False
@@ -317,19 +317,6 @@ class Files:
             return self.stat(path).mode & S_IFMT == S_IFREG
         except FileSystemError:
             return False
-
-    def read_whole(self, path: str, limit: int) -> bytes:
-        """All of a file of at most ``limit`` bytes, in 4096-byte reads.  Raises FileSystemError."""
-        file = self.open(path)
-        parts: list[bytes] = []
-        total = 0
-        while total <= limit:
-            data = file.read(min(PAGE_SIZE, limit + 1 - total))
-            if not data:
-                return b"".join(parts)
-            parts.append(data)
-            total += len(data)
-        raise FileSystemError(EIO, f"{path}: larger than {limit} bytes")
 
     # The mounted current device (stand/libsa/mount.c, ufs_mount, cd9660_mount, zfs_mount)
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .vdev import Vdev
     from .zpl import ZfsFileSystem
 
-STRICT_VERSIONS = ("13.2", "current", None)
-
 
 class PoolSet:
     """``probe`` every disk and partition in the loader's order, then ``finish``; ``pools`` in order of discovery.
@@ -71,10 +69,6 @@ class PoolSet:
         self.messages.append(line)
         if self.printer is not None:
             self.printer(line)
-
-    def count_raw_reads(self, calls: int) -> None:
-        """Count reads of a raw device that someone else makes (the partition tables read while probing)."""
-        self.reads.count(calls)
 
     def probe(self, device: Device, name: str) -> int:
         """Take a device or partition as a vdev; the guid of its pool.

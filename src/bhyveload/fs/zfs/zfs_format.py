@@ -120,12 +120,10 @@ ZAP_LEAF_ENTRY = Struct("<2B5HIQ")
 DD_HEAD_DATASET_OBJ = 8
 DD_PARENT_OBJ = 16
 DD_CHILD_DIR_ZAPOBJ = 32
-DD_SIZE = 256
 DS_DIR_OBJ = 0
 DS_SNAPNAMES_ZAPOBJ = 32
 DS_CREATION_TIME = 48
 DS_BP = 128
-DS_SIZE = 320
 
 # ZPL (spec 14)
 SA_MAGIC = 0x2F505A
@@ -142,7 +140,6 @@ BOOTENV_SIZE = VDEV_PAD_SIZE - ZIO_ECK_SIZE - 8
 BOOTENV_VERSION = b"version"
 GRUB_ENVMAP = b"grub:envmap"
 FREEBSD_BOOTONCE = b"freebsd:bootonce"
-FREEBSD_BOOTONCE_USED = b"freebsd:bootonce-used"
 FREEBSD_NVSTORE = b"freebsd:nvstore"
 
 # vdev states (vdev_state_t of zfsimpl.h) and what lsdev -v calls them

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Versions = dict[str, list[tuple[int, str]]]  # module name -> (version, file)
 
 LINKER_HINTS_VERSION = 1
-LINKER_HINTS_MIN, LINKER_HINTS_MAX = 8, 1 << 20
 _RECORD = Struct("<ii").unpack_from  # length of what follows it, type
 _INT = 4
 _INTEGER_FIELDS = "IJGLM"
