@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 
-from bhyveload.cli.getopt import Options
+from bhyveload.cli.getopt import Options, timeout_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, ReportError, UsageError
@@ -227,19 +227,9 @@ def _take(request: Request, option: str, argument: str) -> None:
     elif option == "user":
         request.user = argument
     elif option == "timeout":
-        request.timeout = _seconds(argument)
+        request.timeout = timeout_of(argument)
     else:
         request.flags.add(option)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        raise UsageError(f"--timeout wants a number of seconds, not '{text}'")
-    return value
 
 
 def _sort_operands(request: Request, operands: list[str]) -> None:

@@ -8,7 +8,7 @@ import sys
 
 from bhyveload import __version__
 from bhyveload.api import load
-from bhyveload.cli.getopt import Options
+from bhyveload.cli.getopt import Options, timeout_of
 from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
 from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
@@ -256,17 +256,7 @@ def _act(program: str, request: Request, option: str, argument: str) -> None:
         case "user":
             request.user = argument
         case "timeout":
-            request.timeout = _seconds(argument)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        raise UsageError(f"--timeout wants a number of seconds, not '{text}'")
-    return value
+            request.timeout = timeout_of(argument)
 
 
 def _open_console(path: str) -> int:

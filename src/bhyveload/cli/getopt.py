@@ -78,3 +78,14 @@ def getopt(
     """All options of a command line at once, and its operands: for programs that do not act while they parse."""
     options = Options(words, short, long)
     return list(options), options.operands
+
+
+def timeout_of(text: str) -> float:
+    """--timeout's argument in seconds.  Raises UsageError: it is no number, or not within (0, 1e9)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise UsageError(f"--timeout wants a number of seconds, not '{text}'")
+    return value
