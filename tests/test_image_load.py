@@ -106,6 +106,10 @@ def test_downloads_of_freebsd_load_straight(
     assert essence(done.json) == essence(raw_report)
     (entry,) = done.json["disks"]
     assert (entry["path"], entry["format"], entry["compression"]) == (f"{image}.xz", name, "xz")
+    kind = "an xz" if name == "raw" else f"a {name}.xz"
+    assert f"{image}.xz: {kind} image is only read" not in done.messages  # a dry run has nothing to save
+    done = bhyveload("--batch", "-d", f"{image}.xz", "vm", check=0)
+    assert f"{image}.xz: {kind} image is only read" in done.messages
     assert not cache_home.exists()
 
 

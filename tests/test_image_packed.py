@@ -145,8 +145,9 @@ def test_damage_in_a_block_is_found_when_it_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "message"), [(100_000, "no xz stream footer"), (10, "the xz stream footer")])
 def test_cut_short_xz(size: int, message: str) -> None:
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(ImageError, match=message) as caught:
         XzImage(BytesDevice(lzma.compress(SAMPLE, preset=0)[:size]), "xz")
+    assert caught.value.hint == "download or copy the file again"  # qemu-img knows no xz
 
 
 def test_blocks_are_read_without_a_cache(tmp_path: Path, folder: Path) -> None:

@@ -281,7 +281,9 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
     for file in request.files:
         disk = disk_in(file, allow_backing=request.allow_backing, progress=UnpackProgress(program), sandbox=sandbox)
         if disk.read_only and not request.dry_run:
-            why = "opened read-only" if isinstance(disk, RawImage) else f"a {disk.kind} image is only read"
+            why = "opened read-only"
+            if not isinstance(disk, RawImage):
+                why = f"{'an' if disk.kind == 'xz' else 'a'} {disk.kind} image is only read"
             warn(program, f"{disk.name}: {why}: the loader cannot save anything there (nextboot, boot-once)")
         disks.append(disk)
     return disks

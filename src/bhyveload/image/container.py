@@ -30,12 +30,16 @@ PIECE = -2
 class Container:
     """An image file (image.raw.RawImage, or whatever holds it) as structures and data lie in it.
 
+    ``advice``: what to do about a damaged one.
     ``slack``: so many bytes less one may lack at the end of the file: programs do not fill the last cluster.
     """
 
-    __slots__ = ("name", "size", "slack", "source")
+    __slots__ = ("advice", "name", "size", "slack", "source")
 
-    def __init__(self, source: BlockDevice, name: str) -> None:
+    def __init__(
+        self, source: BlockDevice, name: str, advice: str = "qemu-img check tells more about a damaged image"
+    ) -> None:
+        self.advice = advice
         self.slack = 1
         self.source = source
         self.name = name
@@ -58,7 +62,7 @@ class Container:
         return pieces
 
     def damaged(self, offset: int, why: str) -> ImageError:
-        return ImageError(f"{self.name}: at byte {offset:#x}: {why}", "qemu-img check tells more about a damaged image")
+        return ImageError(f"{self.name}: at byte {offset:#x}: {why}", self.advice)
 
     def refused(self, why: str, hint: str = "") -> ImageError:
         return ImageError(f"{self.name}: {why}", hint)
@@ -125,8 +129,11 @@ def check_range(name: str, size: int, offset: int, length: int) -> None:
 
 
 def refuse_write(name: str, form: str) -> FileSystemError:
+    article = "an" if form == "xz" else "a"
     return FileSystemError(
-        EROFS, f"{name}: a {form} image is only read", "convert it to a raw image if the loader is to write to it"
+        EROFS,
+        f"{name}: {article} {form} image is only read",
+        "convert it to a raw image if the loader is to write to it",
     )
 
 

@@ -42,7 +42,7 @@ class XzImage:
     def __init__(self, source: BlockDevice, name: str) -> None:
         """Raises ImageError (damaged) and NoIndex (one block, or large ones)."""
         self.name = name
-        self._file = Container(source, name)
+        self._file = Container(source, name, "download or copy the file again")
         self._blocks: list[tuple[int, int, int, bytes]] = []  # place, packed size, size, the stream's flags
         self._starts = [0]  # of the blocks in the disk, and the disk's end
         end = source.size
