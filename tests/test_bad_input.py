@@ -97,9 +97,19 @@ def test_truncated(tmp_path: Path, probe_disk: Path, old_vm: None) -> None:
     place = PART + node.pointers[0] * content.superblock.fsize
     disk = tmp_path / "disk.img"
     disk.write_bytes(probe_disk.read_bytes()[: place + 4096])
-    fails(disk, why="/boot/kernel/kernel", todo="(")
+    end = probe_disk.stat().st_size - MIB  # images.gpt_disk leaves as much behind it
+    cut = f"(disk0p2): the disk image is cut short? its partition ends at byte {end}, the image at "
+    fails(disk, why=f"{cut}{place + 4096}: ", todo="is the download complete?")
+    fails(disk, why="/boot/kernel/kernel", todo="bhyvedisk info")
     disk.write_bytes(probe_disk.read_bytes()[: PART + 4096])
-    fails(disk, why="(disk0p2): ", todo="bhyvedisk info")
+    fails(disk, why=f"{cut}{PART + 4096}: ", todo="is the download complete?")
+
+
+def test_what_is_absent_on_a_truncated_disk_is_absent(tmp_path: Path, probe_disk: Path, old_vm: None) -> None:
+    """The end of the file system is cut off, and nothing of that was wanted."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(probe_disk.read_bytes()[: -MIB - (40 << 10)])
+    fails(disk, "--kernel", "other", why="(disk0p2): there is no ", todo="--kernel")
 
 
 def test_no_kernel(tmp_path: Path, old_vm: None) -> None:

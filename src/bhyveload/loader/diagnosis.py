@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
 _LOOK_AROUND = "run it without --batch to look around at the loader's prompt"
+_ABSENT = "there is no "
 _DAMAGED = "check the guest's file system with fsck in the guest, or the download"
 
 
@@ -36,6 +37,10 @@ def explain(loader: Loader) -> tuple[str, str]:
     reason, hint = _device_trouble(loader, spec, image) or ("", "")
     if not reason and loader.diagnosis.startswith("there is no file"):
         reason, hint = _kernel_trouble(loader)
+    cut = "" if reason.startswith(_ABSENT) else _cut_short(loader, spec)
+    if cut:
+        reason = f"{cut}: {reason or loader.diagnosis or loader.message}".removesuffix(": ")
+        hint = f"is the download complete? bhyvedisk info {image} shows what is on it"
     reason = reason or loader.diagnosis or loader.message or "the guest cannot be booted"
     return f"{where}: {reason}", hint or _LOOK_AROUND
 
@@ -92,6 +97,19 @@ def _device_trouble(loader: Loader, spec: DeviceSpec, image: str) -> tuple[str, 
     return None
 
 
+def _cut_short(loader: Loader, spec: DeviceSpec) -> str:
+    """Says so when the image ends before the partition that currdev names; empty: it does not."""
+    if spec.kind not in ("disk", "vdisk") or (spec.slice < 0 and spec.partition < 0):
+        return ""
+    try:
+        size = loader.disks.media(spec.kind, spec.unit).size
+        partition = loader.disks.open(spec)
+    except FileSystemError:
+        return ""
+    end = partition.offset + partition.size
+    return f"the disk image is cut short? its partition ends at byte {end}, the image at {size}" if end > size else ""
+
+
 def _kernel_trouble(loader: Loader) -> tuple[str, str]:
     """The first component on the way to the kernel that cannot be had."""
     name = (loader.environment.get("kernel") or loader.environment.get("bootfile") or "kernel").partition(";")[0]
@@ -115,4 +133,4 @@ def _kernel_trouble(loader: Loader) -> tuple[str, str]:
 
 
 def _absent(path: str) -> tuple[str, str]:
-    return f"there is no {path}", "name another kernel with --kernel, or another disk with -d"
+    return f"{_ABSENT}{path}", "name another kernel with --kernel, or another disk with -d"
