@@ -290,14 +290,14 @@ def _look(
             hint = "" if "VM" in error.hint else error.hint
             raise LoaderCrashed(error.message.replace("the loader", "bhyvedisk's reader"), hint) from None
         if "need" not in report:
-            return _finish(request, report, target)
+            return _finish(report, target)
         if report["need"] not in GROUPS:
             break
         load_module(report["need"])
     raise ReportError("bhyvedisk's reader asked for a module that does not exist")
 
 
-def _finish(request: Request, report: dict[str, Any], target: CopyTarget | None) -> int | None:
+def _finish(report: dict[str, Any], target: CopyTarget | None) -> int | None:
     if report.get("no disk"):
         return None
     number = report.get("output")

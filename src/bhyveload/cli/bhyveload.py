@@ -165,7 +165,7 @@ def _main(program: str, words: list[str]) -> int:
             if option == "version":
                 sys.stdout.write(f"bhyveload {__version__}\n")
                 return 0
-            _act(program, request, option, argument or "")
+            _act(request, option, argument or "")
     except GetoptError as error:
         warn(program, error.message)
         return _usage(program)
@@ -204,7 +204,7 @@ def _usage(program: str) -> int:
     return EXIT_USAGE
 
 
-def _act(program: str, request: Request, option: str, argument: str) -> None:
+def _act(request: Request, option: str, argument: str) -> None:
     """Carry out one option, in command-line order as bhyveload.c does."""
     match option:
         case "C":

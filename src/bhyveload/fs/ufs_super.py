@@ -144,7 +144,7 @@ def find_superblock(device: Device) -> Superblock:
         if magic not in (FS_UFS1_MAGIC, FS_UFS2_MAGIC):
             continue
         fields = _fields(raw)
-        why = _unusable(fields, location) or _misplaced(fields, location)
+        why = _unusable(fields) or _misplaced(fields, location)
         if not why:
             return Superblock(raw, fields, location)
     if why:
@@ -190,7 +190,7 @@ def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
 
-def _unusable(f: dict[str, int], location: int) -> str:
+def _unusable(f: dict[str, int]) -> str:
     """Why these numbers cannot be used at all; empty when they can."""
     ufs1 = f["magic"] == FS_UFS1_MAGIC
     bsize, fsize, frag = f["bsize"], f["fsize"], f["frag"]

@@ -6,8 +6,9 @@ from __future__ import annotations
 import time
 
 from bhyveload.errors import FileSystemError, KernelError, LoaderError
-from bhyveload.loader.commands.modules import find_file, load_kernel_or_module
 from bhyveload.loader.kernel.formats import exec_file
+from bhyveload.loader.kernel.metadata import find_file
+from bhyveload.loader.kernel.modules import load_kernel_or_module
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
 from bhyveload.loader.strtol import strtol, to_int
 

@@ -5,7 +5,6 @@ Letters and texts: spec/kernel-loading.md 1, spec/errata.md A13, C2.
 
 from __future__ import annotations
 
-from bhyveload.freebsd_errno import ENOENT
 from bhyveload.loader.commands.options import options
 from bhyveload.loader.kernel import modules
 from bhyveload.loader.kernel.metadata import find_file
@@ -186,5 +185,3 @@ COMMANDS: dict[str, Command] = {
     "pnpload": pnpload,
     "pnpautoload": pnpautoload,
 }
-
-__all__ = ["COMMANDS", "ENOENT", "find_file", "load_kernel_or_module"]
