@@ -33,7 +33,6 @@ _CHUNK = 1 << 20
 _FIRST_STEP = 1 << 12  # what is read of a stream first: what belongs to the next one is handed back by copying it
 _PIECE = 1 << 16  # the unit of holes
 _ZEROS = bytes(_CHUNK)
-_WINDOW_LOG_MAX = 27  # 128 MiB, zstd's own default limit
 _LZMA_MEMORY = 256 << 20
 
 
