@@ -8,8 +8,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import re
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,9 +23,7 @@ from bhyveload.host.directory import open_host_directory
 from bhyveload.image.overlay import Overlay
 from bhyveload.userboot.search import LoaderObject, Loaders
 from golden import Record, memory_disk, records
-from userboot_testing import build
-
-KINDS = {"setreg": 0, "setmsr": 1, "setcr": 2}
+from userboot_testing import build, encoded_calls
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +32,10 @@ def replayer(tmp_path_factory: pytest.TempPathFactory) -> Loaders:
     return Loaders(explicit=LoaderObject("userboot_lua.so", data))
 
 
-def calls_of(record: Record) -> bytes:
-    """The record's register callbacks for replay.c."""
-    out = b""
-    for call in record.calls:
-        name, rest = call.split(" ", 1)
-        numbers = [int(number, 0) for number in re.findall(r"0x[0-9a-f]+|\d+", rest)]
-        if name == "exec":
-            out += struct.pack("<4Q", 4, 0, numbers[0], 0)
-        elif name == "setgdt":
-            out += struct.pack("<4Q", 3, 0, numbers[0], numbers[1])
-        else:
-            out += struct.pack("<4Q", KINDS[name], *numbers[:2], 0)
-    return out
-
-
 def recorded(record: Record, folder: Path, memory: bytes | None = None) -> None:
     """The host directory that replay.c reads."""
     (folder / "memory").write_bytes(record.memory() if memory is None else memory)
-    (folder / "calls").write_bytes(calls_of(record))
+    (folder / "calls").write_bytes(encoded_calls(record.calls))
 
 
 def check(record: Record, folder: Path, loaders: Loaders) -> list[str]:

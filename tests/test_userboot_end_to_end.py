@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from end_to_end import bhyveload, check_guest, load, memory_file, needs_gcc, needs_qemu, read_memory, run_guest
-from userboot_testing import build
+from userboot_testing import build, encoded_calls
 
 pytestmark = [needs_qemu, needs_gcc]
-KINDS = {"setreg": 0, "setmsr": 1, "setcr": 2}
-
-
-def calls(report: dict[str, Any]) -> bytes:
-    """The register callbacks of a load for replay.c."""
-    out = b""
-    for call in report["calls"]:
-        name = call.split()[0]
-        numbers = [int(number, 0) for number in re.findall(r"0x[0-9a-f]+|\b\d+", call)]
-        if name == "exec":
-            out += struct.pack("<4Q", 4, 0, numbers[0], 0)
-        elif name == "setgdt":
-            out += struct.pack("<4Q", 3, 0, numbers[0], numbers[1])
-        else:
-            out += struct.pack("<4Q", KINDS[name], *numbers[:2], 0)
-    return out
 
 
 @pytest.fixture
@@ -39,7 +21,7 @@ def object_words(tmp_path: Path, probe_disk: Path) -> list[str | Path]:
     host = tmp_path / "host"
     host.mkdir()
     (host / "memory").write_bytes(read_memory(0, report["kernend"]))
-    (host / "calls").write_bytes(calls(report))
+    (host / "calls").write_bytes(encoded_calls(report["calls"]))
     (tmp_path / "report.json").write_text(json.dumps(report))
     (tmp_path / "userboot.so").write_bytes(build(tmp_path, source="replay.c"))
     for file in memory_file().parent.iterdir():

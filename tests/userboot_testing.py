@@ -9,10 +9,11 @@ import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -232,3 +233,19 @@ def run_loader(loader: bytes, host: LoaderCallbacks, version: int = 5, seconds: 
         return {"console": output.decode("latin-1"), "calls": host.calls, "vcpu": host.vcpu.as_dict()}
 
     return in_child(lambda leave: prepare(loader, host, version).run(len(host.disks), leave), report, seconds)
+
+
+_REPLAYED = {"setreg": 0, "setmsr": 1, "setcr": 2, "setgdt": 3, "exec": 4}
+
+
+def encoded_calls(calls: Sequence[str]) -> bytes:
+    """Register callbacks, as golden records and reports write them, for replay.c."""
+    out = b""
+    for call in calls:
+        name, rest = call.split(" ", 1)
+        numbers = [int(number, 0) for number in re.findall(r"0x[0-9a-f]+|\d+", rest)]
+        if name in ("exec", "setgdt"):  # these have no register number
+            numbers.insert(0, 0)
+        first, second, third = (*numbers, 0)[:3]
+        out += struct.pack("<4Q", _REPLAYED[name], first, second, third)
+    return out

@@ -12,8 +12,7 @@ from bhyveload.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
     from bhyveload.host.interface import BlockDevice
     from bhyveload.image.raw import RawImage
@@ -79,7 +78,7 @@ def build(layer: Layer, table: Table) -> BlockDevice:
                 raise FilesWanted(BACKING, layer.path, [name], form)
             return build(below, table)
 
-        return _reader("qcow2")(source, layer.path, open_backing)  # type: ignore[no-any-return]
+        return _reader("qcow2")(source, layer.path, open_backing)
     if layer.form == "vmdk":
 
         def open_extents(names: Sequence[str]) -> list[BlockDevice]:
@@ -89,15 +88,16 @@ def build(layer: Layer, table: Table) -> BlockDevice:
                 raise FilesWanted(EXTENT, layer.path, missing)
             return [part.file for part in parts if part is not None]
 
-        return _reader("vmdk")(source, layer.path, open_extents)  # type: ignore[no-any-return]
+        return _reader("vmdk")(source, layer.path, open_extents)
     if layer.form in _MODULES:
-        return _reader(layer.form)(source, layer.path)  # type: ignore[no-any-return]
+        return _reader(layer.form)(source, layer.path)
     return source
 
 
-def _reader(form: str) -> Any:
+def _reader(form: str) -> Callable[..., BlockDevice]:
     name, kind = _MODULES[form]
     module = sys.modules.get(name)
     if module is None:
         raise ImageError(f"the reader of {form} images has not been loaded")
-    return getattr(module, kind)
+    reader: Callable[..., BlockDevice] = getattr(module, kind)
+    return reader

@@ -57,7 +57,7 @@ class Watched:
         return self.disk.read(start, length)
 
     def write(self, offset: int, data: object) -> None:
-        raise NotImplementedError
+        raise OSError("the recipe only reads its images")
 
     def reduced(self) -> bytes:
         content = bytearray(self.disk.size)
