@@ -136,7 +136,7 @@ def test_killed_at_random_moments(vmm_directory: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
         if list_machines():
-            number_in_store(vmm_directory)  # the whole of one load, or not loaded; how often which is the machine's affair
+            number_in_store(vmm_directory)  # the whole of one load, or not loaded
     load(10000)  # and what was left stands in nobody's way
     assert list_machines() == ["guest"] and number_in_store(vmm_directory) == 10000
 
