@@ -233,13 +233,14 @@ def test_read_and_seek_errors(host: HostDirectory) -> None:
 
 def test_descriptors_are_given_back(host: HostDirectory) -> None:
     gc.collect()
+    gc.collect()  # what earlier tests left open is closed now, not in between
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         host.open(b"/boot/kernel/kernel")  # never closed
         host.open(b"/")
         for name in (b"/nope", b"/fifo", b"/relative", b"/loop", b"/empty/x"):
             refused(host, name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_large_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 from pathlib import Path
@@ -113,8 +114,9 @@ def test_close_does_not_need_the_views_back(tmp_path: Path) -> None:
 
 def test_opening_leaves_no_descriptor_behind_on_failure(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
+    gc.collect()  # what earlier tests left open is closed now, not in between
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with pytest.raises(InputError):
             open_raw(str(tmp_path / "fifo"))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 from collections.abc import Callable
@@ -539,9 +540,10 @@ def test_a_raw_disk_needs_none_of_the_readers(raw: Path) -> None:
 def test_no_descriptor_is_left_open(raw: Path, tmp_path: Path) -> None:
     good = convert(raw, tmp_path / "good", "vmdk", "subformat=monolithicFlat")
     bad = patched(convert(raw, tmp_path / "bad", "qcow2"), 72, be("Q", 2))
+    gc.collect()  # what earlier tests left open is closed now, not in between
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         open_disk(str(good), sandbox=False).close()
         with pytest.raises(ImageError):
             open_disk(str(bad), sandbox=False)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
