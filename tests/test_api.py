@@ -13,8 +13,10 @@ import pytest
 
 from bhyveload import api
 from bhyveload.api import LoadReport, Options, VirtualMachine, load, run
-from bhyveload.errors import BhyveloadError, HandoffError, LoaderError, VmNotFound, VmNotLoaded
+from bhyveload.errors import BhyveloadError, HandoffError, LoaderError, VmError, VmNotFound, VmNotLoaded
 from bhyveload.image.raw import open_raw
+from bhyveload.vm.freebsd import FreebsdVirtualMachine
+from bhyveload.vm.interface import Machine
 from bhyveload.vm.scratch import ScratchMachine
 from end_to_end import check_guest, needs_qemu
 from guest.build import parse_report
@@ -114,3 +116,42 @@ def test_the_readme_s_example(probe_disk: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("/boot/kernel/kernel 0xffffffff80")
     assert done.stdout.rstrip().endswith("powered off")
+
+
+def test_every_machine_is_a_machine() -> None:
+    """api.load asks no machine what it is: mypy takes these for Machines (or fails), and they have all of one."""
+    kinds: tuple[type[Machine], ...] = (VirtualMachine, ScratchMachine, FreebsdVirtualMachine)
+    wanted = {name for name in vars(Machine) if not name.startswith("_")} | {"__enter__", "__exit__"}
+    for kind in kinds:
+        assert sorted(name for name in wanted if not hasattr(kind, name)) == [], kind
+
+
+def test_a_loaded_vm_is_not_loaded_over(probe_disk: Path) -> None:
+    with VirtualMachine.create("guest", 64 * MIB) as vm:
+        load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
+        with pytest.raises(VmError, match="is not being loaded"):
+            load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
+    memory = Path(vm.memory_path).read_bytes()
+    with VirtualMachine.open("guest") as again, pytest.raises(VmError, match="is not being loaded") as caught:
+        load(again, disks=[open_raw(str(probe_disk))], options=BATCH)
+    assert "VirtualMachine.create" in caught.value.hint
+    assert Path(vm.memory_path).read_bytes() == memory
+    with VirtualMachine.open("guest", require_loaded=True):
+        pass
+
+
+def test_leaving_a_vm_unloaded_leaves_nothing(vmm_directory: Path) -> None:
+    with pytest.raises(ZeroDivisionError), VirtualMachine.create("guest", 64 * MIB):
+        raise ZeroDivisionError
+    assert list(vmm_directory.iterdir()) == []
+    with VirtualMachine.create("guest", 64 * MIB):
+        pass
+    assert list(vmm_directory.iterdir()) == []
+
+
+def test_an_exception_after_the_load_keeps_the_guest(probe_disk: Path) -> None:
+    with pytest.raises(ZeroDivisionError), VirtualMachine.create("guest", 64 * MIB) as vm:
+        load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
+        raise ZeroDivisionError
+    with VirtualMachine.open("guest", require_loaded=True):
+        pass

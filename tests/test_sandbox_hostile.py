@@ -38,7 +38,7 @@ def attack(loader: bytes, do: str) -> Ended:
     def work(leave: Callable[[BaseException], NoReturn]) -> None:
         host = host_for(do, console)
         prepared = prepare(loader, host)
-        sandbox.enter([2, writing, host.memory.fd, *REPORTS])
+        sandbox.enter([2, writing, *host.memory.descriptors(), *REPORTS])
         prepared.run(0, leave)
 
     ended = in_child(work, dict)

@@ -183,7 +183,7 @@ def test_32_bit_guest_needs_unrestricted_guest(fake: Fake) -> None:
     vm = FreebsdVirtualMachine.create("guest", MB, fake.api)
     assert vm.memory is not None
     vcpu = Registers()
-    setup_freebsd_registers_i386(vcpu, vm.memory, 0x400000, 0x3000, 0x1FDC)  # type: ignore[arg-type]
+    setup_freebsd_registers_i386(vcpu, vm.memory, 0x400000, 0x3000, 0x1FDC)
     fake.forget()
     vm.commit([vcpu], {})
     lines = fake.trace().splitlines()

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, HeldConsole, HostDirectory
     from bhyveload.userboot.search import LoaderObject, Loaders
-    from bhyveload.vm.memory import GuestMemory
+    from bhyveload.vm.interface import Machine, Memory
     from bhyveload.vm.resident import ResidentMemory
-    from bhyveload.vm.scratch import ScratchMachine
 
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
 
@@ -47,7 +46,7 @@ _SEGMENT_FIELDS = ("base", "limit", "access")
 
 
 def load(
-    vm: VirtualMachine | ScratchMachine,
+    vm: Machine,
     disks: Sequence[BlockDevice] = (),
     environment: Sequence[str] = (),
     *,
@@ -62,7 +61,8 @@ def load(
 ) -> LoadReport:
     """Load a guest into ``vm`` (fresh from VirtualMachine.create) and commit it.
 
-    A ScratchMachine is loaded but not kept, and what the loader would write to the disks goes nowhere.
+    A machine that does not keep its guest (ScratchMachine) gets disks of the same kind: what the loader would write to
+    them goes nowhere.
 
     ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output
     dropped; ``compat``: "current" or "13.2"; ``flags``: kept in state.json for bhyverun; "wired" locks guest memory
@@ -70,15 +70,16 @@ def load(
     ``sandbox``: how the child is confined before it reads a guest byte; True: with all that this host offers (look at
     Sandbox().missing, or demand it with Sandbox(required=True)); False: not at all.
 
-    Raises LoaderError (the loader quit, or could not boot), LoaderCrashed, VmStorageError and the other
-    BhyveloadErrors.
+    Raises LoaderError (the loader quit, or could not boot), LoaderCrashed, VmError (``vm`` is not there to be loaded),
+    VmStorageError and the other BhyveloadErrors.
     """
     began = time.perf_counter_ns()
+    vm.loading()
     options = options or Options()
     if sandbox is True:
         sandbox = Sandbox()
     seen = disks
-    if not isinstance(vm, VirtualMachine):
+    if not vm.keeps:
         from bhyveload.image.overlay import Overlay
 
         seen = [Overlay(disk) for disk in disks]
@@ -100,9 +101,9 @@ def load(
     result["disks"] = [_describe_disk(disk) for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
-    if isinstance(vm, VirtualMachine):
-        vm.commit([vcpu], report, {"flags": flags} if flags else None)
-    return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": _memory(vm).low, "high": _memory(vm).high}})
+    memory = vm.loading()
+    vm.commit([vcpu], report, {"flags": flags} if flags else None)
+    return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": memory.low, "high": memory.high}})
 
 
 def run(
@@ -136,13 +137,13 @@ class _NotResident:
         pass
 
 
-def _make_resident(vm: VirtualMachine | ScratchMachine, flags: dict[str, Any]) -> ResidentMemory | _NotResident:
+def _make_resident(vm: Machine, flags: dict[str, Any]) -> ResidentMemory | _NotResident:
     wired, incore = bool(flags.get("wired")), bool(flags.get("incore"))
     if not (wired or incore):
         return _NotResident()
     from bhyveload.vm.resident import ResidentMemory
 
-    return ResidentMemory(_memory(vm).fd, vm.memory_size, wired=wired, incore=incore)
+    return ResidentMemory(vm.loading().descriptors(), vm.memory_size, wired=wired, incore=incore)
 
 
 class _Silence:
@@ -163,13 +164,8 @@ class _Silence:
             os.close(self._fd)
 
 
-def _memory(vm: VirtualMachine | ScratchMachine) -> GuestMemory:
-    assert vm.memory is not None
-    return vm.memory
-
-
 def _run_until_loaded(
-    vm: VirtualMachine | ScratchMachine,
+    vm: Machine,
     console: HeldConsole,
     disks: Sequence[BlockDevice],
     environment: Sequence[str],
@@ -190,12 +186,17 @@ def _run_until_loaded(
             # a prompt must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
 
-        def work(leave: Leave, interpreter: str = interpreter, userboot: _Userboot = userboot) -> dict[str, Any]:
+        def work(
+            leave: Leave,
+            memory: Memory = vm.loading(),  # noqa: B008 - this turn's
+            interpreter: str = interpreter,
+            userboot: _Userboot = userboot,
+        ) -> dict[str, Any]:
             def shut_in() -> None:
                 if sandbox is not None:
-                    confine(sandbox, leave, console, _memory(vm), disks, host_directory)
+                    confine(sandbox, leave, console, memory, disks, host_directory)
 
-            host = LoaderCallbacks(console, _memory(vm), disks, host_directory)
+            host = LoaderCallbacks(console, memory, disks, host_directory)
             if userboot is not None:
                 session, loader = userboot
                 host.environment = loader_environment([*variables, *session.variables(options)])

@@ -16,7 +16,6 @@ from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.search import Loaders, default_directories
 from bhyveload.userboot.session import BOOT
 from bhyveload.userboot.vintage import behaviour
-from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.scratch import ScratchMachine
 
 TYPE_CHECKING = False
@@ -96,9 +95,8 @@ def cross_check(
                 raise LoaderError(
                     f"the guest's scripts are for '{report.interpreter}', which is not built in: nothing to compare"
                 )
-            memory = GuestMemory(machine.memory.fd, machine.memory.low, machine.memory.high, fresh=False)
             reports.append(report)
-            states.append(LoadedState(label, memory, vcpu_of(report.vcpu)))
+            states.append(LoadedState(label, machine.memory, vcpu_of(report.vcpu)))
         return CrossCheck(compare(*states), (reports[0], reports[1]))
     finally:
         for machine in machines:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bhyveload.image.open import Disk
     from bhyveload.report import LoadReport
     from bhyveload.userboot.search import Loaders
+    from bhyveload.vm.interface import Machine
 
 DEFAULT_MEMORY = 256 * MB
 EXIT_USAGE = 1  # bhyveload.c's, not sysexits'
@@ -320,37 +321,28 @@ def _load(program: str, request: Request, name: str) -> int:
         verbose=request.verbose,
         commands=tuple(request.commands),
     )
-    vm: VirtualMachine | ScratchMachine
-    if request.dry_run:
-        vm = ScratchMachine(name, request.memory)
-    else:
-        vm = VirtualMachine.create(name, request.memory)
-    loaded = False
-    try:
-        with RawTerminal(console.in_fd if os.isatty(console.in_fd) else console.out_fd):
-            report = load(
-                vm,
-                disks,
-                request.environment,
-                host_directory=request.host_directory,
-                console=console,
-                compat=request.compat or "current",
-                options=options,
-                loaders=loaders,
-                sandbox=sandbox,
-                timeout=request.timeout,
-                flags={"wired": request.wired, "incore": request.incore},
-            )
-        loaded = True
-    finally:
-        if isinstance(vm, VirtualMachine) and not loaded:
-            vm.abandon()
-        else:
-            vm.close()
+    with _machine(request, name) as vm, RawTerminal(console.in_fd if os.isatty(console.in_fd) else console.out_fd):
+        report = load(
+            vm,
+            disks,
+            request.environment,
+            host_directory=request.host_directory,
+            console=console,
+            compat=request.compat or "current",
+            options=options,
+            loaders=loaders,
+            sandbox=sandbox,
+            timeout=request.timeout,
+            flags={"wired": request.wired, "incore": request.incore},
+        )
     for note in report.notes:
         warn(program, note)
     _print_report(request, report)
     return 0
+
+
+def _machine(request: Request, name: str) -> Machine:
+    return ScratchMachine(name, request.memory) if request.dry_run else VirtualMachine.create(name, request.memory)
 
 
 def _list_boot_environments(program: str, request: Request, disks: list[Disk], sandbox: Sandbox | bool) -> int:

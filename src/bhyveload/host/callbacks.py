@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from bhyveload.host.interface import BlockDevice, Buffer, Console, HostDirectory, HostFile
-    from bhyveload.vm.memory import GuestMemory
+    from bhyveload.vm.interface import Memory
 
 USERBOOT_VERSION = 5
 USERBOOT_EXIT_QUIT = 1
@@ -76,7 +76,7 @@ class LoaderCallbacks:
     def __init__(
         self,
         console: Console,
-        memory: GuestMemory,
+        memory: Memory,
         disks: Sequence[BlockDevice] = (),
         host_directory: HostDirectory | None = None,
         environment: Sequence[bytes] = (),

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, Console, HostDirectory
     from bhyveload.sandbox import Sandbox
-    from bhyveload.vm.memory import GuestMemory
+    from bhyveload.vm.interface import Memory
 
 
 def confine(
     sandbox: Sandbox,
     leave: Leave,
     console: Console | None = None,
-    memory: GuestMemory | None = None,
+    memory: Memory | None = None,
     disks: Sequence[BlockDevice] = (),
     host_directory: HostDirectory | None = None,
     others: Sequence[int] = (),
@@ -33,7 +33,7 @@ def confine(
     for name in ("in_fd", "out_fd"):
         descriptors.append(getattr(console, name, -1))
     if memory is not None:
-        descriptors.append(memory.fd)
+        descriptors += memory.descriptors()
     for disk in disks:
         descriptors += descriptors_of(disk)
     sandbox.enter(descriptors, getattr(host_directory, "fd", -1))

@@ -317,7 +317,7 @@ class Bridge:
 
     def _copyin(self) -> Callable[..., int]:
         copyin, failed, fetch = self.host.copyin, self._failed, self._fetch
-        check = self.host.memory.offset
+        check = self.host.memory.check
 
         def callback(_arg: int | None, source: int | None, to: int, size: int) -> int:
             try:

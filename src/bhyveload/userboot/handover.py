@@ -14,7 +14,7 @@ from bhyveload.vm.memory import PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.vm.memory import GuestMemory
+    from bhyveload.vm.interface import Memory
     from bhyveload.vm.registers import Registers
 
 STACK_PAGE = 0x1000
@@ -125,7 +125,7 @@ def describe(record: str, payload: bytes) -> str:
     return f"{int.from_bytes(payload, 'little'):#x} ({len(payload)} bytes)"
 
 
-def read_handover(memory: GuestMemory, vcpu: Registers) -> Handover:
+def read_handover(memory: Memory, vcpu: Registers) -> Handover:
     """Follow the stack to the metadata and the environment.  Raises nothing: see ``faults``."""
     result = Handover()
     long_mode = bool(vcpu.registers.get("efer"))
@@ -149,7 +149,7 @@ def read_handover(memory: GuestMemory, vcpu: Registers) -> Handover:
     return result
 
 
-def _available(memory: GuestMemory, address: int, limit: int) -> bytes:
+def _available(memory: Memory, address: int, limit: int) -> bytes:
     """What guest low memory holds from ``address`` on, at most ``limit`` bytes."""
     try:
         return memory.read(address, max(0, min(limit, memory.low - address)))
@@ -157,7 +157,7 @@ def _available(memory: GuestMemory, address: int, limit: int) -> bytes:
         return b""
 
 
-def _read_metadata(memory: GuestMemory, result: Handover, stride: int) -> None:
+def _read_metadata(memory: Memory, result: Handover, stride: int) -> None:
     data = _available(memory, result.modulep, MAX_METADATA)
     at = 0
     for _ in range(MAX_RECORDS):
@@ -186,7 +186,7 @@ def _read_metadata(memory: GuestMemory, result: Handover, stride: int) -> None:
     result.faults.append(f"the metadata at {result.modulep:#x} has no end (record at +{at:#x})")
 
 
-def _read_environment(memory: GuestMemory, result: Handover) -> None:
+def _read_environment(memory: Memory, result: Handover) -> None:
     data = _available(memory, result.environment_at, MAX_ENVIRONMENT)
     end = 0 if data[:1] == b"\0" else data.find(b"\0\0")
     if end < 0 or not data:

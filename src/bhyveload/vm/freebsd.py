@@ -1,4 +1,4 @@
-"""A VM in FreeBSD's own /dev/vmm, through libvmmapi: the same shape as store.VirtualMachine.
+"""A VM in FreeBSD's own /dev/vmm, through libvmmapi: another Machine (vm/interface.py).
 
 Source: lib/libvmmapi/vmmapi.h and vmmapi.c of 13.2 and of 2026, usr.sbin/bhyveload/bhyveload.c; spec/amd64-handoff.md
 7-8, spec/bhyveload.md 4.  14.0 gave every vCPU a handle of its own; before, functions took the VM and a number.
@@ -86,14 +86,13 @@ class Vmmapi:
 
 
 class VmmMemory:
-    """Guest RAM mapped by vm_setup_memory, with GuestMemory's methods.  It may hold an earlier guest's bytes."""
+    """Guest RAM mapped by vm_setup_memory: a Memory (vm/interface.py).  It may hold an earlier guest's bytes."""
 
-    __slots__ = ("_highmem", "_lowmem", "fresh", "high", "low")
+    __slots__ = ("_highmem", "_lowmem", "high", "low")
 
     def __init__(self, api: Vmmapi, ctx: int) -> None:
         self.low: int = api.call("vm_get_lowmem_size", ctx)
         self.high: int = api.call("vm_get_highmem_size", ctx)
-        self.fresh = False
         self._lowmem = _mapped(api, ctx, 0, self.low)
         self._highmem = _mapped(api, ctx, VM_HIGHMEM_BASE, self.high)
 
@@ -104,6 +103,14 @@ class VmmMemory:
             if gpa >= VM_HIGHMEM_BASE and gpa + length <= VM_HIGHMEM_BASE + self.high:
                 return self._highmem, gpa - VM_HIGHMEM_BASE
         raise MemoryAccessError(f"guest address {gpa:#x}+{length:#x} is outside guest memory")
+
+    def check(self, gpa: int, length: int) -> None:
+        """Raises MemoryAccessError unless [gpa, gpa + length) is guest memory."""
+        self._place(gpa, length)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None: a mapping needs none."""
+        return ()
 
     def write(self, gpa: int, data: Buffer) -> None:
         """Copy ``data`` to guest address ``gpa``.  Raises MemoryAccessError."""
@@ -145,6 +152,8 @@ class FreebsdVirtualMachine:
     """
 
     __slots__ = ("_api", "_ctx", "_fresh_vm", "_memflags", "_vcpu", "memory", "memory_size", "name", "state")
+
+    keeps = True
 
     def __init__(self, name: str, api: Vmmapi) -> None:
         """Use ``create`` or ``open``."""
@@ -188,6 +197,12 @@ class FreebsdVirtualMachine:
         vm = cls(name, api)
         vm._open()
         return vm
+
+    def loading(self) -> VmmMemory:
+        """The memory to load into.  Raises VmError: the VM was opened without it, or is loaded."""
+        if self.memory is None or self.state is not None:
+            raise VmError(f"VM '{self.name}' is not being loaded: it was opened, or holds a guest already")
+        return self.memory
 
     def restart(self) -> VmmMemory:
         """vm_reinit and the memory anew, for a loader that starts over.  Contents stay (vmm keeps them)."""
@@ -234,6 +249,16 @@ class FreebsdVirtualMachine:
         self._close_vcpu()
         if ctx is not None and self._api.has_vcpu_handles:  # 13.2 has no vm_close: the process's end does it
             self._api.call("vm_close", ctx)
+
+    def __enter__(self) -> FreebsdVirtualMachine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """``close``; ``abandon`` where a load was begun and nothing committed."""
+        if self.memory is not None and self.state is None:
+            self.abandon()
+        else:
+            self.close()
 
     def _open(self) -> None:
         self._ctx = self._api.call("vm_open", os.fsencode(self.name))

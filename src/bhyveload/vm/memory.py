@@ -45,7 +45,7 @@ def split_memory(size: int) -> tuple[int, int]:
 
 
 class GuestMemory:
-    """Guest RAM in a file.  Every method takes guest physical addresses and checks them.
+    """Guest RAM in a file: a Memory (vm/interface.py).  Every method takes guest physical addresses and checks them.
 
     ``fresh`` says that the file has never been written: zeroing what no write has reached then costs nothing.
     """
@@ -70,6 +70,12 @@ class GuestMemory:
             if gpa >= VM_HIGHMEM_BASE and gpa + length <= VM_HIGHMEM_BASE + self.high:
                 return self.low + gpa - VM_HIGHMEM_BASE
         raise MemoryAccessError(f"guest address {gpa:#x}+{length:#x} is outside guest memory")
+
+    check = offset
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What this reads and writes through."""
+        return (self.fd,)
 
     def write(self, gpa: int, data: Buffer) -> None:
         """Copy ``data`` to guest address ``gpa``.  Raises MemoryAccessError, VmStorageError (no space)."""

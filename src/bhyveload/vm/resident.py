@@ -15,35 +15,41 @@ import os
 
 from bhyveload.errors import VmMemoryError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _COREDUMP_FILTER = "/proc/self/coredump_filter"
 _MAPPED_SHARED = 1 << 3  # core(5): file-backed shared mappings
 
 
 class ResidentMemory:
-    """A mapping of guest memory, locked where ``wired``, in core dumps where ``incore``, until
-    ``close`` or the end of ``with``.
+    """A mapping of what ``descriptors`` lead to, ``size`` bytes of guest memory, locked where ``wired``, in core dumps
+    where ``incore``, until ``close`` or the end of ``with``.
 
     Raises VmMemoryError: the kernel does not map or lock that much.
     """
 
-    __slots__ = ("_map",)
+    __slots__ = ("_maps",)
 
-    def __init__(self, fd: int, size: int, *, wired: bool, incore: bool) -> None:
+    def __init__(self, descriptors: Sequence[int], size: int, *, wired: bool, incore: bool) -> None:
         try:
-            self._map = mmap.mmap(fd, size)
+            self._maps = [mmap.mmap(fd, size) for fd in descriptors]
             if incore:
                 _dump_shared_mappings()
-            else:
-                self._map.madvise(mmap.MADV_DONTDUMP)
-            if wired:
-                _lock(self._map, size)
+            for mapping in self._maps:
+                if not incore:
+                    mapping.madvise(mmap.MADV_DONTDUMP)
+                if wired:
+                    _lock(mapping, size)
         except (OSError, OverflowError, ValueError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             hint = "raise the limit on locked memory (ulimit -l), or leave -S away" if wired else ""
             raise VmMemoryError(f"vm_setup_memory: {reason} ({size} bytes)", hint) from None
 
     def close(self) -> None:
-        self._map.close()
+        for mapping in self._maps:
+            mapping.close()
 
     def __enter__(self) -> ResidentMemory:
         return self

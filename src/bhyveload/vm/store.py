@@ -107,13 +107,17 @@ def destroy_machine(name: str, directory: str | None = None) -> None:
 
 
 class VirtualMachine:
-    """One named VM, locked for us until ``close``.  ``create`` one to load a guest, ``open`` one to run it.
+    """One named VM, locked for us until ``close``: a Machine (vm/interface.py).
+
+    ``create`` one to load a guest, ``open`` one to run it.
 
     ``memory``: guest RAM; None in a VM that was never loaded.  ``state``: state.json as a dict, None when not loaded.
     ``memory_size``: bytes of guest RAM, low and high.
     """
 
     __slots__ = ("_lock", "_unnamed", "directory", "memory", "memory_size", "name", "path", "state")
+
+    keeps = True
 
     def __init__(self, name: str, directory: str) -> None:
         """Use ``create`` or ``open``."""
@@ -182,9 +186,18 @@ class VirtualMachine:
             raise VmNotLoaded(f"VM '{self.name}' holds no loaded guest", f"load one: bhyveload -d disk {self.name}")
         return registers_of(self.state, vcpu)
 
+    def loading(self) -> GuestMemory:
+        """The memory to load into.  Raises VmError: ``create`` made none, or it has been loaded."""
+        if self.memory is None or not self.memory.fresh:
+            raise VmError(
+                f"VM '{self.name}' is not being loaded: it was opened, or holds a guest already",
+                f"VirtualMachine.create('{self.name}', ...) takes the old guest's place when the new one is loaded",
+            )
+        return self.memory
+
     def restart(self) -> GuestMemory:
         """Fresh, zero memory for a loader that starts over (reboot, other interpreter), behind the same descriptor."""
-        memory = self._loading()
+        memory = self.loading()
         try:
             os.ftruncate(memory.fd, 0)
             os.ftruncate(memory.fd, memory.low + memory.high)
@@ -202,7 +215,7 @@ class VirtualMachine:
         appearance of the new one the VM is not loaded.  Raises VmStorageError, VmStateError (the report is larger than
         64 MiB); the old VM is then as before, or marked not loaded.
         """
-        memory = self._loading()
+        memory = self.loading()
         state: dict[str, object] = {
             "schema": SCHEMA,
             "name": self.name,
@@ -271,7 +284,11 @@ class VirtualMachine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """``close``; ``abandon`` where a load was begun and nothing committed."""
+        if self.memory is not None and self.memory.fresh:
+            self.abandon()
+        else:
+            self.close()
 
     # Files
 
@@ -346,11 +363,6 @@ class VirtualMachine:
             raise _storage_error(self.path, error) from None
         self.memory = GuestMemory(fd, low, high)
         self.memory_size = low + high
-
-    def _loading(self) -> GuestMemory:
-        if self.memory is None or not self.memory.fresh:
-            raise VmError(f"VM '{self.name}' is not being loaded")
-        return self.memory
 
     def _read_state(self) -> None:
         from bhyveload.vm.state import memory_of, parse_state
