@@ -27,7 +27,9 @@ def run_tool(*words: str | Path, stdin: str | None = None) -> None:
 
 def unpack(archive: Path, into: Path) -> Path:
     with tarfile.open(archive) as tar:
-        tar.extractall(into, filter="tar")
+        # 3.11.4 brought filters; 3.12 and later ask for one
+        tar.extraction_filter = getattr(tarfile, "tar_filter", lambda member, _: member)
+        tar.extractall(into)
     return into
 
 

@@ -112,9 +112,10 @@ def test_the_readme_s_example(probe_disk: Path, tmp_path: Path) -> None:
     example = example.replace("load(vm,", "load(vm, options=Options(batch=True),")
     example = "from bhyveload.api import Options\n" + re.sub(r'"FreeBSD\.[\w.]+"', '"FreeBSD.img"', example)
     command = [sys.executable, "-c", example]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False, env=buffered)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("/boot/kernel/kernel 0xffffffff80")
+    assert done.stdout.startswith("/boot/kernel/kernel 0xffffffff80")  # before what the guest says
     assert done.stdout.rstrip().endswith("powered off")
 
 

@@ -7,6 +7,7 @@ one thread, or accept what fork(2) says about threads.
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from bhyveload.errors import LoaderError, ReportError
@@ -75,6 +76,7 @@ def load(
     """
     began = time.perf_counter_ns()
     vm.loading()
+    _flush_streams()
     options = options or Options()
     if sandbox is True:
         sandbox = Sandbox()
@@ -124,7 +126,15 @@ def run(
     """
     from bhyveload.handoff.run import run as run_qemu  # subprocess and the like: not on the way of a load
 
+    _flush_streams()
     return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=net, timeout=timeout, extra=extra, console=console)
+
+
+def _flush_streams() -> None:
+    """What the caller has printed comes before what another process writes to the same descriptors."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
 
 
 class _NotResident:
