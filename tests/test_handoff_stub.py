@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,15 +73,66 @@ def vcpu_of(vm: LoadedVm) -> dict[str, Any]:
 # The bytes
 
 
-@pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in ("gcc", "ld", "objcopy")), reason="gcc, ld or objcopy is not installed"
+needs_assembler = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("gcc", "ld", "objcopy", "objdump", "nm")),
+    reason="gcc or binutils is not installed",
 )
-def test_the_committed_bytes_are_what_the_source_assembles_to(tmp_path: Path) -> None:
+
+
+def assemble(folder: Path) -> bytes:
     spec = importlib.util.spec_from_file_location("assemble_stub", ROOT / "tools" / "guest" / "assemble_stub.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.assemble(ROOT / "src" / "bhyveload" / "handoff" / "stub.S", tmp_path) == STUB
+    code: bytes = module.assemble(ROOT / "src" / "bhyveload" / "handoff" / "stub.S", folder)
+    return code
+
+
+def tool_says(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def meaning(code: bytes, folder: Path) -> list[str | bytes]:
+    """Instructions as objdump reads them, whichever of their encodings an assembler has chosen; data as it is.
+
+    ``folder``: where assemble() has left stub.elf, whose symbols tell code from data.
+    """
+    symbols = {
+        name: int(at, 16)
+        for at, _, name in (line.split() for line in tool_says("nm", f"{folder}/stub.elf").splitlines())
+    }
+    (folder / "code").write_bytes(code)
+    parts: list[str | bytes] = [code[symbols["long_mode"] : symbols["begin"]], code[symbols["gdt64"] :]]
+    for machine, first, end in (
+        ("i386", "start", "long_mode"),
+        ("i386", "begin", "enter64"),
+        ("i386:x86-64", "enter64", "enter32"),
+        ("i386", "enter32", "leave32"),
+    ):
+        bounds = f"--start-address={symbols[first]}", f"--stop-address={symbols[end]}"
+        words = "objdump", "-D", "-b", "binary", "-m", machine, "--no-show-raw-insn", *bounds, f"{folder}/code"
+        parts += [" ".join(line.split()) for line in tool_says(*words).splitlines() if re.match(r" +[0-9a-f]+:", line)]
+    return parts
+
+
+@needs_assembler
+def test_the_committed_bytes_are_what_the_source_assembles_to(tmp_path: Path) -> None:
+    assembled = assemble(tmp_path)
+    assert len(assembled) == len(STUB)
+    assert meaning(assembled, tmp_path) == meaning(STUB, tmp_path)
+
+
+@needs_assembler
+def test_what_the_bytes_mean(tmp_path: Path) -> None:
+    """Another encoding means the same; another register, number or jump does not."""
+    assemble(tmp_path)
+    meant = meaning(STUB, tmp_path)
+    assert "cli" in str(meant) and len(meant) > 150
+    assert (clear := STUB.find(b"\x31\xc9")) > 0  # xorl %ecx, %ecx
+    assert meaning(STUB[:clear] + b"\x33\xc9" + STUB[clear + 2 :], tmp_path) == meant
+    assert meaning(STUB[:clear] + b"\x31\xc0" + STUB[clear + 2 :], tmp_path) != meant
+    for at in (1, 6, STUB_PARAMETERS, len(STUB) - 80):  # the base, a jump, a parameter, a descriptor
+        assert meaning(STUB[:at] + bytes([STUB[at] ^ 1]) + STUB[at + 1 :], tmp_path) != meant
 
 
 def test_code_and_parameters_and_map_fit_one_page() -> None:

@@ -232,14 +232,14 @@ enter32:
         .long   0
 leave32:
 
-        .balign 8
+        .balign 8, 0xcc         # int3, for assemblers differ in the no-operations that they choose
 gdt64:  .quad   0, 0x00209b0000000000, 0x0000930000000000, 0
 gdt32:  .quad   0, 0x00cf9b000000ffff, 0x00cf93000000ffff
 tss32:  .quad   0
 own_gdtr:
         .word   31
         .long   0
-        .balign 8
+        .balign 8, 0xcc
         .fill   8, 8, 0
 stack_top:
 map_entries:
