@@ -15,6 +15,7 @@ LEVELS = (
     {"cross_check", "boot_environments"},
     {"api"},
     {"disk", "handoff", "loader", "userboot"},
+    {"bhyve"},
     {"fs"},
     {"partition"},
     {"image"},

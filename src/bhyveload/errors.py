@@ -22,6 +22,7 @@
      │    ├── VmStateError     its state file is damaged                                        EX_DATAERR  65
      │    └── VmStorageError   the store cannot be written (full file system, ...)              EX_IOERR    74
      ├── HandoffError          the loaded VM cannot be given to the hypervisor                               4
+     ├── BhyveError            bhyve(8) would say no in these words                                   4, 64 ...
      └── SandboxError          the confinement that was asked for is not to be had              EX_NOPERM   77
 
 ``str(error)`` is one line: what, where, why.  ``hint`` is what the user can do about it (or empty).
@@ -29,6 +30,10 @@
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -171,6 +176,23 @@ class HandoffError(BhyveloadError):
     """A loaded VM cannot be handed to the hypervisor (bhyve(8)'s exit status 4)."""
 
     exit_status = 4
+
+
+class BhyveError(BhyveloadError):
+    """bhyve(8)'s own refusal, in its words and with its exit status.
+
+    ``bare``: it stands without the program's name in front; ``before``: lines that come first, bare.
+    """
+
+    exit_status = 4
+
+    def __init__(
+        self, message: str, exit_status: int = 4, *, bare: bool = False, before: Sequence[str] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, hint)
+        self.exit_status = exit_status
+        self.bare = bare
+        self.before = tuple(before)
 
 
 class SandboxError(BhyveloadError):

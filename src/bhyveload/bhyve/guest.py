@@ -1,0 +1,192 @@
+"""The machine that a tree describes: processors, memory, clock, names, and its devices (bhyverun.c, smbiostbl.c).
+
+Each part can be had by itself, so that a program can complain in bhyve's order.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from bhyveload.bhyve.command_line import CPU_SETSIZE, parse_number
+from bhyveload.bhyve.identity import machine_uuid
+from bhyveload.bhyve.start import start_devices
+from bhyveload.errors import EX_USAGE, BhyveError, UsageError
+from bhyveload.vm.memsize import parse_memory_size
+
+if TYPE_CHECKING:
+    from bhyveload.bhyve.config import Config
+    from bhyveload.bhyve.devices import Device, SerialPort
+    from bhyveload.vm.memsize import Compat
+
+DEFAULT_MEMORY = "256M"
+_UINT16_MAX = 65535
+_NUMBER = re.compile(r"\s*(\d{1,9})")
+
+# smbiostbl.c's defaults; the keys are bhyve_config(5)'s.
+SMBIOS: dict[str, dict[str, str]] = {
+    "bios": {"vendor": "BHYVE", "version": "14.0", "release_date": "10/17/2021"},
+    "system": {
+        "manufacturer": "FreeBSD",
+        "product_name": "BHYVE",
+        "version": "1.0",
+        "serial_number": "None",
+        "sku": "None",
+        "family_name": "Virtual Machine",
+    },
+    "board": {
+        "manufacturer": "FreeBSD",
+        "product_name": "BHYVE",
+        "version": "1.0",
+        "serial_number": "None",
+        "asset_tag": "None",
+        "location": "None",
+    },
+    "chassis": {
+        "manufacturer": "FreeBSD",
+        "version": "1.0",
+        "serial_number": "None",
+        "asset_tag": "None",
+        "sku": "None",
+    },
+}
+
+
+class Topology(NamedTuple):
+    cpus: int
+    sockets: int
+    cores: int
+    threads: int
+
+
+class DebugServer(NamedTuple):
+    """``-G``.  ``wait``: the guest starts when the debugger lets it."""
+
+    address: str
+    port: int
+    wait: bool
+
+
+class Guest(NamedTuple):
+    """``pins``: virtual processor -> the host's; ``smbios``: table -> field -> text, as bhyve_config(5) names them."""
+
+    name: str
+    topology: Topology
+    pins: dict[int, frozenset[int]]
+    wired: bool
+    incore: bool
+    local_time: bool
+    x2apic: bool
+    msi_x: bool
+    destroy_on_power_off: bool
+    debug: DebugServer | None
+    uuid: str
+    smbios: dict[str, dict[str, str]]
+    keyboard: str
+    serial_ports: tuple[SerialPort, ...]
+    devices: tuple[Device, ...]
+
+
+def topology_of(config: Config) -> Topology:
+    """Raises BhyveError: not numbers, or they do not fit together (bhyverun.c:calc_topology)."""
+    given = {name: config.get(name) for name in ("cpus", "cores", "threads", "sockets")}
+    numbers = {
+        name: parse_number(name, text, 1, _UINT16_MAX) for name, text in given.items() if text is not None
+    }  # in bhyve's order: the first wrong one is told
+    cores, threads = numbers.get("cores", 1), numbers.get("threads", 1)
+    sockets = numbers.get("sockets", numbers.get("cpus", 1))
+    product = sockets * cores * threads
+    if product > _UINT16_MAX:
+        raise BhyveError(f"Computed number of vCPUs too high: {product}")
+    cpus = numbers.get("cpus", product)
+    if cpus != product:
+        raise BhyveError(
+            f"Topology ({sockets} sockets, {cores} cores, {threads} threads) does not match {cpus} vCPUs",
+        )
+    return Topology(cpus, sockets, cores, threads)
+
+
+def pins_of(config: Config, cpus: int, compat: Compat) -> dict[int, frozenset[int]]:
+    """Raises BhyveError (bhyverun.c:parse_cpuset)."""
+    pins = {}
+    for cpu in range(cpus):
+        text = config.get(f"vcpu.{cpu}.cpuset")
+        if text is not None:
+            pins[cpu] = _cpu_set(cpu, text, CPU_SETSIZE[compat])
+    return pins
+
+
+def _cpu_set(cpu: int, text: str, limit: int) -> frozenset[int]:
+    numbers: set[int] = set()
+    for word in text.split(","):
+        ends = word.split("-")
+        matches = [_NUMBER.fullmatch(end) for end in ends]
+        if len(ends) > 2 or None in matches:
+            raise BhyveError(f"invalid cpuset for vcpu {cpu}: '{text}'")
+        values = [int(match[1]) for match in matches if match is not None]
+        for value in values:
+            if value >= limit:
+                raise BhyveError(f"hostcpu '{value}' outside valid range from 0 to {limit - 1}")
+        if values[0] > values[-1]:
+            raise BhyveError(f"Invalid hostcpu range {values[0]}-{values[1]}")
+        numbers.update(range(values[0], values[-1] + 1))
+    return frozenset(numbers)
+
+
+def memory_of(config: Config, compat: Compat) -> int:
+    """Bytes of ``-m``.  Raises BhyveError."""
+    text = config.get("memory.size") or ""
+    try:
+        return parse_memory_size(text, compat)
+    except UsageError:
+        raise BhyveError(f"invalid memsize '{text}'", EX_USAGE) from None
+
+
+def guest_of(config: Config, name: str, compat: Compat, hostname: str) -> Guest:
+    """The whole machine.  ``hostname``: the host's, for the UUID.  Raises BhyveError, as bhyve at its start."""
+    topology = topology_of(config)
+    serial_ports, devices = start_devices(config, name, compat)
+    return Guest(
+        name=name,
+        topology=topology,
+        pins=pins_of(config, topology.cpus, compat),
+        wired=config.truth("memory.wired", False),
+        incore=config.truth("memory.guest_in_core", False),
+        local_time=config.truth("rtc.use_localtime", True),
+        x2apic=config.truth("x86.x2apic", False),
+        msi_x=config.truth("virtio_msix", True),
+        destroy_on_power_off=config.truth("destroy_on_poweroff", False),
+        debug=_debug_of(config),
+        uuid=_uuid_of(config, name, hostname),
+        smbios={
+            table: {field: config.get(f"{table}.{field}") or text for field, text in fields.items()}
+            for table, fields in SMBIOS.items()
+        },
+        keyboard=config.get("keyboard.layout") or "",
+        serial_ports=serial_ports,
+        devices=devices,
+    )
+
+
+def _debug_of(config: Config) -> DebugServer | None:
+    """gdb.c:init_gdb: no port, or port 0, is no server; that it cannot listen ends bhyve with 1."""
+    text = config.get("gdb.port")
+    if text is None:
+        return None
+    match = _NUMBER.match(text)
+    port = int(match[1]) if match is not None else 0
+    if port == 0:
+        return None
+    if port > _UINT16_MAX:
+        raise BhyveError(f"gdb.port {port}: must be 1 to {_UINT16_MAX}", hint="-G [w][address:]port")
+    return DebugServer(config.get("gdb.address") or "localhost", port, config.truth("gdb.wait", False))
+
+
+def _uuid_of(config: Config, name: str, hostname: str) -> str:
+    text = config.get("uuid")
+    if text is None:
+        return machine_uuid(name, hostname)
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        raise BhyveError("Invalid UUID", bare=True, hint=f"-U {text}")
+    return str(uuid.UUID(text))

@@ -1,0 +1,354 @@
+"""From the tree to devices: what each emulation makes of its node when bhyve(8) starts (pci_emul.c:init_pci).
+
+Devices come in the order of bus, slot and function, whatever the command line's was.  An error is the emulation's own
+line and then init_pci's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import TYPE_CHECKING
+
+from bhyveload.bhyve import devices as dev
+from bhyveload.bhyve.block import backing_of, leading_number
+from bhyveload.bhyve.emulations import AHCI_PORTS, CONSOLE_PORTS, EMULATIONS, MAX_BUS, MAX_FUNCTION, MAX_SLOT, Address
+from bhyveload.bhyve.identity import SERIAL_LENGTH, disk_serial, mac_address, nvme_serial, parse_mac
+from bhyveload.errors import BhyveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bhyveload.bhyve.config import Config, Node
+    from bhyveload.vm.memsize import Compat
+
+_COM_PORTS = 4
+_XHCI_DEVICES = 4
+_MTU_MIN, _MTU_MAX = 46, 65535
+_TAG_MAX = 256
+_SCREEN_MIN = 640, 480
+_SCREEN_MAX = {"current": (3840, 2160), "13.2": (1920, 1200)}
+_CANONICAL = re.compile(r"0|[1-9]\d{0,2}")
+
+
+class Start:
+    """One start: what its emulations need to know of it."""
+
+    def __init__(self, config: Config, name: str, compat: Compat) -> None:
+        self.config = config
+        self.name = name
+        self.compat = compat
+        self.stdio_taken = False
+
+    def failed(self, *lines: str, number: int = errno.EINVAL) -> BhyveError:
+        """The emulation's own ``lines`` and init_pci's last word, as BhyveError."""
+        head = "Device" if self.compat == "current" else "device"
+        message = f"{head} emulation initialization error: {os.strerror(number)}"
+        return BhyveError(message, bare=True, before=lines)
+
+
+def start_devices(
+    config: Config, name: str, compat: Compat
+) -> tuple[tuple[dev.SerialPort, ...], tuple[dev.Device, ...]]:
+    """The ISA serial ports (none without an LPC bridge) and the PCI devices.  Raises BhyveError."""
+    start = Start(config, name, compat)
+    serial_ports: tuple[dev.SerialPort, ...] | None = None
+    found: list[dev.Device] = []
+    kinds: set[str] = set()
+    for address, node in _slots(config):
+        kind = config.get_in(node, "device")
+        if kind is None:
+            raise start.failed(f'pci slot {address}: missing "device" value')
+        emulation = EMULATIONS.get(kind)
+        if emulation is None:
+            raise start.failed(f'pci slot {address}: unknown device "{kind}"')
+        if emulation.alias:
+            raise start.failed(f'pci slot {address}: legacy device "{kind}", use "{emulation.alias}" instead')
+        if kind in _ONLY_ONE and kind in kinds:
+            raise start.failed(_ONLY_ONE[kind])
+        kinds.add(kind)
+        if kind == "lpc":
+            if address.bus:
+                raise start.failed("LPC bridge can be present only on bus 0.")
+            serial_ports = _serial_ports(start)
+        elif kind in _BUILDERS:
+            found.append(_BUILDERS[kind](start, address, node))
+    return serial_ports or (), tuple(found)
+
+
+def _slots(config: Config) -> Iterator[tuple[Address, Node]]:
+    buses = config.root.child("pci")
+    for bus, slots in _numbered(buses, MAX_BUS):
+        for slot, functions in _numbered(slots, MAX_SLOT):
+            for function, node in _numbered(functions, MAX_FUNCTION):
+                yield Address(bus, slot, function), node
+
+
+def _numbered(node: Node | None, limit: int) -> list[tuple[int, Node]]:
+    """The nodes below ``node`` whose names are numbers without leading zeros, up to ``limit``, in their order."""
+    if node is None:
+        return []
+    named = [(name, node.child(name)) for name in node.entries if _CANONICAL.fullmatch(name)]
+    return sorted(
+        ((int(name), child) for name, child in named if child is not None and int(name) <= limit),
+        key=lambda pair: pair[0],
+    )
+
+
+def _serial_ports(start: Start) -> tuple[dev.SerialPort, ...]:
+    ports = []
+    for number in range(_COM_PORTS):
+        text = start.config.get(f"lpc.com{number + 1}.path")
+        ports.append(dev.SerialPort(number, _console(start, text, f"LPC device com{number + 1}")))
+    return tuple(ports)
+
+
+def _console(start: Start, text: str | None, device: str) -> dev.Stdio | dev.Terminal | dev.Tcp | None:
+    """uart_backend.c:uart_set_backend."""
+    if text is None:
+        return None
+    unable = f"Unable to initialize backend '{text}' for {device}"
+    if text == "stdio":
+        if start.stdio_taken:
+            raise start.failed(unable, number=errno.EBUSY)
+        start.stdio_taken = True
+        return dev.Stdio()
+    if text.startswith("tcp=") and start.compat == "current":
+        host, colon, port = text[4:].rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            host = ""
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+            raise start.failed("bhyve: Invalid number of parameter", unable)
+        return dev.Tcp(host, int(port))
+    if not text or "\0" in text:
+        raise start.failed(unable, number=errno.ENOENT)
+    return dev.Terminal(text)
+
+
+def _virtio_block(start: Start, address: Address, node: Node) -> dev.Device:
+    backing = backing_of(start, node)
+    serial = start.config.get_in(node, "ser") or start.config.get_in(node, "serial") or disk_serial(backing.path)
+    return dev.VirtioBlock(address, backing, cut(serial, SERIAL_LENGTH))
+
+
+def _ahci(start: Start, address: Address, node: Node) -> dev.Device:
+    ports = []
+    for number, port in _numbered(node.child("port"), AHCI_PORTS - 1):
+        kind = start.config.get_in(port, "type")
+        if kind not in ("hd", "cd"):
+            raise start.failed(f'Missing or invalid type for port {number}: "{kind or ""}"')
+        backing = backing_of(start, port)
+        get = start.config.get_in
+        ports.append(
+            dev.AhciPort(
+                number,
+                kind,
+                backing,
+                serial=cut(get(port, "ser") or disk_serial(backing.path), SERIAL_LENGTH),
+                revision=cut(get(port, "rev") or "001", 8),
+                model=cut(get(port, "model") or f"BHYVE SATA {'DISK' if kind == 'hd' else 'DVD ROM'}", 40),
+                rotation=leading_number(get(port, "nmrr") or "0") & 0xFFFF,
+            )
+        )
+    return dev.Ahci(address, tuple(ports))
+
+
+def _nvme(start: Start, address: Address, node: Node) -> dev.Device:
+    get = start.config.get_in
+    ram_text = get(node, "ram")
+    backing = backing_of(start, node) if ram_text is None else None
+    ram = leading_number(ram_text or "0")
+    if backing is None and not 1 <= ram <= 1 << 20:
+        raise start.failed(f"nvme: Invalid RAM size {ram_text}")
+    queues = leading_number(get(node, "maxq") or "16")
+    if not 1 <= queues <= 65535:
+        raise start.failed(f"nvme: Invalid maxq {get(node, 'maxq')}")
+    sector_size = leading_number(get(node, "sectsz") or "0")
+    if sector_size not in (0, 512, 4096, 8192):
+        raise start.failed(f"nvme unsupported sector size {sector_size}")
+    serial = get(node, "ser") or nvme_serial(address.slot, address.function)
+    return dev.Nvme(address, backing, ram, cut(serial, SERIAL_LENGTH), queues, sector_size)
+
+
+def _virtio_net(start: Start, address: Address, node: Node) -> dev.Device:
+    return _network(start, address, node, "virtio-net")
+
+
+def _e1000(start: Start, address: Address, node: Node) -> dev.Device:
+    if start.config.get_in(node, "backend") is None:
+        raise start.failed()
+    return _network(start, address, node, "e1000")
+
+
+def _network(start: Start, address: Address, node: Node, model: str) -> dev.Device:
+    mac_text = start.config.get_in(node, "mac")
+    if mac_text is None:
+        mac: str | None = mac_address(start.name, address.slot, address.function)
+    else:
+        mac = parse_mac(mac_text)
+    if mac is None:
+        raise start.failed(f"Invalid MAC {mac_text}")
+    mtu = 0
+    mtu_text = start.config.get_in(node, "mtu") if model == "virtio-net" else None
+    if mtu_text is not None:
+        mtu = leading_number(mtu_text)
+        if not _MTU_MIN <= mtu <= _MTU_MAX:
+            raise start.failed(f"Invalid mtu {mtu_text}")
+    return dev.Network(address, model, _net_backend(start, node), mac, mtu)
+
+
+# net_backends.c, by prefix and in the order of their set; a longer name must come before its beginning.
+_NETWORKS = ("tap", "vmnet", "netmap", "vale", "netgraph", "ngd", "slirp")
+
+
+def _net_backend(start: Start, node: Node) -> dev.Tap | dev.Slirp | dev.OtherNetwork | None:
+    """net_backends.c:netbe_init."""
+    name = start.config.get_in(node, "backend")
+    if name is None:
+        return None
+    kind = start.config.get_in(node, "type") or name
+    prefix = next((prefix for prefix in _NETWORKS if kind.startswith(prefix)), "")
+    if prefix in ("slirp", "ngd") and start.compat != "current":
+        prefix = ""
+    if prefix in ("tap", "vmnet"):
+        return dev.Tap(name)
+    if prefix == "slirp":
+        forward = start.config.get_in(node, "hostfwd") or ""
+        return dev.Slirp(start.config.truth_in(node, "open", False), tuple(filter(None, forward.split(";"))))
+    return dev.OtherNetwork(prefix, name)
+
+
+def _random(start: Start, address: Address, node: Node) -> dev.Device:
+    return dev.Random(address)
+
+
+def _virtio_console(start: Start, address: Address, node: Node) -> dev.Device:
+    ports = []
+    for number, port in _numbered(node.child("port"), CONSOLE_PORTS - 1):
+        name, path = start.config.get_in(port, "name"), start.config.get_in(port, "path")
+        if name is None or path is None:
+            lacks = "name" if name is None else "path"
+            raise start.failed(f"vtcon: missing {lacks} for port {number}")
+        ports.append(dev.ConsolePort(number, name, path))
+    return dev.VirtioConsole(address, tuple(ports))
+
+
+def _share(start: Start, address: Address, node: Node) -> dev.Device:
+    path, tag = start.config.get_in(node, "path"), start.config.get_in(node, "sharename")
+    if path is None:
+        raise start.failed("virtio-9p: path required")
+    if tag is None:
+        raise start.failed("virtio-9p: share name required")
+    if len(os.fsencode(tag)) > _TAG_MAX:
+        raise start.failed("virtio-9p: share name too long")
+    return dev.Share(address, tag, path, start.config.truth_in(node, "ro", False))
+
+
+def _input(start: Start, address: Address, node: Node) -> dev.Device:
+    path = start.config.get_in(node, "path")
+    if path is None:
+        raise start.failed("virtio-input: missing required path config value")
+    return dev.InputDevice(address, path)
+
+
+def _uart(start: Start, address: Address, node: Node) -> dev.Device:
+    return dev.PciSerial(address, _console(start, start.config.get_in(node, "path"), f"uart at {address}"))
+
+
+def _frame_buffer(start: Start, address: Address, node: Node) -> dev.Device:
+    get = start.config.get_in
+    host, port, path = _vnc_address(start, get(node, "tcp") or get(node, "rfb") or "")
+    if start.compat == "current" and (unix := get(node, "unix")):
+        path = unix
+    vga = get(node, "vga") or "io"
+    if vga not in ("io", "on", "off"):
+        raise start.failed(f'fbuf: Invalid vga setting: "{vga}"')
+    width, height = (leading_number(get(node, name) or str(default)) for name, default in (("w", 1024), ("h", 768)))
+    for what, size, least, most in zip(
+        ("width", "height"), (width, height), _SCREEN_MIN, _SCREEN_MAX[start.compat], strict=True
+    ):
+        if not least <= size <= most:
+            raise start.failed(f"fbuf: {what} {size}: must be {least} to {most}")
+    wait = start.config.truth_in(node, "wait", False)
+    return dev.FrameBuffer(address, host, port, path, width, height, vga, wait, get(node, "password") or "")
+
+
+def _vnc_address(start: Start, text: str) -> tuple[str, int, str]:
+    """(host, port, Unix socket) of ``[host:]port``, ``[v6]:port`` or ``unix:path`` (pci_fbuf.c)."""
+    if text.startswith("unix:") and start.compat == "current":
+        return "", 0, text[5:]
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or not host or (port and port[0] != ":"):
+            raise start.failed(f'fbuf: Invalid IPv6 address: "{text}"')
+        port = port[1:] if port else "5900"
+    else:
+        host, colon, port = text.partition(":")
+        if not colon:
+            host, port = "", text or "5900"
+    if not port:
+        raise start.failed(f'fbuf: Missing port number: "{text}"')
+    number = leading_number(port)
+    if not 0 < number <= 65535:
+        raise start.failed(f'fbuf: Invalid port number: "{text}"')
+    return host or "127.0.0.1", number, ""
+
+
+def _usb(start: Start, address: Address, node: Node) -> dev.Device:
+    tablets = 0
+    for number, slot in _numbered(node.child("slot"), 999):
+        model = start.config.get_in(slot, "device") or ""
+        if number > _XHCI_DEVICES:
+            raise start.failed(f"pci_xhci max number of USB devices: {_XHCI_DEVICES}")
+        if model != "tablet":
+            raise start.failed(f'pci_xhci: unknown device model "{model}"')
+        tablets += 1
+    return dev.Usb(address, tablets)
+
+
+def _sound(start: Start, address: Address, node: Node) -> dev.Device:
+    get = start.config.get_in
+    return dev.Sound(address, get(node, "play") or "", get(node, "rec") or "")
+
+
+def _scsi(start: Start, address: Address, node: Node) -> dev.Device:
+    return dev.Scsi(address, start.config.get_in(node, "dev") or "/dev/cam/ctl")
+
+
+def _passthru(start: Start, address: Address, node: Node) -> dev.Device:
+    if not start.config.truth("memory.wired", False):
+        raise start.failed("passthru requires guest memory to be wired")
+    get = start.config.get_in
+    return dev.Passthru(address, get(node, "pptdev") or "/".join(get(node, n) or "0" for n in ("bus", "slot", "func")))
+
+
+def cut(text: str, length: int) -> str:
+    """``text`` as a field of ``length`` bytes holds it."""
+    return os.fsdecode(os.fsencode(text)[:length])
+
+
+_ONLY_ONE = {
+    "lpc": "Only one LPC bridge is allowed.",
+    "fbuf": "Only one frame buffer device is allowed.",
+    "xhci": "pci_xhci controller already defined",
+}
+_BUILDERS: dict[str, Callable[[Start, Address, Node], dev.Device]] = {
+    "ahci": _ahci,
+    "e1000": _e1000,
+    "fbuf": _frame_buffer,
+    "hda": _sound,
+    "nvme": _nvme,
+    "passthru": _passthru,
+    "uart": _uart,
+    "virtio-9p": _share,
+    "virtio-blk": _virtio_block,
+    "virtio-console": _virtio_console,
+    "virtio-input": _input,
+    "virtio-net": _virtio_net,
+    "virtio-rnd": _random,
+    "virtio-scsi": _scsi,
+    "xhci": _usb,
+}
