@@ -44,6 +44,7 @@ STEP = 1 << 20  # bytes decompressed at once, so that a bomb is noticed in time
 BLOCK = 256 << 10  # decompressed data is kept in blocks of this size
 KEEP = 32 << 20  # bytes of decompressed data kept: a kernel's symbols lie this near to its section headers
 LIMIT = 1 << 30  # bytes of decompressed data: what a kernel finds mapped when it starts
+HELD = 160 << 20  # bytes that may come out of one piece of bzip2 before anybody has asked for them; zeros are free
 XZ_MEMORY = 256 << 20  # of the xz decoder: `xz -9` takes 65 MiB
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -51,8 +52,11 @@ Z_DEFLATED = 8
 HEAD_CRC, EXTRA_FIELD, ORIG_NAME, COMMENT, RESERVED = 0x02, 0x04, 0x08, 0x10, 0xE0
 
 
+_ZERO_BLOCK = bytes(BLOCK)
+
+
 class _TooLarge(Exception):
-    """More comes out than may be kept."""
+    """More comes out than may be kept, or again and again."""
 
 
 class _Format:
@@ -106,7 +110,9 @@ class CompressedFile:
         self._engine: Engine = form.engine()
         self._blocks: dict[int, bytes] = {}  # number -> what came out there; the oldest are dropped
         self._dropped = 0  # blocks
+        self._held = 0  # bytes in blocks that are not zero
         self._tail = bytearray()  # what came out behind the last full block
+        self._spent = 0  # bytes that came out in all, in this pass and those before
         self._needed = 0  # nothing before this offset is going to be read next
         self._consumed = start  # offset in the file up to which the engine was fed
         self._came_out = {start: 0}  # offset of a possible end of a piece -> what had come out there
@@ -162,17 +168,23 @@ class CompressedFile:
         if full:
             number = self._dropped + len(self._blocks)
             for index in range(full):
-                self._blocks[number + index] = bytes(memoryview(self._tail)[index * BLOCK : (index + 1) * BLOCK])
+                block = bytes(memoryview(self._tail)[index * BLOCK : (index + 1) * BLOCK])
+                if block == _ZERO_BLOCK:
+                    block = _ZERO_BLOCK
+                else:
+                    self._held += BLOCK
+                self._blocks[number + index] = block
             del self._tail[: full * BLOCK]
         while len(self._blocks) > KEEP // BLOCK and (self._dropped + 1) * BLOCK <= self._needed:
-            del self._blocks[self._dropped]
+            if self._blocks.pop(self._dropped) is not _ZERO_BLOCK:
+                self._held -= BLOCK
             self._dropped += 1
 
     def _restart(self) -> None:
         """Decompress again from the front."""
         self._engine = self._format.engine()
         self._blocks.clear()
-        self._dropped = 0
+        self._dropped = self._held = 0
         self._tail.clear()
         self._consumed = self._start
         self._came_out = {self._start: 0}
@@ -260,8 +272,13 @@ class CompressedFile:
         while True:
             part = engine.decompress(data, STEP)
             self._keep(part)
+            self._spent += len(part)
             if self._out > self._limit:
                 raise _TooLarge(f"{self._format.reader}: decompresses to more than {self._limit} bytes")
+            if self._spent > self._limit + self._limit // 2:
+                raise _TooLarge(f"{self._format.reader}: is read from its beginning again too often")
+            if self._held > HELD:
+                raise _TooLarge(f"{self._format.reader}: {HELD} bytes and more come out of {Z_BUFSIZE}")
             # zlib keeps what it did not get to in unconsumed_tail, the others keep it themselves.
             data = getattr(engine, "unconsumed_tail", b"")
             if engine.eof or (not data and len(part) < STEP):

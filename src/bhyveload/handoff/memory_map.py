@@ -26,6 +26,7 @@ MODINFO_NAME = 0x0001
 MODINFO_SMAP = 0x8000 | 0x1001  # MODINFO_METADATA | MODINFOMD_SMAP
 _RECORD = struct.Struct("<II")
 _METADATA_MAX = 16 << 20
+_RECORDS_MAX = 1 << 16  # about twenty a file
 
 _SMAP_ENTRY = struct.Struct("<QQI")  # struct bios_smap: base, length, type
 SMAP_TYPE_MEMORY = 1
@@ -72,7 +73,9 @@ def map_fields(memory: GuestMemory, entry: EntryState) -> list[MapField]:
 def _smap_fields(memory: GuestMemory, modulep: int, stride: int) -> list[MapField]:
     """The length words of the SMAP record in the records at ``modulep`` (each padded to ``stride`` bytes)."""
     at = modulep
-    while at - modulep < _METADATA_MAX:
+    for _ in range(_RECORDS_MAX):
+        if at - modulep >= _METADATA_MAX:
+            break
         kind, size = _RECORD.unpack(memory.read(at, _RECORD.size))
         at += _RECORD.size
         if kind == MODINFO_END:

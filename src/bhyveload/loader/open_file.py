@@ -85,6 +85,30 @@ class OpenFile:
                 break
         return b"".join(parts)
 
+    def line(self, limit: int) -> bytes | None:
+        """libsa's fgetstr: up to ``limit`` bytes, or to a CR or LF, which is taken but not returned; None at the end.
+
+        Raises FileSystemError.  Moves position and read-ahead as that many reads of one byte would.
+        """
+        if not self.flags & F_READ:
+            raise FileSystemError(EBADF, f"{self.name}: not open for reading")
+        taken = b""
+        while len(taken) < limit:
+            if not self._left:
+                self._readahead = b"".join(self._advance(SOPEN_RASIZE))
+                self._left = len(self._readahead)
+                if not self._left:
+                    return taken or None
+            start = len(self._readahead) - self._left
+            window = bytes(self._readahead[start : start + limit - len(taken)])
+            text = window.partition(b"\n")[0].partition(b"\r")[0]
+            taken += text
+            self._left -= len(text)
+            if len(text) < len(window):
+                self._left -= 1
+                break
+        return taken
+
     def _advance(self, size: int) -> list[Buffer]:
         pieces = list(self.file.read(self._position, size))
         self._position += sum(map(len, pieces))

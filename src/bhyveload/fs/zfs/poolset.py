@@ -150,6 +150,8 @@ class PoolSet:
         old = self.known.get(top_guid)
         kept: dict[int, Leaf] = {}
         if old is not None and old.txg != txg and self.strict != "13.2":
+            if old not in pool.root.children:
+                raise FileSystemError(EINVAL, f"ZFS: pool {pool.name}: the vdev {top_guid:#x} occurs twice")
             if txg < old.txg:
                 self._use_stale(pool, old, guid, txg)
                 return

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 8 << 20
 _MAX_GANG_DEPTH = 8
+_GANG_READS = 4096  # reads within gang blocks that lead to nothing: each level may ask for nine more
 
 
 class BlockReader:
     """Reads a pool's blocks.  ``strict`` is the loader version whose limits hold ("13.2", "current") or None."""
 
-    __slots__ = ("_cache", "_cached", "printer", "reads", "salt", "strict", "top_vdevs")
+    __slots__ = ("_cache", "_cached", "_gang_reads", "printer", "reads", "salt", "strict", "top_vdevs")
 
     def __init__(
         self, top_vdevs: dict[int, Vdev], reads: Reads, printer: Callable[[str], None], strict: str | None
@@ -42,6 +43,7 @@ class BlockReader:
         self.salt = checksum.Salt()
         self._cache: dict[bytes, tuple[Buffer, int]] = {}
         self._cached = 0
+        self._gang_reads = 0  # within gangs, less those that a block may need
 
     def read(self, stored: bytes) -> Buffer:
         """The block of ``lsize`` bytes that a stored block pointer (128 bytes, no hole) names.
@@ -75,6 +77,10 @@ class BlockReader:
             return self._embedded(bp)
         if bp.lsize > zf.SPA_MAXBLOCKSIZE or bp.psize > zf.SPA_MAXBLOCKSIZE:
             raise FileSystemError(EIO, f"ZFS: a block of {max(bp.lsize, bp.psize)} bytes")
+        if depth:
+            self._gang_reads += 1
+            if self._gang_reads > _GANG_READS:
+                raise FileSystemError(EIO, "ZFS: gang blocks lead to nothing, again and again: damaged pool")
         error = FileSystemError(EIO, "ZFS: the block pointer is empty")
         for dva in bp.dvas:
             vdev = self.top_vdevs.get(dva.vdev)
@@ -149,6 +155,8 @@ class BlockReader:
         data = b"".join(map(bytes, parts))
         if len(data) != bp.psize or not checksum.verify(bp, data, self.salt):
             raise FileSystemError(EIO, "ZFS: wrong checksum of a gang block")
+        if not depth:  # so many reads can be what the block needs
+            self._gang_reads = max(0, self._gang_reads - 3 * (bp.psize >> zf.SPA_MINBLOCKSHIFT) - 3)
         return data
 
     def _gang_header(self, bp: BlockPointer, depth: int) -> Buffer:

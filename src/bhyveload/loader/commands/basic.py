@@ -26,6 +26,7 @@ _BANNER = 79  # command_more's line buffer
 _PAGE = 79  # pager_file's
 _HELP_LINE = 80
 _HELP_FILE = "/boot/loader.help.userboot"
+_MAX_HELP = 512 << 10  # bytes of that file; FreeBSD's has 30 KB
 _MAX_READTEST = 1 << 40
 
 
@@ -191,17 +192,8 @@ def bcachestat(loader: Loader, argv: list[str]) -> int:
 
 def _help_line(file: OpenFile) -> str | None:
     """fgetstr into an 80-byte buffer: a line without its end, None at the end of the file."""
-    line = bytearray()
-    while len(line) < _HELP_LINE - 1:
-        char = file.read(1)
-        if not char:
-            if not line:
-                return None
-            break
-        if char in b"\r\n":
-            break
-        line += char
-    return line.decode("latin-1").partition("\0")[0]
+    line = file.line(_HELP_LINE - 1) if file.tell < _MAX_HELP else None
+    return None if line is None else line.decode("latin-1").partition("\0")[0]
 
 
 def _help_entry(file: OpenFile) -> tuple[str, str | None, str | None] | None:

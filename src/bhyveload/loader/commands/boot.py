@@ -52,7 +52,7 @@ _DEFAULT_PROMPT = "Hit [Enter] to boot immediately, or any other key for command
 _DEFAULT_DELAY = 10
 _FSTAB_LINE = 128
 _ASSIGNMENT = 127  # the newer loader copies at most this much of a name=value word
-_MAX_FSTAB_LINES = 100_000
+_MAX_FSTAB_LINES = 20_000
 
 
 def boot(loader: Loader, argv: list[str]) -> int:
@@ -264,18 +264,10 @@ def _fstab_root(file: OpenFile, path: str) -> tuple[str, str, str] | None:
 
 def _fgetstr(file: OpenFile, line: bytearray) -> bool:
     """Read up to 127 characters or to CR or LF into the buffer, NUL behind them; False at the end."""
-    length = 0
-    while length < _FSTAB_LINE - 1:
-        char = file.read(1)
-        if not char:
-            if length == 0:
-                return False
-            break
-        if char in b"\r\n":
-            break
-        line[length] = char[0]
-        length += 1
-    line[length] = 0
+    text = file.line(_FSTAB_LINE - 1)
+    if text is None:
+        return False
+    line[: len(text) + 1] = text + b"\0"
     return True
 
 

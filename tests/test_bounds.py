@@ -1,0 +1,246 @@
+"""What a guest's bytes may cost: each of these kept a reader busy for seconds to hours once.
+
+The limits are of processor time, two seconds at most (ten where the machine is slow is still far from what it was).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import os
+import struct
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from bhyveload.errors import BhyveloadError, FileSystemError, HandoffError
+from bhyveload.freebsd_errno import EINVAL, EIO
+from bhyveload.fs import compressed
+from bhyveload.fs.interface import Buffer
+from bhyveload.fs.zfs.checksum import seal_embedded
+from bhyveload.fs.zfs.poolset import PoolSet
+from bhyveload.handoff.entry_state import EntryState, entry_state
+from bhyveload.handoff.memory_map import map_fields
+from bhyveload.loader.commands import basic, boot
+from bhyveload.loader.open_file import F_READ, OpenFile
+from bhyveload.vm.memory import GuestMemory
+from bhyveload.vm.registers import Registers, setup_freebsd_registers
+from fuzzing import check_in_time
+from zfs_writer import OFF, Top, Writer, write_labels
+
+MIB = 1 << 20
+SECONDS = 2.0
+
+
+def in_time(work: Callable[[], object], seconds: float = SECONDS) -> list[BhyveloadError]:
+    """Run it; the error of ours that it ended with, if it did."""
+    errors: list[BhyveloadError] = []
+
+    def run(_: bytes) -> None:
+        try:
+            work()
+        except BhyveloadError as error:
+            errors.append(error)
+
+    check_in_time(run, b"", seconds)
+    return errors
+
+
+class Text:
+    """A file of ``data`` again and again, ``size`` bytes."""
+
+    def __init__(self, data: bytes, size: int | None = None) -> None:
+        self.data = data
+        self.size = len(data) if size is None else size
+
+    def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return []
+        skip = offset % len(self.data)
+        count = end - offset
+        return [(self.data * (-(-(skip + count) // len(self.data))))[skip : skip + count]]
+
+    def write(self, offset: int, data: Buffer) -> int:
+        raise AssertionError
+
+
+def opened(file: Text) -> OpenFile:
+    nothing: object = None
+    return OpenFile(nothing, "disk0p2:/x", F_READ, nothing, nothing, file)  # type: ignore[arg-type]
+
+
+# Lines
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"a\n", b"# " + b"x" * 124 + b"\n", b"/dev/ada0p2 /usr ufs rw 1 1\n", b" " * 300]
+)
+def test_fstab_of_very_many_lines(line: bytes) -> None:
+    assert in_time(lambda: boot._fstab_root(opened(Text(line, 1 << 40)), "disk0p2:/etc/fstab")) == []
+
+
+def test_help_of_very_many_lines() -> None:
+    def last() -> None:
+        file = opened(Text(b"# x" + b"y" * 200 + b"\n# T", 1 << 40))
+        while basic._help_entry(file) is not None:
+            pass
+
+    assert in_time(last) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 79, 127, 128, 600, 5000])
+def test_lines_are_those_of_single_bytes(limit: int) -> None:
+    data = b"\n\r\nabc\r" + b"x" * 700 + b"\n" + b"y" * 511 + b"\n\n" + bytes(range(1, 256)) * 5 + b"end"
+
+    def by_bytes(file: OpenFile) -> bytes | None:
+        line = b""
+        while len(line) < limit:
+            char = file.read(1)
+            if not char:
+                return line or None
+            if char in b"\r\n":
+                break
+            line += char
+        return line
+
+    one, other = opened(Text(data)), opened(Text(data))
+    while True:
+        lines = one.line(limit), by_bytes(other)
+        assert lines[0] == lines[1]
+        assert one.tell == other.tell
+        if lines[0] is None:
+            break
+
+
+# Compressed files
+
+
+def test_segments_at_both_ends_of_a_compressed_file() -> None:
+    """As a kernel.gz has them whose program headers name its first and its last bytes by turns."""
+    size = 90 * MIB
+    file = compressed.open_gzip(Text(gzip.compress(bytes(size), 9)), lambda text: None, 100 * MIB)
+
+    def read() -> None:
+        for _ in range(36):
+            file.read(size - 4096, 4096)
+            file.read(0, 4096)
+
+    (error,) = in_time(read)
+    assert "again" in error.message
+    with pytest.raises(FileSystemError):
+        file.read(size - 4096, 4096)
+
+
+def test_some_going_back_is_nothing_out_of_the_ordinary() -> None:
+    content = os.urandom(1000) * (50 * MIB // 1000)
+    file = compressed.open_gzip(Text(gzip.compress(content, 1)), lambda text: None)
+    for at in (0, len(content) - 100, 100, len(content) - 5000):
+        assert b"".join(file.read(at, 100)) == content[at : at + 100]
+
+
+def test_much_out_of_little_bzip2_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compressed, "HELD", 4 * MIB)
+    file = compressed.open_bzip2(Text(bz2.compress(b"\xff" * (20 * MIB))), lambda text: None)
+    with pytest.raises(FileSystemError, match="come out of 2048"):
+        file.read(15 * MIB, 10)
+    assert sum(map(len, file._blocks.values())) <= 5 * MIB
+    zeros = compressed.open_bzip2(Text(bz2.compress(bytes(20 * MIB))), lambda text: None)
+    assert b"".join(zeros.read(15 * MIB, 10)) == bytes(10)
+    assert len(set(map(id, zeros._blocks.values()))) == 1
+
+
+# ZFS
+
+
+def test_a_gang_header_that_names_itself() -> None:
+    """In three copies each: three times the reads with each level, and again for every block that is so."""
+    writer = Writer([Top(0)])
+    writer.bootfs = b"ROOT/default"
+    tree: dict[bytes, bytes | None] = {b"/boot": None, b"/boot/data": b"x" * 5000}
+
+    def endless(objects: dict[int, bytes]) -> None:
+        dnode = objects[4]
+        words = list(struct.unpack("<16Q", dnode[64:192]))
+        top = writer.tops[0]
+        offset = top.used
+        for index in (1, 3, 5):
+            words[index - 1] = 1
+            words[index] = offset >> 9 | 1 << 63
+        words[6] = words[6] & ~(0x7F << 32) | OFF << 32
+        pointer = struct.pack("<16Q", *words)
+        top.put(seal_embedded(pointer * 3 + bytes(128), (0, offset, writer.txg, 0)))
+        objects[4] = dnode[:64] + pointer + dnode[192:]
+
+    for name in (b"", b"ROOT", b"ROOT/default"):
+        writer.dataset(name, writer.file_system(tree, endless) if name == writer.bootfs else writer.file_system({}))
+    pools = PoolSet()
+    for image in writer.finish():
+        pools.probe(image, "disk0")
+    (pool,) = pools.finish()
+    fs = pool.dataset("made/ROOT/default")
+    file = fs.open(fs.lookup(b"/boot/data"))
+
+    def read() -> None:
+        for _ in range(20):
+            with pytest.raises(FileSystemError) as caught:
+                file.read(0, 5000)
+            assert caught.value.errno == EIO
+
+    assert in_time(read) == []
+
+
+@pytest.mark.parametrize("txg", [39, 40, 41])
+def test_two_pools_that_claim_the_same_top_level_device(txg: int) -> None:
+    writers = []
+    for number in range(2):
+        writer = Writer([Top(0, "mirror", 2)], name=b"made%d" % number, txg=txg if number else 40)
+        writer.guid += number
+        for leaf in writer.tops[0].leaves:
+            leaf.guid += 64 * number
+        writer.dataset(b"", writer.file_system({}))
+        writers.append(writer)
+    pools = PoolSet()
+    pools.probe(writers[0].finish()[0], "disk0")
+    with pytest.raises(FileSystemError, match="occurs twice") as caught:
+        pools.probe(writers[1].finish()[0], "disk1")
+    assert caught.value.errno == EINVAL
+    assert [pool.name for pool in pools.finish()] == ["made0"]
+
+
+@pytest.mark.parametrize("txg", [39, 41])
+def test_a_label_whose_top_level_device_is_a_leaf(txg: int) -> None:
+    writer = Writer([Top(0, "mirror", 2)])
+    writer.dataset(b"", writer.file_system({}))
+    first, _ = writer.finish()
+    top = writer.tops[0]
+    write_labels(
+        top.leaves[1], writer.label(top, top.leaves[1], top_guid=top.leaves[1].guid, txg=txg), writer.uberblock(), 12
+    )
+    pools = PoolSet()
+    pools.probe(first, "disk0")
+    with pytest.raises(FileSystemError):
+        pools.probe(top.leaves[1].image(), "disk1")
+    assert [pool.name for pool in pools.finish()] == ["made"]
+
+
+# The hand-off
+
+
+def test_module_records_without_end() -> None:
+    memory, entry = _loaded()
+    memory.write(0x200000, struct.pack("<II", 1, 0))
+    memory.write(0x200008, struct.pack("<II", 2, 0) * (4 * MIB))
+    (error,) = in_time(lambda: map_fields(memory, entry))
+    assert isinstance(error, HandoffError)
+    assert "damaged" in error.message
+
+
+def _loaded() -> tuple[GuestMemory, EntryState]:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 64 * MIB)
+    memory = GuestMemory(fd, 64 * MIB, 0)
+    vcpu = Registers()
+    setup_freebsd_registers(vcpu, 0xFFFFFFFF80200000, 0x3000, 0x5000, 0x1000)
+    memory.write(0x1000, struct.pack("<III", 0, 0x200000, 0x400000))
+    return memory, entry_state({"vcpus": [vcpu.as_dict()], "memory": {"low": 64 * MIB, "high": 0}, "loaded": {}})
