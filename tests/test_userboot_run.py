@@ -241,7 +241,7 @@ class FullMemory:
 
     low, high = 64 * MB, 0
 
-    def offset(self, gpa: int, length: int) -> int:
+    def check(self, gpa: int, length: int) -> int:
         return gpa
 
     def write_pieces(self, gpa: int, pieces: object, length: int) -> None:
