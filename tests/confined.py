@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from bhyveload.errors import BhyveloadError
 from bhyveload.host.child import Leave, run_child
 from bhyveload.host.confinement import confine
 from bhyveload.host.interface import BlockDevice, HostDirectory
-from bhyveload.sandbox import Sandbox, _call, _check
+from bhyveload.sandbox import Sandbox
+from bhyveload.syscall import call, checked
 from bhyveload.vm.memory import GuestMemory
 
 FORBIDDEN = "SIGSYS"
@@ -45,17 +47,42 @@ def try_confined(
         return error.message
 
 
-def only(*, landlock: bool = False, seccomp: bool = False) -> Sandbox:
+def only(*, landlock: bool = False, seccomp: bool = False, empty_root: bool = False) -> Sandbox:
     """A sandbox with one of its layers alone, for the user as he is: each has to hold by itself."""
     sandbox = Sandbox()
-    sandbox._identity = None
+    if not empty_root or os.geteuid():
+        sandbox._identity = None
     if not landlock:
         sandbox._landlock = 0
     if not seccomp:
         sandbox._seccomp = False
+    sandbox._empty_root = empty_root
     return sandbox
 
 
 def system_call(number: int, *arguments: int | bytes | None) -> int:
     """A raw system call.  Raises OSError."""
-    return _check(_call(number, *arguments))
+    return checked(call(number, *arguments))
+
+
+def as_nobody(action: Callable[[], str]) -> str:
+    """What ``action`` says in a process of an ordinary user's: root becomes nobody for it."""
+    if os.geteuid():
+        return action()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os.write(writing, action().encode())
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    return said

@@ -21,8 +21,8 @@ LEVELS = (
     {"image"},
     {"host"},
     {"vm"},
-    {"need", "wire", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum"},
-    {"errors"},
+    {"need", "wire", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root"},
+    {"errors", "syscall"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.
@@ -30,6 +30,7 @@ ALLOWED = {
     ("disk", "loader"): "device names as loader(8) spells them",
     ("host", "fs"): "fs/stat.py: the numbers of stat(2)",
     ("sandbox", "seccomp"): "its table of system calls",
+    ("sandbox", "empty_root"): "one of its layers",
     ("sandbox", "capsicum"): "the same on FreeBSD",
 }
 

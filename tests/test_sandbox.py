@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload import capsicum, sandbox, seccomp
+from bhyveload import capsicum, sandbox, seccomp, syscall
 from bhyveload.cli import bhyveload
 from bhyveload.errors import SandboxError, UsageError
 from bhyveload.host.directory import open_host_directory
 from bhyveload.image.raw import open_raw
 from bhyveload.sandbox import Sandbox
 from bhyveload.seccomp import ALLOW, KILL, NONE, TABLE, program
+from bhyveload.syscall import Capabilities
 from confined import try_confined
 from golden import Record
 
@@ -136,7 +137,7 @@ def test_other_architectures_are_killed() -> None:
 
 @linux
 def test_a_host_without_the_means_is_told_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_call", lambda number, *_: -1)
+    monkeypatch.setattr(sandbox, "call", lambda number, *_: -1)
     box = Sandbox()
     assert any("no Landlock" in lack for lack in box.missing)
     assert any("no seccomp" in lack for lack in box.missing)
@@ -158,13 +159,13 @@ def signals() -> Iterator[None]:
 @pytest.mark.usefixtures("signals")
 def test_the_program_on_such_a_host(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """It says so once for each lack and goes on with what there is; --require-sandbox ends it."""
-    real = sandbox._call
+    real = syscall.call
     refused = {sandbox.SYS_LANDLOCK_CREATE_RULESET, *sandbox.SYS_SECCOMP.values()}
 
     def call(number: int, *arguments: object) -> int:
         return -1 if number in refused else real(number, *arguments)
 
-    monkeypatch.setattr(sandbox, "_call", call)
+    monkeypatch.setattr(sandbox, "call", call)
     (disk,) = Record("current", "plain").disks()
     words = ["bhyveload", "--batch", "--dry-run", "-d", f"/proc/self/fd/{disk.descriptor}"]
     monkeypatch.setattr(sys, "argv", words)
@@ -198,11 +199,37 @@ def test_every_version_of_landlock(version: int, monkeypatch: pytest.MonkeyPatch
     if box._landlock < version:
         pytest.skip(f"this kernel's Landlock has version {box._landlock}")
     box._landlock = version
-    box._seccomp = False
+    box._seccomp = box._empty_root = False
     box._identity = None
     directory = open_host_directory(str(tmp_path))
     assert try_confined(lambda: os.open("/etc/passwd", os.O_RDONLY), sandbox=box, folder=directory) == "EACCES"
     assert try_confined(lambda: os.mkdir(tmp_path / "x"), sandbox=box, folder=directory) == "EACCES"
+    directory.close()
+
+
+@confining
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_old_landlock_is_missing_protection_of_a_folder(
+    version: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before version 3 it lets files be emptied: told with -h, and not enough for --require-sandbox."""
+    real = syscall.call
+
+    def ask(number: int, *arguments: object) -> int:
+        asked = number == sandbox.SYS_LANDLOCK_CREATE_RULESET and arguments[0] is None
+        return version if asked else real(number, *arguments)
+
+    monkeypatch.setattr(sandbox, "call", ask)
+    assert Sandbox().missing == ()
+    lacks = Sandbox(folder=True).missing
+    assert bool(lacks) == (version < 3)
+    words = ["bhyveload", "--dry-run", "--batch", "--require-sandbox", "-h", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    assert (bhyveload.main() == 77) == (version < 3)
+    assert ("does not keep files in the -h folder from being emptied" in capfd.readouterr().err) == (version < 3)
+    directory = open_host_directory(str(tmp_path))
+    said = try_confined(lambda: 5, sandbox=Sandbox(required=True), folder=directory)  # a library's user
+    assert said == "done: 5" if version >= 3 else said.startswith("--require-sandbox: this kernel's Landlock")
     directory.close()
 
 
@@ -348,7 +375,7 @@ def capabilities() -> tuple[int, int]:
     data = bytearray(24)
     number = sandbox.SYS_CAPGET[os.uname().machine]
     header = (sandbox.CAPABILITY_VERSION_3).to_bytes(4, "little") + bytes(4)
-    assert sandbox._call(number, header, sandbox._Data.from_buffer(data)) == 0
+    assert syscall.call(number, header, Capabilities.from_buffer(data)) == 0
     return int.from_bytes(data[0:4], "little"), int.from_bytes(data[4:8], "little")
 
 

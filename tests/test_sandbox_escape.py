@@ -9,18 +9,20 @@ import resource
 import socket
 import struct
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bhyveload import empty_root
 from bhyveload.host.directory import open_host_directory
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.need import load_all
 from bhyveload.sandbox import Sandbox
-from confined import FORBIDDEN, only, system_call, try_confined
+from confined import FORBIDDEN, as_nobody, only, system_call, try_confined
 
 pytestmark = pytest.mark.skipif(bool(Sandbox().missing), reason=f"this host cannot confine: {Sandbox().missing}")
 
@@ -73,7 +75,19 @@ def place(request: pytest.FixtureRequest, secret: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "shared"
+    return make_folder(tmp_path)
+
+
+@pytest.fixture
+def public(secret: Path) -> Iterator[Path]:
+    """The same where every user may look: pytest's own folders are closed to others."""
+    with tempfile.TemporaryDirectory() as above:
+        os.chmod(above, 0o755)
+        yield make_folder(Path(above))
+
+
+def make_folder(above: Path) -> Path:
+    path = above / "shared"
     (path / "boot").mkdir(parents=True)
     (path / "boot" / "kernel").write_bytes(b"kernel")
     os.symlink("/etc/passwd", path / "absolute")
@@ -142,8 +156,84 @@ def test_the_folder_can_be_read(folder: Path) -> None:
 )
 def test_no_way_leads_out_of_the_folder(folder: Path, secret: Path, name: bytes) -> None:
     """A child in an attacker's hands asks the kernel without RESOLVE_BENEATH: Landlock must hold alone."""
-    assert in_folder(folder, lambda fd: openat2(fd, name)) == "EACCES"
+    assert in_folder(folder, lambda fd: openat2(fd, name), only(landlock=True, seccomp=True)) == "EACCES"
     assert in_folder(folder, lambda fd: openat2(fd, name), only()).startswith("done")
+    assert in_folder(folder, lambda fd: openat2(fd, name)) == "ENOENT"
+
+
+# A descriptor opened with O_PATH reads nothing, so Landlock does not look; it tells whether a name exists, and more.
+LOOKED_AT = ["/etc/passwd", "/proc/self/root/etc/passwd", "../secret", "../shared/boot/kernel", "boot/upwards"]
+
+
+def look_at(fd: int, name: str) -> int:
+    return os.fstat(openat2(fd, name.encode(), os.O_PATH)).st_size
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_no_name_outside_the_folder_is_there_at_all(folder: Path, secret: Path, name: str) -> None:
+    assert in_folder(folder, lambda fd: look_at(fd, name), only(landlock=True, seccomp=True)).startswith("done")
+    assert in_folder(folder, lambda fd: look_at(fd, name)) == "ENOENT"
+    assert in_folder(folder, lambda fd: look_at(fd, name), only(empty_root=True)) == "ENOENT"
+    assert in_folder(folder, lambda fd: look_at(fd, "boot/kernel")) == "done: 6"
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_nor_for_an_ordinary_user(public: Path, name: str) -> None:
+    """His empty root is one in a user namespace; where that is not to be had, Landlock and seccomp stand alone."""
+    if not as_nobody(lambda: str(has_user_namespaces())).endswith("True"):
+        pytest.skip("no user namespaces for ordinary users here")
+    assert as_nobody(lambda: in_folder(public, lambda fd: look_at(fd, name))) == "ENOENT"
+    assert as_nobody(lambda: in_folder(public, lambda fd: look_at(fd, "boot/kernel"))) == "done: 6"
+    owner = os.geteuid() or 65534
+    os.chown(public / "boot" / "kernel", owner, -1)
+    owned = as_nobody(lambda: in_folder(public, lambda fd: os.fstat(openat2(fd, b"boot/kernel")).st_uid))
+    assert owned == f"done: {owner}"
+
+
+def has_user_namespaces() -> bool:
+    """Asked in a process of its own, which then ends."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if empty_root.enter(os.uname().machine, -1, True) else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "place", ["/etc/passwd", "/proc/self/maps", "/dev/null", "../../../../etc/passwd"], indirect=True
+)
+def test_an_empty_root_alone_holds(place: str, folder: Path) -> None:
+    box = only(empty_root=True)
+    assert in_folder(folder, lambda _: os.open(place, READ), box) == "ENOENT"
+    assert in_folder(folder, lambda _: os.listdir("/"), box) == "done: []"
+    assert in_folder(folder, lambda _: os.open("/new", os.O_CREAT | os.O_WRONLY), box) == "EROFS"
+    assert in_folder(folder, lambda fd: os.open("boot/new", os.O_CREAT | os.O_WRONLY, dir_fd=fd), box) == "EROFS"
+
+
+def test_a_folder_under_which_others_are_mounted() -> None:
+    """The root directory itself: a tree of many mounts, all of them to be seen and none to be written."""
+    box = only(empty_root=True)
+    assert in_folder(Path("/"), lambda fd: len(os.listdir(openat2(fd, b"proc/self"))) > 5, box) == "done: True"
+    assert in_folder(Path("/"), lambda fd: openat2(fd, b"dev/shm/new", os.O_CREAT | os.O_WRONLY, mode=0o600), box) == (
+        "EROFS"
+    )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_old_landlock_does_not_let_files_be_emptied(public: Path, version: int) -> None:
+    """Before Linux 6.2 open(2) with O_TRUNC passes Landlock: the public is a read-only mount."""
+    kernel = public / "boot" / "kernel"
+    kernel.chmod(0o666)
+
+    def empty(fd: int) -> int:
+        return openat2(fd, b"boot/kernel", os.O_RDONLY | os.O_TRUNC)
+
+    box = Sandbox()
+    box._landlock = version
+    assert in_folder(public, empty, box) == "EROFS"
+    assert kernel.read_bytes() == b"kernel"
+    box._empty_root = False
+    assert in_folder(public, empty, box).startswith("done")
+    assert kernel.read_bytes() == b""
 
 
 @pytest.mark.parametrize(
@@ -158,7 +248,10 @@ def test_no_way_leads_out_of_the_folder(folder: Path, secret: Path, name: bytes)
 )
 def test_the_folder_is_only_read(folder: Path, name: bytes, flags: int) -> None:
     mode = 0o600 if flags & (os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY) else 0
-    assert in_folder(folder, lambda fd: openat2(fd, name, flags, mode=mode)) == "EACCES"
+    # Landlock, or the mount before it
+    assert in_folder(folder, lambda fd: openat2(fd, name, flags, mode=mode)) in ("EACCES", "EROFS")
+    landlock = only(landlock=True, seccomp=True)
+    assert in_folder(folder, lambda fd: openat2(fd, name, flags, mode=mode), landlock) == "EACCES"
     assert (folder / "boot" / "kernel").read_bytes() == b"kernel"
 
 

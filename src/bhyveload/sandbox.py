@@ -8,27 +8,25 @@ on FreeBSD.  Stand-alone: standard library only, knows nothing of loaders.
 
 Afterwards the process reads and writes through ``descriptors`` alone, and opens files beneath ``folder`` for reading.
 It cannot open anything else, make sockets, start or signal processes, or get new executable memory.  What is made to
-try all the same is killed (SIGSYS); seccomp.py has the table.  Facts: docs/security.md, spec/bhyveload.md 9.
-
-``_ctypes`` instead of ``ctypes``: a fifth of its cost at start (docs/security.md).
+try all the same is killed (SIGSYS); seccomp.py has the table.  Facts: docs/security.md.
 """
 
 from __future__ import annotations
 
-import _ctypes
 import errno
 import os
 import resource
 import struct
 import sys
 
+from bhyveload import empty_root
 from bhyveload.errors import SandboxError, UsageError
 from bhyveload.seccomp import program
+from bhyveload.syscall import Capabilities, Pointer, call, checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space that the child may take in addition to what it has
 FILE_SIZE = 1 << 30  # bytes by which the largest file that a loader writes to may grow: its console's output
@@ -49,6 +47,7 @@ SYS_CLOSE_RANGE = 436  # Linux 5.9
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
+LANDLOCK_TRUNCATE = 3  # the first ABI version that can forbid open(2) to empty a file
 LANDLOCK_ACCESS_FS_READ_FILE, LANDLOCK_ACCESS_FS_READ_DIR = 1 << 2, 1 << 3
 RULESET_ATTR = struct.Struct("=QQQ")  # handled_access_fs, handled_access_net, scoped
 PATH_BENEATH_ATTR = struct.Struct("=Qi")  # allowed_access, parent_fd (packed)
@@ -61,6 +60,7 @@ _LANDLOCK_VERSIONS = (
     (5, (1 << 16) - 1, 3, 0, 16),  # IOCTL_DEV
     (6, (1 << 16) - 1, 3, 3, 24),  # abstract UNIX sockets, signals
 )
+_NO_TRUNCATE = "this kernel's Landlock (before Linux 6.2) does not keep files in the -h folder from being emptied"
 
 
 class Sandbox:
@@ -68,13 +68,28 @@ class Sandbox:
 
     ``user``: whom root's child becomes; None: nobody.  ``required``: raise SandboxError when anything is missing.
     ``core``: leave core dumps possible.  ``growth``: by how many bytes the largest file that it writes to may grow
-    (console output).  ``missing``: what this host lacks, a line each.
+    (console output).  ``folder``: it will be entered with one.  ``missing``: what this host lacks, a line each.
     """
 
-    __slots__ = ("_core", "_growth", "_identity", "_landlock", "_machine", "_seccomp", "missing")
+    __slots__ = (
+        "_core",
+        "_empty_root",
+        "_growth",
+        "_identity",
+        "_landlock",
+        "_machine",
+        "_required",
+        "_seccomp",
+        "missing",
+    )
 
     def __init__(
-        self, user: str | None = None, required: bool = False, core: bool = False, growth: int = FILE_SIZE
+        self,
+        user: str | None = None,
+        required: bool = False,
+        core: bool = False,
+        growth: int = FILE_SIZE,
+        folder: bool = False,
     ) -> None:
         """Raises UsageError (no such user, or not allowed to become it), SandboxError (``required``)."""
         self._core = core
@@ -82,25 +97,32 @@ class Sandbox:
         self._machine = os.uname().machine
         self._landlock = 0
         self._seccomp = False
+        self._empty_root = True
+        self._required = required
         self._identity = _identity(user)
         self.missing: tuple[str, ...] = ()
         if sys.platform == "linux":
-            self._ask_linux()
+            self._ask_linux(folder)
         elif not sys.platform.startswith("freebsd"):
             self.missing = (f"{sys.platform} has neither Landlock nor Capsicum: the loader is not confined",)
-        if required and self.missing:
+        self._insist(self.missing)
+
+    def _insist(self, missing: tuple[str, ...]) -> None:
+        if self._required and missing:
             raise SandboxError(
-                f"--require-sandbox: {self.missing[0]}", "use a kernel with it, or leave --require-sandbox away"
+                f"--require-sandbox: {missing[0]}", "use a kernel with it, or leave --require-sandbox away"
             )
 
-    def _ask_linux(self) -> None:
+    def _ask_linux(self, folder: bool) -> None:
         missing = []
         if self._machine in SYS_SECCOMP:
-            self._landlock = max(0, _call(SYS_LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION))
+            self._landlock = max(0, call(SYS_LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION))
             action = struct.pack("=I", 0x80000000)  # SECCOMP_RET_KILL_PROCESS, Linux 4.14
-            self._seccomp = _call(SYS_SECCOMP[self._machine], SECCOMP_GET_ACTION_AVAIL, 0, action) == 0
+            self._seccomp = call(SYS_SECCOMP[self._machine], SECCOMP_GET_ACTION_AVAIL, 0, action) == 0
         if not self._landlock:
             missing.append("this kernel offers no Landlock (Linux 5.13, switched on): names of files are not guarded")
+        elif folder and self._landlock < LANDLOCK_TRUNCATE:
+            missing.append(_NO_TRUNCATE)
         if not self._seccomp:
             missing.append("this kernel offers no seccomp filters here: system calls are not guarded")
         if self._identity and self._machine in SYS_CAPGET and not _may_become(self._machine, self._identity):
@@ -117,6 +139,8 @@ class Sandbox:
         keep = {fd for fd in descriptors if fd >= 0}
         if folder >= 0:
             keep.add(folder)
+            if 0 < self._landlock < LANDLOCK_TRUNCATE:
+                self._insist((_NO_TRUNCATE,))
         for name, action in self._steps(keep, folder):
             try:
                 action()
@@ -137,14 +161,26 @@ class Sandbox:
             return
         landlock, seccomp = self._landlock, self._seccomp
         # Root's folder may hold what only root can read: Landlock narrows that right down to the folder.
-        readable = self._identity is not None and self._identity[2] and folder >= 0 and landlock and seccomp
-        yield "user", lambda: self._become(bool(readable))
+        root = self._identity is not None
+        readable = bool(self._identity is not None and self._identity[2] and folder >= 0 and landlock and seccomp)
+        if root:
+            yield "empty root", lambda: self._leave_files(folder, user_namespace=False)
+        yield "user", lambda: self._become(readable)
+        if not root or not readable:
+            yield "empty root", lambda: self._leave_files(folder, user_namespace=True)
         yield "prctl", lambda: self._settle(parent)
         if landlock:
             yield "Landlock", lambda: _restrict_files(landlock, folder)
         yield "descriptors", lambda: _limit_descriptors(keep, folder)
         if seccomp:
             yield "seccomp", lambda: self._filter(folder >= 0)
+
+    def _leave_files(self, folder: int, user_namespace: bool) -> None:
+        """An empty root directory, where it is to be had (empty_root.py): root's own, or one in a user namespace."""
+        if self._empty_root and empty_root.enter(self._machine, folder, user_namespace):
+            self._empty_root = False  # once is enough
+        if user_namespace:
+            self._set_capabilities(0)
 
     def _become(self, readable: bool) -> None:
         if self._identity is not None:
@@ -154,13 +190,18 @@ class Sandbox:
             os.setgroups([])
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
-        if self._machine in SYS_CAPSET:
-            kept = 1 << CAP_DAC_READ_SEARCH if readable else 0
-            header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
-            data = struct.pack("=6I", kept, kept, 0, 0, 0, 0)
-            if _call(SYS_CAPSET[self._machine], header, data) != 0 and kept:
-                # A container's root without that capability: the folder is then read as the user.
-                _check(_call(SYS_CAPSET[self._machine], header, bytes(24)))
+        if not self._set_capabilities(1 << CAP_DAC_READ_SEARCH if readable else 0):
+            self._set_capabilities(0)  # a container's root without that capability: the folder is read as the user
+
+    def _set_capabilities(self, kept: int) -> bool:
+        """Whether this process now has ``kept`` and no other.  Raises OSError when it cannot have none."""
+        if self._machine not in SYS_CAPSET:
+            return True
+        header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+        result = call(SYS_CAPSET[self._machine], header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
+        if not kept:
+            checked(result)
+        return result == 0
 
     def _settle(self, parent: int) -> None:
         if not self._core:
@@ -170,19 +211,19 @@ class Sandbox:
 
     def _prctl(self, option: int, value: int) -> None:
         if self._machine in SYS_PRCTL:
-            _check(_call(SYS_PRCTL[self._machine], option, value, 0, 0, 0))
+            checked(call(SYS_PRCTL[self._machine], option, value, 0, 0, 0))
 
     def _filter(self, folder: bool) -> None:
         code = program(self._machine, os.getpid(), folder)
-        fprog = struct.pack("=H6x8s", len(code) // 8, bytes(_Pointer(code)))
-        _check(_call(SYS_SECCOMP[self._machine], SECCOMP_SET_MODE_FILTER, 0, fprog))
+        fprog = struct.pack("=H6x8s", len(code) // 8, bytes(Pointer(code)))
+        checked(call(SYS_SECCOMP[self._machine], SECCOMP_SET_MODE_FILTER, 0, fprog))
 
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when ``parent``, which forked it, ends."""
     number = SYS_PRCTL.get(os.uname().machine) if sys.platform == "linux" else None
     if number is not None:
-        _call(number, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        call(number, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)  # it ended before that
 
@@ -220,7 +261,7 @@ def _look_up(user: str) -> tuple[int, int] | None:
 def _may_become(machine: str, identity: tuple[int, int, bool]) -> bool:
     """Whether root may change its user here: containers take that right, or do not know the user."""
     data = bytearray(24)
-    if _call(SYS_CAPGET[machine], struct.pack("=Ii", CAPABILITY_VERSION_3, 0), _Data.from_buffer(data)) != 0:
+    if call(SYS_CAPGET[machine], struct.pack("=Ii", CAPABILITY_VERSION_3, 0), Capabilities.from_buffer(data)) != 0:
         return False
     if not data[0] & 1 << CAP_SETGID or not data[0] & 1 << CAP_SETUID:
         return False
@@ -247,7 +288,7 @@ def _close_others(keep: set[int]) -> None:
             os.closerange(at, fd)
             at = fd + 1
     # A limit that was lowered after descriptors were opened does not bound their numbers: ask the kernel first.
-    if sys.platform != "linux" or _call(SYS_CLOSE_RANGE, at, 0xFFFFFFFF, 0) != 0:
+    if sys.platform != "linux" or call(SYS_CLOSE_RANGE, at, 0xFFFFFFFF, 0) != 0:
         os.closerange(at, resource.getrlimit(resource.RLIMIT_NOFILE)[1] & 0xFFFFF)
 
 
@@ -290,50 +331,9 @@ def _restrict_files(version: int, folder: int) -> None:
     """Landlock: every right that this kernel knows is refused, except reading beneath ``folder``."""
     files, network, scopes, size = next(row[1:] for row in reversed(_LANDLOCK_VERSIONS) if row[0] <= version)
     attribute = RULESET_ATTR.pack(files, network, scopes)[:size]
-    ruleset = _check(_call(SYS_LANDLOCK_CREATE_RULESET, attribute, size, 0))
+    ruleset = checked(call(SYS_LANDLOCK_CREATE_RULESET, attribute, size, 0))
     if folder >= 0:
         rule = PATH_BENEATH_ATTR.pack(LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR, folder)
-        _check(_call(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0))
-    _check(_call(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0))
+        checked(call(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0))
+    checked(call(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0))
     os.close(ruleset)
-
-
-# syscall(2) through the C library
-
-
-class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "l"
-
-
-class _Pointer(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "z"
-
-
-class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "B"
-
-
-class _Data(_ctypes.Array):  # type: ignore[type-arg]
-    _type_ = _Byte
-    _length_ = 24
-
-
-class _Function(_ctypes.CFuncPtr):
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = _Long
-
-
-_libc: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-_syscall: Any = _Function(_ctypes.dlsym(_libc, "syscall"))
-
-
-def _call(number: int, *arguments: Any) -> int:
-    """The result, -1 for an error (then ``_ctypes.get_errno``)."""
-    return int(_syscall(_Long(number), *[_Long(value) if isinstance(value, int) else value for value in arguments]))
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        number = _ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

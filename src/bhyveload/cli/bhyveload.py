@@ -370,7 +370,8 @@ def _sandbox(program: str, request: Request) -> Sandbox | bool:
             raise UsageError("--no-sandbox contradicts --require-sandbox and --user")
         warn(program, "--no-sandbox: the loader has all your rights; a hostile guest could use them")
         return False
-    sandbox = Sandbox(request.user, request.require_sandbox, request.incore)
+    folder = request.host_directory is not None
+    sandbox = Sandbox(request.user, request.require_sandbox, request.incore, folder=folder)
     for lack in sandbox.missing:
         warn(program, f"sandbox: {lack}")
     return sandbox
