@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("end_to_end")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors (pyproject.toml), but for one that the workers of pytest-xdist would bring: each has a second
+    thread that reads from the controller, and Python 3.12 and later warn of fork(2) then.  That no thread is ours is
+    seen without it (test_a_load_forks_from_one_thread)."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        config.addinivalue_line("filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -156,3 +156,21 @@ def test_an_exception_after_the_load_keeps_the_guest(probe_disk: Path) -> None:
         raise ZeroDivisionError
     with VirtualMachine.open("guest", require_loaded=True):
         pass
+
+
+def test_a_load_forks_from_one_thread(probe_disk: Path) -> None:
+    """Python 3.12 and later warn where a process with threads forks; so do they of anything left open."""
+    code = (
+        "import sys\n"
+        "from bhyveload.api import Options, load\n"
+        "from bhyveload.image.open import open_disk\n"
+        "from bhyveload.vm.scratch import ScratchMachine\n"
+        "vm = ScratchMachine('x', 64 << 20)\n"
+        "load(vm, disks=[open_disk(sys.argv[1])], options=Options(batch=True))\n"
+        "vm.close()\n"
+        "print(len(__import__('os').listdir('/proc/self/task')))\n"
+    )
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code, str(probe_disk)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert not done.stderr, done.stderr
+    assert (done.returncode, done.stdout) == (0, "1\n")

@@ -14,6 +14,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
+if sys.flags.dev_mode:  # python -X dev looks up each codec that a call names: too late in the child
+    import codecs
+
+    for codec in ("ascii", "latin-1", "utf-8"):
+        codecs.lookup(codec)
+
 # What may be asked for: a hostile child can make its parent import only these.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.hostdir": (),
