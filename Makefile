@@ -5,7 +5,7 @@
 # make bench    figures, side by side with bare Python and a plain copy
 # make fuzz     coverage-guided fuzzing of every parser (SECONDS=60 a target)
 
-PYTHON = .venv/bin/python
+VENV_PYTHON = .venv/bin/python
 STAMP = .venv/.setup-done
 WORKERS = auto
 PYTEST_ARGS =
@@ -15,18 +15,18 @@ SECONDS = 60
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml tools/setup.sh tools/apt-packages.sh
+$(STAMP): pyproject.toml tools/setup.sh tools/find-python.sh tools/apt-packages.sh
 	sh tools/apt-packages.sh
 	sh tools/setup.sh
 	@touch $@
 
 test: setup
-	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: setup
-	$(PYTHON) -m ruff check src tests tools
-	$(PYTHON) -m ruff format --check src tests tools
-	$(PYTHON) -m mypy
+	$(VENV_PYTHON) -m ruff check src tests tools
+	$(VENV_PYTHON) -m ruff format --check src tests tools
+	$(VENV_PYTHON) -m mypy
 	@if command -v mandoc >/dev/null; then \
 		echo mandoc -T lint -W warning man/*.8; mandoc -T lint -W warning man/*.8; \
 	else \
@@ -34,19 +34,19 @@ lint: setup
 	fi
 
 format: setup
-	$(PYTHON) -m ruff check --fix src tests tools
-	$(PYTHON) -m ruff format src tests tools
+	$(VENV_PYTHON) -m ruff check --fix src tests tools
+	$(VENV_PYTHON) -m ruff format src tests tools
 
 demo: setup
-	$(PYTHON) tools/demo.py
+	$(VENV_PYTHON) tools/demo.py
 
 bench: setup
-	$(PYTHON) -m compileall -q src
-	$(PYTHON) tools/bench.py
+	$(VENV_PYTHON) -m compileall -q src
+	$(VENV_PYTHON) tools/bench.py
 
 fuzz: setup
-	$(PYTHON) -c "import atheris" 2>/dev/null || $(PYTHON) -m pip install -q atheris || true
-	$(PYTHON) tools/fuzz.py --seconds $(SECONDS)
+	$(VENV_PYTHON) -c "import atheris" 2>/dev/null || $(VENV_PYTHON) -m pip install -q atheris || true
+	$(VENV_PYTHON) tools/fuzz.py --seconds $(SECONDS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the system's tools that tests and demo use, where they are missing and apt is there.
-# Without them the tests concerned are skipped, so nothing here is an error.
+# Without them the tests concerned are skipped, so nothing here is an error; Python itself is setup.sh's to demand.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 
@@ -24,19 +24,31 @@ need ld binutils
 need zstd zstd
 need tmux tmux
 [ -e /usr/include/stdint.h ] || missing="$missing libc6-dev"
-python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+
+# Ubuntu 22.04 has 3.11 beside its python3.
+if python=$(sh "$(dirname "$0")/find-python.sh"); then
+	"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing $(basename "$python")-venv"
+elif [ -n "${PYTHON:-}" ]; then
+	: # setup.sh refuses the Python that was asked for
+elif command -v python3 >/dev/null; then
+	missing="$missing python3.11 python3.11-venv"
+else
+	missing="$missing python3 python3-venv"
+fi
 
 [ -n "$missing" ] || exit 0
-if ! command -v apt-get >/dev/null; then
-	echo "setup: please install:$missing (their tests are skipped without)" >&2
+
+by_hand() { # by_hand WHY
+	echo "setup: $1: the tests that need these packages are skipped; as root:" >&2
+	echo "setup:   apt-get install$missing" >&2
 	exit 0
-fi
-as_root=env
+}
+
+command -v apt-get >/dev/null || by_hand "this system has no apt (the names are Debian's)"
+as_root="env"
 if [ "$(id -u)" != 0 ]; then
-	if ! command -v sudo >/dev/null; then
-		echo "setup: neither root nor sudo: please install:$missing (their tests are skipped without)" >&2
-		exit 0
-	fi
+	command -v sudo >/dev/null || by_hand "neither root nor sudo"
+	[ -t 0 ] || sudo -n true 2>/dev/null || by_hand "sudo asks for a password and there is no terminal"
 	as_root="sudo env"
 fi
 
