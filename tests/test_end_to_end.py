@@ -216,7 +216,7 @@ def test_exit_statuses_are_bhyve_s(disk: Path, end: str, status: int) -> None:
 def test_time_limit(disk: Path) -> None:
     load("-d", disk, "-m", "64M", "-e", "probe.end=spin")
     begin = time.monotonic()
-    done = program("bhyverun", "--accel", "tcg", "--timeout", "1.5", "vm", check=4)
+    done = program("bhyverun", "--accel", "tcg", "--timeout", "1.5", "vm", check=124)
     assert "vm: stopped after 1.5 seconds" in done.messages
     assert 1.4 < time.monotonic() - begin < 20
     assert parse_report(done.out)["end"] == "spin"
@@ -321,7 +321,7 @@ def test_the_guest_s_console_is_bytes(disk: Path) -> None:
         (["a", "b"], "one VM, not 2"),
         (["--cpus", "0", "vm"], "--cpus 0: must be a number from 1 to 255"),
         (["--accel", "hvf", "vm"], "must be one of auto, kvm, tcg"),
-        (["--net", "tap", "vm"], "must be one of none, user"),
+        (["--net", "tap", "vm"], "names no interface"),
         (["--timeout", "0", "vm"], "--timeout 0: must be"),
         (["--disk", "/nonexistent", "vm"], "/nonexistent: no such disk image"),
         (["--no-disk", "--disk", "/dev/null", "vm"], "exclude each other"),

@@ -16,7 +16,7 @@ import pytest
 from bhyveload import api
 from bhyveload.cli.messages import report_error
 from bhyveload.errors import BhyveloadError, LoaderError, ReportError
-from bhyveload.handoff.disks import escape as in_option_list
+from bhyveload.handoff.qemu.drives import escape as in_option_list
 from bhyveload.loader.state import Options
 from bhyveload.report import checked
 from bhyveload.vm.store import VirtualMachine

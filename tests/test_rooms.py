@@ -12,6 +12,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "bhyveload"
 # From the top down; what stands together does not know each other.
 LEVELS = (
     {"cli"},
+    {"running"},
     {"cross_check", "boot_environments"},
     {"api"},
     {"disk", "handoff", "loader", "userboot"},

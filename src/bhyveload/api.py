@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.run import RunResult
     from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, HeldConsole, HostDirectory
     from bhyveload.userboot.search import LoaderObject, Loaders
@@ -124,10 +124,12 @@ def run(
     ``console``: file descriptors of its input and output; ``disks``: None for those that ``load`` was given.
     Raises HandoffError, VmNotLoaded.
     """
-    from bhyveload.handoff.run import run as run_qemu  # subprocess and the like: not on the way of a load
+    from bhyveload.handoff.network import parse_network
+    from bhyveload.handoff.qemu.session import run as run_qemu  # subprocess and the like: not on the way of a load
 
     _flush_streams()
-    return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=net, timeout=timeout, extra=extra, console=console)
+    network = parse_network(net)
+    return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=network, timeout=timeout, extra=extra, console=console)
 
 
 def _flush_streams() -> None:

@@ -52,7 +52,7 @@ LANDLOCK_ACCESS_FS_READ_FILE, LANDLOCK_ACCESS_FS_READ_DIR = 1 << 2, 1 << 3
 RULESET_ATTR = struct.Struct("=QQQ")  # handled_access_fs, handled_access_net, scoped
 PATH_BENEATH_ATTR = struct.Struct("=Qi")  # allowed_access, parent_fd (packed)
 # (first ABI version, file rights, network rights, scopes, size of the attribute): include/uapi/linux/landlock.h
-_LANDLOCK_VERSIONS = (
+LANDLOCK_VERSIONS = (
     (1, (1 << 13) - 1, 0, 0, 8),
     (2, (1 << 14) - 1, 0, 0, 8),  # REFER
     (3, (1 << 15) - 1, 0, 0, 8),  # TRUNCATE
@@ -112,6 +112,21 @@ class Sandbox:
             raise SandboxError(
                 f"--require-sandbox: {missing[0]}", "use a kernel with it, or leave --require-sandbox away"
             )
+
+    @property
+    def landlock(self) -> int:
+        """The version of this kernel's Landlock; 0: none."""
+        return self._landlock
+
+    @property
+    def seccomp(self) -> bool:
+        """Whether this kernel has seccomp filters."""
+        return self._seccomp
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """(user, group) that root's child becomes."""
+        return None if self._identity is None else self._identity[:2]
 
     def _ask_linux(self, folder: bool) -> None:
         missing = []
@@ -329,7 +344,7 @@ def _lower(number: int, value: int) -> None:
 
 def _restrict_files(version: int, folder: int) -> None:
     """Landlock: every right that this kernel knows is refused, except reading beneath ``folder``."""
-    files, network, scopes, size = next(row[1:] for row in reversed(_LANDLOCK_VERSIONS) if row[0] <= version)
+    files, network, scopes, size = next(row[1:] for row in reversed(LANDLOCK_VERSIONS) if row[0] <= version)
     attribute = RULESET_ATTR.pack(files, network, scopes)[:size]
     ruleset = checked(call(SYS_LANDLOCK_CREATE_RULESET, attribute, size, 0))
     if folder >= 0:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import shlex
-import signal
 import sys
-import termios
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bhyveload.cli.getopt import Options as Getopt
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import BhyveloadError, UsageError
-from bhyveload.handoff.disks import disk_from_path, disks_of
+from bhyveload.handoff.console import Escape
+from bhyveload.handoff.disks import disk_from_path
+from bhyveload.handoff.network import Network, parse_network
 from bhyveload.handoff.outcome import HALTED, TIMED_OUT, TRIPLE_FAULT
-from bhyveload.handoff.qemu import MAX_CPUS, NETWORKS
+from bhyveload.handoff.qemu.command import MAX_CPUS
+from bhyveload.running.signals import Signals
+from bhyveload.running.terminal import Terminal
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import FrameType
 
+    from bhyveload.handoff.backend import RunResult, Session
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.run import RunResult, Session
+    from bhyveload.handoff.qemu.command import Options
 
 USAGE = """\
-usage: bhyverun [-c N] [-d PATH]... [--allow-backing] [--no-disk] [--accel auto|kvm|tcg] [--net none|user]
-                [--timeout SECONDS] [--dry-run] [--stub FILE] [--export FILE] NAME [-- QEMU-ARGUMENT...]
+usage: bhyverun [-c N] [-d PATH]... [--allow-backing] [--no-disk] [--accel auto|kvm|tcg] [--net NETWORK]
+                [--timeout SECONDS] [--user NAME] [--no-sandbox]
+                [--dry-run] [--stub FILE] [--export FILE] NAME [-- QEMU-ARGUMENT...]
        bhyverun --help | --version
 """
 HELP = (
@@ -43,17 +46,21 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
   -d, --disk PATH       a disk; repeat for more.  Default: the disks that bhyveload was given
   --allow-backing       follow the names of backing files in the qcow2 images of --disk
   --no-disk             no disk at all
-  --net none|user       no network (default), or QEMU's user network
-  --timeout SECONDS     end the run after that time with exit status 4
+  --net NETWORK         none (default), user[,host][,hostfwd=tcp:127.0.0.1:2222-:22], or tap,INTERFACE;
+                        user alone reaches nothing behind its gateway, host opens it
+  --timeout SECONDS     end the run after that time with exit status 124
+  --user NAME           as root: whom QEMU runs as (nobody)
+  --no-sandbox          do not confine QEMU; needed for QEMU-ARGUMENTs that name files
   --dry-run             print the QEMU command and do nothing
   --stub FILE           keep the start-up stub in FILE (with --dry-run: the printed command then runs)
   --export FILE         write the whole VM as one PVH image and print the command that runs it
   QEMU-ARGUMENT...      handed to QEMU as they are
 
-Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 130 interrupted.
+Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 124 out of time, 130 interrupted.
 """
 )
 EXIT_ERROR = 4
+_KEYS = b"\r\nCtrl-A h  this text\r\nCtrl-A x  end the run\r\nCtrl-A Ctrl-A  Ctrl-A itself\r\n"
 ACCELERATORS = ("auto", "kvm", "tcg")
 _LONG_OPTIONS = {
     "accel": "accel:",
@@ -65,8 +72,10 @@ _LONG_OPTIONS = {
     "help": "help",
     "net": "net:",
     "no-disk": "no-disk",
+    "no-sandbox": "no-sandbox",
     "stub": "stub:",
     "timeout": "timeout:",
+    "user": "user:",
     "version": "version",
 }
 
@@ -78,7 +87,9 @@ class Arguments:
         self.accel = "auto"
         self.cpus = 1
         self.disks: list[Disk] | None = None
-        self.net = "none"
+        self.net = Network()
+        self.user: str | None = None
+        self.confined = True
         self.timeout: float | None = None
         self.dry_run = False
         self.stub = ""
@@ -129,13 +140,17 @@ def parse(words: Sequence[str]) -> Arguments:
         elif option == "export":
             arguments.export = value
         elif option == "net":
-            arguments.net = _one_of("net", value, NETWORKS)
+            arguments.net = parse_network(value)
         elif option == "no-disk":
             no_disk = True
+        elif option == "no-sandbox":
+            arguments.confined = False
         elif option == "stub":
             arguments.stub = value
         elif option == "timeout":
             arguments.timeout = _seconds(value)
+        elif option == "user":
+            arguments.user = value
     if no_disk and paths:
         raise UsageError("--no-disk and --disk exclude each other")
     if len(operands) != 1:
@@ -203,18 +218,9 @@ def _prepare(program: str, vm: VirtualMachine, arguments: Arguments) -> str:
     from bhyveload.handoff.machine import loaded
     from bhyveload.handoff.pvh import build_stub
     from bhyveload.handoff.pvh_image import save_image, save_stub
-    from bhyveload.handoff.qemu import qemu_command
-    from bhyveload.handoff.run import run_options
+    from bhyveload.handoff.qemu.session import Qemu
 
-    options = run_options(
-        vm,
-        accel=arguments.accel,
-        cpus=arguments.cpus,
-        disks=arguments.disks,
-        net=arguments.net,
-        extra=arguments.extra,
-        progress=UnpackProgress(program),
-    )
+    options = _options(program, vm, arguments)
     memory, state = loaded(vm)
     stub = build_stub(memory, state)
     for target in filter(None, (arguments.stub, arguments.export)):
@@ -226,30 +232,51 @@ def _prepare(program: str, vm: VirtualMachine, arguments: Arguments) -> str:
     if arguments.export:
         save_image(arguments.export, stub, memory)
     kernel = os.path.abspath(arguments.export or arguments.stub) if arguments.export or arguments.stub else "STUB"
-    return shlex.join(qemu_command(vm, kernel, options, whole_image=bool(arguments.export)))
+    return shlex.join(Qemu().command(vm, options, kernel, whole_image=bool(arguments.export)))
+
+
+def _options(program: str, vm: VirtualMachine, arguments: Arguments) -> Options:
+    from bhyveload.handoff.qemu.session import run_options
+
+    return run_options(
+        vm,
+        accel=arguments.accel,
+        cpus=arguments.cpus,
+        disks=arguments.disks,
+        net=arguments.net,
+        extra=arguments.extra,
+        progress=UnpackProgress(program),
+        user=arguments.user,
+        confined=arguments.confined,
+    )
 
 
 def _run(program: str, vm: VirtualMachine, arguments: Arguments) -> int:
-    from bhyveload.handoff.run import run
+    from bhyveload.handoff.qemu.session import Qemu
 
-    disks = disks_of(vm.state or {}) if arguments.disks is None else arguments.disks
-    for disk in disks:
-        if disk.snapshot:
-            warn(program, f"{disk.path}: what the guest writes is dropped at the end of the run")
-    with _Terminal(), _Signals() as signals:
-        result = run(
-            vm,
-            accel=arguments.accel,
-            cpus=arguments.cpus,
-            disks=disks,
-            net=arguments.net,
-            timeout=arguments.timeout,
-            extra=arguments.extra,
-            progress=UnpackProgress(program),
-            started=signals.attach,
-        )
+    terminal = Terminal()
+    with terminal, Signals(terminal.resume) as signals:
+        options = _options(program, vm, arguments)
+        for disk in options.disks:
+            if disk.snapshot:
+                warn(program, f"{disk.name}: what the guest writes is dropped at the end of the run")
+        with contextlib.closing(Qemu().start(vm, options)) as session:
+            for lack in session.lacks:
+                warn(program, f"sandbox: {lack}")
+            terminal.attach(session, _escape(session))
+            signals.attach(session)
+            result = session.wait(arguments.timeout)
     _tell(program, arguments, result)
     return EXIT_INTERRUPTED if signals.interrupted else result.exit_status
+
+
+def _escape(session: Session) -> Escape:
+    """Ctrl-A, as QEMU has it: X ends the run, H tells what there is."""
+
+    def tell() -> None:
+        session.console.say(_KEYS)
+
+    return Escape(b"\1", {b"x": session.stop, b"h": tell, b"?": tell})
 
 
 def _tell(program: str, arguments: Arguments, result: RunResult) -> None:
@@ -259,67 +286,6 @@ def _tell(program: str, arguments: Arguments, result: RunResult) -> None:
         warn(program, f"{arguments.name}: stopped after {arguments.timeout:g} seconds")
     elif result.outcome in (HALTED, TRIPLE_FAULT):
         warn(program, f"{arguments.name}: {result.outcome}")
-
-
-class _Terminal:
-    """The terminal as it was, whatever QEMU did to it and however it ended."""
-
-    def __init__(self) -> None:
-        self._modes: list[tuple[int, list[Any]]] = []
-        self._flags: list[tuple[int, int]] = []
-
-    def __enter__(self) -> _Terminal:
-        for fd in (0, 1):
-            try:
-                self._flags.append((fd, fcntl.fcntl(fd, fcntl.F_GETFL)))
-                if os.isatty(fd):
-                    self._modes.append((fd, termios.tcgetattr(fd)))
-            except OSError:
-                continue  # closed
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for fd, flags in self._flags:
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
-        for fd, mode in self._modes:
-            try:
-                termios.tcsetattr(fd, termios.TCSADRAIN, mode)
-            except termios.error:
-                pass  # the terminal is gone
-
-
-class _Signals:
-    """SIGTERM presses the guest's power button, as with bhyve(8); a second one, or another signal, stops the run."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self._session: Session | None = None
-        self._pending = 0
-        self._old: list[tuple[int, object]] = []
-
-    def attach(self, session: Session) -> None:
-        self._session = session
-        if self._pending:
-            session.stop()
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-            self._old.append((number, signal.signal(number, self._arrived)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old:
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _arrived(self, number: int, _frame: FrameType | None) -> None:
-        self._pending += 1
-        self.interrupted = self.interrupted or number == signal.SIGINT
-        if self._session is None:
-            return
-        if number == signal.SIGTERM and self._pending == 1:
-            self._session.power_button()
-        else:
-            self._session.stop()
 
 
 if __name__ == "__main__":

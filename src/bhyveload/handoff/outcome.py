@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 REBOOTED, POWERED_OFF, HALTED, TRIPLE_FAULT = "rebooted", "powered off", "halted", "triple fault"
-STOPPED, TIMED_OUT = "stopped", "timed out"
+STOPPED, TIMED_OUT, DESTROYED = "stopped", "timed out", "destroyed"
 
-# A run that the user stopped is a machine whose plug was pulled.
-EXIT_STATUS = {REBOOTED: 0, POWERED_OFF: 1, HALTED: 2, TRIPLE_FAULT: 3, STOPPED: 1, TIMED_OUT: 4}
+# A run that the user stopped is a machine whose plug was pulled; one whose time is over ends as timeout(1) does.
+EXIT_STATUS = {REBOOTED: 0, POWERED_OFF: 1, HALTED: 2, TRIPLE_FAULT: 3, STOPPED: 1, TIMED_OUT: 124, DESTROYED: 4}

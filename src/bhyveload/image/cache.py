@@ -19,14 +19,15 @@ from bhyveload.errors import HostError, ReportError
 from bhyveload.host.child import Child
 from bhyveload.host.confinement import confine
 from bhyveload.image.raw import RawImage, open_raw
-from bhyveload.image.unpack import MAX_SIZE, prepare, unpack, unpack_blocks
+from bhyveload.image.unpack import MAX_SIZE, flatten, prepare, unpack, unpack_blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Protocol
 
     from bhyveload.host.child import Leave
+    from bhyveload.image.disk import ImageDisk
     from bhyveload.sandbox import Sandbox
 
     class Progress(Protocol):
@@ -67,14 +68,55 @@ def unpacked(
     Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.
     """
     folder = _folder()
-    path = os.path.join(folder, _entry_name(source, compression))
+    path = os.path.join(folder, _entry_name([source], compression))
     if _use(path):
         return path
     prepare(compression)
     part = _locked_part(path)
     try:
         if not _use(path):
-            _fill(part, path, source, compression, progress or Silent(), sandbox)
+            tell = progress or Silent()
+
+            def fill(limit: int, room: int) -> int:
+                return _decompress(source, compression, (part, folder, limit, room), tell, sandbox)
+
+            _fill(part, path, source.name, fill, tell)
+        else:
+            _remove(path + ".part")  # made after another process had finished, and ours
+    finally:
+        os.close(part)
+    _trim(folder, path)
+    return path
+
+
+def flattened(disk: ImageDisk, progress: Progress | None = None, sandbox: Sandbox | None = None) -> str:
+    """The path of a raw image with the content of ``disk``, made now if it is not there yet.
+
+    Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.
+    """
+    folder = _folder()
+    path = os.path.join(folder, _entry_name(disk.sources, "flat"))
+    if _use(path):
+        return path
+    part = _locked_part(path)
+    try:
+        if not _use(path):
+            tell = progress or Silent()
+
+            def fill(limit: int, room: int) -> int:
+                def confined(leave: Leave) -> dict[str, int]:
+                    if sandbox is not None:
+                        confine(sandbox, leave, disks=[disk], others=[part])
+                    return {"size": flatten(disk, (disk.name, folder), part, limit, room, tell.step)}
+
+                size = Child(confined, lambda: None).report().get("size")
+                if size != disk.size:
+                    raise ReportError(f"{disk.name}: written out to a size that makes no sense")
+                return disk.size
+
+            _fill(part, path, disk.name, fill, tell)
+        else:
+            _remove(path + ".part")
     finally:
         os.close(part)
     _trim(folder, path)
@@ -83,7 +125,7 @@ def unpacked(
 
 def present(source: RawImage, compression: str) -> str:
     """The path of the decompressed ``source`` if it is there, else nothing."""
-    name = _entry_name(source, compression)
+    name = _entry_name([source], compression)
     for folder in _candidates():
         if _is_ours(folder):
             path = os.path.join(folder, name)
@@ -124,20 +166,20 @@ def _is_ours(folder: str) -> bool:
     return mine and os.access(folder, os.W_OK)
 
 
-def _entry_name(source: RawImage, compression: str) -> str:
+def _entry_name(sources: Sequence[RawImage], kind: str) -> str:
+    """Of what was made of ``sources``, the first of which gives it its name."""
     import hashlib
 
-    path = os.path.realpath(source.name)
-    status = os.fstat(source.descriptor)  # of what is read, whatever has that name by now
-    key = hashlib.sha256(b"%b\0%d\0%d" % (os.fsencode(path), status.st_size, status.st_mtime_ns)).hexdigest()[:32]
-    name = os.path.basename(path)
-    if name.lower().endswith("." + compression):
-        name = name[: -len(compression) - 1]
-    return (
-        key
-        + "-"
-        + "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)[:_MAX_NAME]
-    )
+    key = hashlib.sha256()
+    for source in sources:
+        path = os.path.realpath(source.name)
+        status = os.fstat(source.descriptor)  # of what is read, whatever has that name by now
+        key.update(b"%b\0%d\0%d" % (os.fsencode(path), status.st_size, status.st_mtime_ns))
+    name = os.path.basename(os.path.realpath(sources[0].name))
+    if name.lower().endswith("." + kind):
+        name = name[: -len(kind) - 1]
+    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)
+    return f"{key.hexdigest()[:32]}-{name[:_MAX_NAME]}{'.flat' if kind == 'flat' else ''}"
 
 
 def _use(path: str) -> bool:
@@ -174,23 +216,18 @@ def _locked_part(path: str) -> int:
         raise HostError(f"{part}: {error.strerror}", "let XDG_CACHE_HOME name another place") from None
 
 
-def _fill(
-    part: int,
-    path: str,
-    source: RawImage,
-    compression: str,
-    progress: Progress,
-    sandbox: Sandbox | None,
-) -> None:
+def _fill(part: int, path: str, name: str, fill: Callable[[int, int], int], progress: Progress) -> None:
+    """Have ``fill`` write the image ``name`` into ``part``: it is told the largest size and how many bytes it may
+    write, and returns the disk's size."""
     folder = os.path.dirname(path)
     try:
         os.ftruncate(part, 0)
         limit = _grow(part)
         space = os.statvfs(folder)
         room = min(space.f_bavail * space.f_frsize - RESERVE, LIMIT)
-        progress.begin(source.name, folder)
+        progress.begin(name, folder)
         try:
-            size = _decompress(source, compression, (part, folder, limit, room), progress, sandbox)
+            size = fill(limit, room)
         finally:
             progress.end()
         os.ftruncate(part, size)

@@ -170,7 +170,7 @@ class Opener:
         facts = {
             "size": _number(answer, "size", MAX_SIZE),
             "sector_size": 4096 if answer.get("sector_size") == 4096 else SECTOR_SIZE,
-            "snapshot": bool(compression) or answer.get("snapshot") is True,
+            "snapshot": bool(compression) or layer.form == "vmdk",  # QEMU gets a raw copy of those
             "compression": compression,
             "writable": writable and not compression and self._extents_writable(),
             "backing": self._backing,
@@ -281,7 +281,6 @@ def _survey(layer: Layer, table: dict[tuple[str, str], Layer]) -> dict[str, Any]
         return {
             "size": device.size,
             "sector_size": media_sector_size(device),
-            "snapshot": bool(getattr(device, "append_only", False)),
         }
     except FilesWanted as wanted:
         return {"want": wanted.kind, "of": wanted.of, "names": wanted.names, "form": wanted.form}

@@ -155,6 +155,18 @@ def unpack_blocks(
     return image.size
 
 
+def flatten(disk: BlockDevice, names: tuple[str, str], fd: int, limit: int, room: int, progress: Progress) -> int:
+    """As unpack(): write the content of ``disk`` into ``fd``."""
+    if disk.size > limit:
+        raise _too_large(names[0], limit)
+    written = 0
+    for offset in range(0, disk.size, _CHUNK):
+        data = disk.read(offset, min(_CHUNK, disk.size - offset))
+        written += _write(names, fd, bytes(data), offset, room - written)
+        progress(offset + len(data), disk.size)
+    return disk.size
+
+
 def _too_large(name: str, limit: int) -> ImageError:
     return ImageError(f"{name}: more than {limit} bytes come out of it, which is too much for the file system")
 

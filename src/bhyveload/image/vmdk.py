@@ -216,8 +216,6 @@ class VmdkImage:
         self._starts = [0]
         for extent in self._extents:
             self._starts.append(self._starts[-1] + extent.sectors * SECTOR_SIZE)
-        # QEMU overwrites nothing in a stream: it only appends
-        self.append_only = any(isinstance(extent, SparseExtent) and extent.compressed for extent in self._extents)
         self.size = self._starts[-1]
         if self.size >= 1 << 63:
             raise file.damaged(0, f"the disk's size is {self.size}")

@@ -1,0 +1,90 @@
+"""The seam between a loaded VM and what runs it: a back end makes a running session out of a VM and options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from bhyveload.handoff.outcome import EXIT_STATUS
+
+if TYPE_CHECKING:
+    from bhyveload.handoff.console import Console
+    from bhyveload.handoff.loop import Loop
+    from bhyveload.handoff.machine import LoadedMachine
+
+Options_contra = TypeVar("Options_contra", contravariant=True)
+
+
+class RunResult:
+    """How a run ended.  ``outcome`` is one of outcome.py's, ``seconds`` the time since it was started,
+    ``messages`` what the hypervisor said on its standard error."""
+
+    __slots__ = ("messages", "outcome", "seconds")
+
+    def __init__(self, outcome: str, seconds: float, messages: str) -> None:
+        self.outcome = outcome
+        self.seconds = seconds
+        self.messages = messages
+
+    @property
+    def exit_status(self) -> int:
+        return EXIT_STATUS[self.outcome]
+
+
+class Session(Protocol):
+    """A running guest.  All but ``wait`` may be called from a signal handler."""
+
+    @property
+    def pid(self) -> int:
+        """The hypervisor's process."""
+        ...
+
+    @property
+    def loop(self) -> Loop:
+        """What ``wait`` waits for; others may have it watch theirs."""
+        ...
+
+    @property
+    def console(self) -> Console:
+        """The guest's console."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> RunResult:
+        """Until the guest ends, at most ``timeout`` seconds from its start.
+
+        Raises HandoffError: the hypervisor itself failed.
+        """
+        ...
+
+    def power_button(self) -> None:
+        """Ask the guest to power off (ACPI), as SIGTERM asks bhyve(8)."""
+        ...
+
+    def reset(self) -> None:
+        """Reset the machine: the run ends as rebooted."""
+        ...
+
+    def power_off(self) -> None:
+        """Switch the machine off: the run ends as powered off."""
+        ...
+
+    def stop(self, outcome: str = ...) -> None:
+        """Pull the plug; the run ends with ``outcome``, by default as stopped."""
+        ...
+
+    def close(self) -> None:
+        """Make sure that nothing of it is left.  Calling it again does nothing."""
+        ...
+
+
+class Backend(Protocol[Options_contra]):
+    """Something that runs loaded VMs."""
+
+    def start(self, vm: LoadedMachine, options: Options_contra) -> Session:
+        """Run ``vm``.  Nobody listens to its console yet.  Raises HandoffError, VmNotLoaded."""
+        ...
+
+    def command(
+        self, vm: LoadedMachine, options: Options_contra, kernel: str, *, whole_image: bool = False
+    ) -> list[str]:
+        """The command that would run it with the PVH image ``kernel``.  Raises HandoffError, VmNotLoaded."""
+        ...

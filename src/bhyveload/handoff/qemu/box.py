@@ -1,0 +1,267 @@
+"""QEMU's box: what the program that runs a hostile guest may still do when the guest has taken it over.
+
+It gets its files as descriptors (files.py), so by name it needs its own program, libraries and firmware, to read, and
+nothing else.  Landlock is entered between fork and exec; QEMU's own seccomp filter (-sandbox) comes on top, and, where
+root starts it, another user.  Facts: docs/security.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import stat
+import struct
+
+from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.calls import refusing_program
+from bhyveload.sandbox import (
+    CAPABILITY_VERSION_3,
+    LANDLOCK_ACCESS_FS_READ_DIR,
+    LANDLOCK_ACCESS_FS_READ_FILE,
+    LANDLOCK_RULE_PATH_BENEATH,
+    LANDLOCK_VERSIONS,
+    PATH_BENEATH_ATTR,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    RULESET_ATTR,
+    SECCOMP_SET_MODE_FILTER,
+    SYS_CAPSET,
+    SYS_LANDLOCK_ADD_RULE,
+    SYS_LANDLOCK_CREATE_RULESET,
+    SYS_LANDLOCK_RESTRICT_SELF,
+    SYS_SECCOMP,
+    Sandbox,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+LANDLOCK_ACCESS_FS_EXECUTE, LANDLOCK_ACCESS_FS_WRITE_FILE = 1 << 0, 1 << 1
+LANDLOCK_ACCESS_FS_IOCTL_DEV = 1 << 15
+LANDLOCK_ACCESS_NET_ALL = 3  # bind and connect of TCP
+SECCOMP = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+_RUN = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR
+_READ = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR
+_READ_WRITE = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE
+# the rights that a rule on a file may have
+_ON_FILES = _READ_WRITE | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_IOCTL_DEV
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store")
+_FIRMWARE = ("qemu", "qemu-kvm", "seabios", "ipxe", "vgabios", "edk2", "OVMF", "locale", "zoneinfo")
+_SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/qemu", "/usr/share/zoneinfo")
+_RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/run/systemd/resolve")
+_KVM = "/dev/kvm"
+
+
+class Box:
+    """Prepared by the parent, entered by the child with ``enter`` right before it becomes ``program``.
+
+    ``missing``: what this host lacks, a line each.  ``identity``: (user, group) that it becomes, or None.
+    """
+
+    __slots__ = (
+        "_abi",
+        "_code",
+        "_files",
+        "_groups",
+        "_memory_lock",
+        "_network",
+        "_seccomp",
+        "core",
+        "identity",
+        "missing",
+        "program",
+    )
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        user: str | None = None,
+        kvm: bool = False,
+        network: bool = False,
+        resolver: bool = False,
+        core: bool = False,
+        memory_lock: bool = False,
+        folders: Iterable[tuple[str, bool]] = (),
+        confined: bool = True,
+    ) -> None:
+        """``network``: it may use TCP; ``resolver``: it looks names up for the guest; ``core``: leave core dumps
+        possible; ``folders``: (path, writable) of host folders that the guest was given.
+
+        Raises HandoffError (``program`` is not there), UsageError (no such user).
+        """
+        self.program = _found(program)
+        self.core = core
+        self._memory_lock = memory_lock
+        self._network = network
+        self._groups: list[int] = []
+        self._files: list[tuple[str, int]] = []
+        self.identity: tuple[int, int] | None = None
+        self._abi = 0
+        self._seccomp = False
+        self.missing: tuple[str, ...] = ()
+        if not confined:
+            return
+        sandbox = Sandbox(user)
+        self._abi = sandbox.landlock
+        self._seccomp = sandbox.seccomp
+        self.missing = sandbox.missing
+        self.identity = sandbox.identity
+        if self.identity is not None and kvm and not self._reaches_kvm():
+            self.identity = None
+            self.missing += (f"{_KVM} is root's alone: QEMU stays root, without its capabilities",)
+        prefix = os.path.dirname(os.path.dirname(self.program))
+        self._files += [(self.program, _RUN), *((path, _RUN) for path in _libraries(prefix))]
+        self._files += [(path, _READ) for path in _firmware(prefix)]
+        self._files += [(path, _READ) for path in _SETTINGS + (_RESOLVER if resolver else ())]
+        self._files += [(path, _READ_WRITE) for path in ("/dev/null", "/dev/zero")]
+        self._files += [(path, LANDLOCK_ACCESS_FS_READ_FILE) for path in ("/dev/urandom", "/dev/random")]
+        if kvm:
+            self._files.append((_KVM, _READ_WRITE | LANDLOCK_ACCESS_FS_IOCTL_DEV))
+        for path, writable in folders:
+            self._files.append((path, -1 if writable else _READ))
+
+    def _reaches_kvm(self) -> bool:
+        """Whether the other user may open /dev/kvm: as everybody, or by its group, which it then gets."""
+        try:
+            status = os.stat(_KVM)
+        except OSError:
+            return True  # QEMU says so
+        if status.st_mode & 0o006 == 0o006:
+            return True
+        if status.st_mode & 0o060 == 0o060:
+            self._groups = [status.st_gid]
+            return True
+        return False
+
+    def arguments(self) -> list[str]:
+        """What of the box is QEMU's own."""
+        return ["-sandbox", SECCOMP] if self._abi or self.identity or self._files else []
+
+    def entry(self, reopened: Sequence[int]) -> tuple[Callable[[], None], list[int]]:
+        """What the child calls after fork, and descriptors to close in the parent afterwards.
+
+        ``reopened``: descriptors that QEMU opens once more through /proc/self/fd.  Everything is looked up now: a
+        fork must neither import nor look for anything.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        parent = os.getpid()
+        ruleset = self._ruleset(libc, reopened) if self._abi else -1
+        confined = bool(self._files)
+        identity, groups, core, lock = self.identity, self._groups, self.core, self._memory_lock
+        capset = SYS_CAPSET.get(os.uname().machine, -1)
+        header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+        root = os.geteuid() == 0
+        seccomp, filters = self._filters() if confined else (-1, None)
+
+        def in_child() -> None:
+            if confined:
+                if not core:
+                    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                if root and lock:
+                    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                if identity is not None:
+                    os.setgroups(groups)
+                    os.setresgid(identity[1], identity[1], identity[1])
+                    os.setresuid(identity[0], identity[0], identity[0])
+                libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                if root and capset >= 0:
+                    libc.prctl(_PR_CAPBSET_DROP, 0, 0, 0, 0)
+                    for number in range(64):
+                        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+                    libc.syscall(capset, header, none)
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # behind the change of user, which resets it
+            if ruleset >= 0 and libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0):
+                os._exit(126)
+            if filters and libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, 0, filters):
+                os._exit(126)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        return in_child, [ruleset] if ruleset >= 0 else []
+
+    def _filters(self) -> tuple[int, ctypes.Array[ctypes.c_char] | None]:
+        """seccomp(2)'s number and a struct sock_fprog; None where this kernel has no filters."""
+        machine = os.uname().machine
+        if not self._seccomp:
+            return -1, None
+        code = ctypes.create_string_buffer(refusing_program(machine, self._network))
+        fprog = struct.pack("=H6xQ", (len(code) - 1) // 8, ctypes.addressof(code))
+        self._code = code  # the structure only points to it
+        return SYS_SECCOMP[machine], ctypes.create_string_buffer(fprog, len(fprog))
+
+    def _ruleset(self, libc: ctypes.CDLL, reopened: Sequence[int]) -> int:
+        """A Landlock ruleset.  Raises HandoffError."""
+        files, network, scopes, size = next(row[1:] for row in reversed(LANDLOCK_VERSIONS) if row[0] <= self._abi)
+        attribute = RULESET_ATTR.pack(files, 0 if self._network else network, scopes)[:size]
+        ruleset = libc.syscall(SYS_LANDLOCK_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
+        if ruleset < 0:
+            raise _not_confined(ctypes.get_errno())
+        try:
+            for path, access in self._files:
+                try:
+                    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                except OSError:
+                    continue  # this host does not have it
+                try:
+                    _allow(libc, ruleset, fd, files if access == -1 else access & files)
+                finally:
+                    os.close(fd)
+            for fd in reopened:
+                _allow(libc, ruleset, fd, _READ_WRITE & files)
+        except BaseException:
+            os.close(ruleset)
+            raise
+        return int(ruleset)
+
+
+_PR_CAPBSET_DROP = 24
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, fd: int, access: int) -> None:
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        access &= _ON_FILES
+    rule = PATH_BENEATH_ATTR.pack(access, fd)
+    if libc.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0):
+        number = ctypes.get_errno()
+        if not _is_anonymous(fd):
+            raise _not_confined(number)
+
+
+def _is_anonymous(fd: int) -> bool:
+    """Whether it lies on a file system of the kernel's own, which Landlock does not guard (pipes, memfd)."""
+    try:
+        return not os.readlink(f"/proc/self/fd/{fd}").startswith("/") or "memfd:" in os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return False
+
+
+def _not_confined(number: int) -> HandoffError:
+    return HandoffError(
+        f"QEMU cannot be confined: Landlock: {os.strerror(number)}", "--no-sandbox runs it with all your rights"
+    )
+
+
+def _found(program: str) -> str:
+    """The real path of ``program``.  Raises HandoffError."""
+    path = shutil.which(program)
+    if path is None:
+        raise HandoffError(f"{program} is not installed", "apt install qemu-system-x86")
+    return os.path.realpath(path)
+
+
+def _libraries(prefix: str) -> list[str]:
+    """Where shared libraries and QEMU's modules are."""
+    own = [os.path.join(prefix, name) for name in ("lib", "lib64", "libexec")] if prefix != "/" else []
+    named = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
+    return [*_LIBRARIES, *own, *named]
+
+
+def _firmware(prefix: str) -> list[str]:
+    shares = dict.fromkeys(os.path.join(base, "share") for base in (prefix, "/usr", "/usr/local"))
+    return [os.path.join(share, name) for share in shares for name in _FIRMWARE]

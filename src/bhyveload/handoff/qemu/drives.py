@@ -1,0 +1,113 @@
+"""The guest's disks as QEMU gets them: every layer by format, every file as files.py gives it, nothing to find out.
+
+QEMU would guess a format from first bytes that the guest may have written, and open whatever file a backing file's
+name leads to.  So the driver is always given, and so is the chain of backing files, or that there is none.  A VMDK's
+driver would follow the names in its descriptor: such a disk arrives here as the raw image that disks.py made of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.errors import HandoffError
+from bhyveload.jsontext import dumps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.qemu.files import Files
+
+_DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"}
+# Each disk has a slot on the PCI bus of its own while there are enough; beyond, eight functions share one.  SeaBIOS
+# takes 12 KiB for each at the top of low memory, where FirmwareMap.top is kept free of guest data.
+_OWN_SLOTS = 16
+_FIRST_SHARED_SLOT = 8
+MAX_DISKS = 60
+
+
+def escape(value: str) -> str:
+    """``value`` inside one of QEMU's option lists."""
+    return value.replace(",", ",,")
+
+
+def disk_arguments(number: int, disk: Disk, files: Files, count: int = 1) -> list[str]:
+    """Disk ``number`` of ``count`` as a virtio disk.  Raises HandoffError when QEMU cannot have it."""
+    if count > MAX_DISKS:
+        raise HandoffError(f"{count} disks: QEMU's machine has room for {MAX_DISKS}", "choose some with --disk")
+    node = f"disk{number}"
+    device = f"virtio-blk-pci,drive={node}"
+    if count > _OWN_SLOTS:
+        device += f",multifunction=on,addr={_FIRST_SHARED_SLOT + number // 8:#x}.{number % 8}"
+    if disk.sector_size != 512:
+        device += f",logical_block_size={disk.sector_size},physical_block_size={disk.sector_size}"
+    return [*block_node(node, disk, files), "-device", device]
+
+
+def block_node(node: str, disk: Disk, files: Files) -> list[str]:
+    """What makes ``node`` the disk's content, for any device to use as its drive.  Raises HandoffError."""
+    if disk.compression:
+        raise HandoffError(f"{disk.path}: QEMU cannot use a file compressed with {disk.compression}", "unpack it")
+    if disk.snapshot:
+        return _with_temporary(node, disk, files)
+    if disk.format == "raw" and not disk.overlay:
+        name, protocol = _file(disk.path, disk.format, disk.read_only, files)
+        read_only = "on" if disk.read_only else "off"
+        options = (
+            f"driver=raw,node-name={node},read-only={read_only},"
+            f"file.driver={protocol},file.read-only={read_only},file.filename={escape(name)}"
+        )
+        return ["-blockdev", options]
+    if disk.overlay:
+        below = _tree(disk.path, disk.format, True, disk.backing, files)
+        return ["-blockdev", _json(disk, {"node-name": node, **_over(files.file(disk.overlay, False)[0], below)})]
+    tree = _tree(disk.path, disk.format, disk.read_only, disk.backing, files)
+    return ["-blockdev", _json(disk, {"node-name": node, **tree})]
+
+
+def _with_temporary(node: str, disk: Disk, files: Files) -> list[str]:
+    """What the guest writes goes into a file that is gone at the end of the run."""
+    below = _tree(disk.path, disk.format, True, disk.backing, files)
+    top = files.temporary(disk.size)
+    if not top:
+        return ["-drive", f"if=none,id={node},snapshot=on,file=json:{escape(_json(disk, below))}"]
+    return ["-blockdev", _json(disk, {"node-name": node, **_over(top, below)})]
+
+
+def _over(overlay: str, below: dict[str, Any]) -> dict[str, Any]:
+    file = {"driver": "file", "filename": overlay, "read-only": False}
+    return {"driver": "qcow2", "read-only": False, "file": file, "backing": below}
+
+
+def _tree(path: str, form: str, read_only: bool, backing: Sequence[tuple[str, str]], files: Files) -> dict[str, Any]:
+    name, protocol = _file(path, form, read_only, files)
+    tree: dict[str, Any] = {
+        "driver": _DRIVERS[form],
+        "read-only": read_only,
+        "file": {"driver": protocol, "filename": name, "read-only": read_only},
+    }
+    if form == "qcow2":
+        tree["backing"] = _tree(*backing[0], True, backing[1:], files) if backing else None
+    return tree
+
+
+def _file(path: str, form: str, read_only: bool, files: Files) -> tuple[str, str]:
+    """QEMU's (file name, protocol)."""
+    if form not in _DRIVERS:
+        raise HandoffError(
+            f"{path}: QEMU cannot use a disk image of format {form}",
+            "unpack it, or convert it with qemu-img, and give it with --disk",
+        )
+    name, device = files.file(path, read_only)
+    return name, "host_device" if device else "file"
+
+
+def _json(disk: Disk, tree: dict[str, Any]) -> str:
+    try:
+        for path in (disk.path, disk.overlay, *(path for path, _ in disk.backing)):
+            path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise HandoffError(
+            f"{disk.path}: QEMU cannot use a {disk.format} image with such a name", "give it a name in UTF-8"
+        ) from None
+    return dumps(tree)

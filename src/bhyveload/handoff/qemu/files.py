@@ -1,0 +1,110 @@
+"""How QEMU comes by files: as descriptors that we opened, never by a path that it opens itself.
+
+``Descriptors`` is for a run: each file is one of QEMU's fd sets and is called /dev/fdset/N.  ``Paths`` is for printing
+a command that somebody else will run: there a file is called by its path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Protocol
+
+from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.overlay import temporary_overlay
+from bhyveload.handoff.qemu.tap import open_tap
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+_GONE = "give the guest's disk with --disk, or --no-disk"
+
+
+class Files(Protocol):
+    """What names a file in QEMU's arguments."""
+
+    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
+        """What QEMU calls the file ``path``, and whether it is a device.  Raises HandoffError."""
+        ...
+
+    def temporary(self, size: int) -> str:
+        """What QEMU calls a new, empty qcow2 image for a disk of ``size`` bytes; "" where there is none to be had.
+
+        Raises HandoffError.
+        """
+        ...
+
+    def tap(self, interface: str) -> str:
+        """What attaches a network card to the host's ``interface``: the end of a -netdev tap.  Raises HandoffError."""
+        ...
+
+
+class Paths:
+    """For printing.  Nothing is opened."""
+
+    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
+        try:
+            mode = os.stat(path).st_mode
+        except (OSError, ValueError) as error:
+            raise _not_opened(path, error) from None
+        return path, _is_device(mode)
+
+    def temporary(self, size: int) -> str:
+        return ""
+
+    def tap(self, interface: str) -> str:
+        return f"ifname={interface},script=no,downscript=no"
+
+
+class Descriptors:
+    """For a run.  ``given`` are the descriptors that QEMU inherits; they are closed with ``opened``."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        self._opened = opened
+        self._sets = 0
+        self.given: list[int] = []
+        self.arguments: list[str] = []  # for QEMU's command line, in front of what uses them
+
+    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        try:
+            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except (OSError, ValueError) as error:
+            raise _not_opened(path, error) from None
+        self._opened.callback(os.close, fd)
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise HandoffError(f"{path}: neither a regular file nor a block device", _GONE)
+        return self.descriptor(fd), _is_device(mode)
+
+    def temporary(self, size: int) -> str:
+        fd = temporary_overlay(size)
+        self._opened.callback(os.close, fd)
+        return self.descriptor(fd)
+
+    def tap(self, interface: str) -> str:
+        return f"fd={self.keep(open_tap(interface))}"
+
+    def keep(self, fd: int) -> int:
+        """QEMU inherits ``fd`` by its number; it is ours to close."""
+        self._opened.callback(os.close, fd)
+        self.given.append(fd)
+        return fd
+
+    def descriptor(self, fd: int) -> str:
+        """What QEMU calls the file that is open as ``fd``, which must stay open until QEMU has been started."""
+        self._sets += 1
+        self.given.append(fd)
+        self.arguments += ["-add-fd", f"fd={fd},set={self._sets}"]
+        return f"/dev/fdset/{self._sets}"
+
+
+def _is_device(mode: int) -> bool:
+    return stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+
+
+def _not_opened(path: str, error: Exception) -> HandoffError:
+    reason = error.strerror if isinstance(error, OSError) else "not a path"
+    denied = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return HandoffError(f"{path}: {reason}", "load the VM again, or give the disk as read-only" if denied else _GONE)

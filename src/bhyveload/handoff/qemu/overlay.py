@@ -1,0 +1,87 @@
+"""Empty qcow2 images on top of a guest's disk: what the guest writes goes there, the disk stays as it is.
+
+Source: QEMU's docs/interop/qcow2.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from bhyveload.errors import HandoffError
+from bhyveload.image.qcow2_format import (
+    EXTENSION_BACKING_FORMAT,
+    EXTENSION_END,
+    HEADER_EXTENSION,
+    HEADER_V2,
+    HEADER_V3,
+    MAX_BACKING_NAME,
+    QCOW_MAGIC,
+)
+
+_CLUSTER_BITS = 16
+_CLUSTER = 1 << _CLUSTER_BITS
+_HEADER_LENGTH = 104
+_REFCOUNT_ORDER = 4  # 16-bit reference counts
+_SECTOR = 512
+_TABLE_SPAN = _CLUSTER * (_CLUSTER // 8)  # bytes of the disk that one L2 table covers
+
+
+def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "") -> None:
+    """Make ``fd`` an empty qcow2 image of ``size`` bytes, standing on ``backing`` where one is named.
+
+    Raises HandoffError: a name that is too long, no room.
+    """
+    size = (size + _SECTOR - 1) & -_SECTOR
+    name = os.fsencode(backing)
+    if len(name) > MAX_BACKING_NAME:
+        raise HandoffError(f"{backing}: too long a name for what an overlay stands on", "use a shorter path")
+    tables = max(1, -(-size // _TABLE_SPAN))
+    clusters = 3 + -(-tables * 8 // _CLUSTER)  # header, refcount table, refcount block, L1 table
+    extension = b""
+    if backing_format:
+        form = backing_format.encode()
+        extension = HEADER_EXTENSION.pack(EXTENSION_BACKING_FORMAT, len(form))
+        extension += form.ljust(-(-len(form) // 8) * 8, b"\0")
+    extension += HEADER_EXTENSION.pack(EXTENSION_END, 0)
+    name_at = _HEADER_LENGTH + len(extension) if name else 0
+    header = HEADER_V2.pack(
+        QCOW_MAGIC, 3, name_at, len(name), _CLUSTER_BITS, size, 0, tables, 3 * _CLUSTER, _CLUSTER, 1, 0, 0
+    ) + HEADER_V3.pack(0, 0, 0, _REFCOUNT_ORDER, _HEADER_LENGTH)
+    try:
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, clusters * _CLUSTER)
+        os.pwrite(fd, header + extension + name, 0)
+        os.pwrite(fd, struct.pack(">Q", 2 * _CLUSTER), _CLUSTER)
+        os.pwrite(fd, struct.pack(">H", 1) * clusters, 2 * _CLUSTER)
+    except OSError as error:
+        raise HandoffError(f"an overlay for the guest's disk: {error.strerror}") from None
+
+
+def temporary_overlay(size: int) -> int:
+    """A descriptor of such an image without a name: it is gone with whoever has it open.
+
+    It lies in $TMPDIR, or in /var/tmp: a guest may write a lot.  Raises HandoffError.
+    """
+    folder = os.environ.get("TMPDIR") or "/var/tmp"
+    try:
+        try:
+            fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError:
+            fd = _unlinked(folder)
+    except OSError as error:
+        raise HandoffError(f"{folder}: {error.strerror}", "let TMPDIR name one for what the guest writes") from None
+    try:
+        write_overlay(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _unlinked(folder: str) -> int:
+    """Where there is no O_TMPFILE."""
+    path = os.path.join(folder, f"bhyverun-{os.getpid()}-{os.urandom(8).hex()}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.unlink(path)
+    return fd

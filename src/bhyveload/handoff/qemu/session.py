@@ -1,0 +1,384 @@
+"""Run a loaded VM under QEMU and learn how it ended.
+
+    stub (memfd) --> qemu --> guest
+                       |-- QMP on a socket pair: why it stopped, "is every processor halted?"
+                       |-- the guest's console on another (console.py)
+                       |-- its log on a pipe: "Triple fault"
+                       `-- its complaints on a pipe
+
+The outcomes and exit statuses are bhyve(8)'s.  QEMU is told to start paused and is released over QMP, so that no event
+can come before somebody listens.  It runs in a box (box.py) and has every file as a descriptor (files.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.errors import HandoffError
+from bhyveload.handoff.backend import RunResult
+from bhyveload.handoff.console import Console
+from bhyveload.handoff.disks import disks_of, unpacked
+from bhyveload.handoff.loop import Loop
+from bhyveload.handoff.machine import loaded
+from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.handoff.pvh import build_stub
+from bhyveload.handoff.pvh_image import write_stub_elf
+from bhyveload.handoff.qemu.box import Box
+from bhyveload.handoff.qemu.command import PROGRAM, Options, flags_of, qemu_command
+from bhyveload.handoff.qemu.files import Descriptors
+from bhyveload.handoff.qemu.qmp import Qmp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from bhyveload.handoff.backend import Session
+    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.machine import LoadedMachine
+    from bhyveload.handoff.network import Network
+    from bhyveload.image.cache import Progress
+
+_REASONS = {
+    "guest-reset": REBOOTED,
+    "host-qmp-system-reset": REBOOTED,
+    "guest-shutdown": POWERED_OFF,
+    "guest-panic": HALTED,
+}
+_FAILED = "host-signal"  # somebody ended QEMU
+_HALT_POLL = 0.5  # seconds
+_END_LIMIT = 5.0
+_MESSAGES_MAX = 1 << 16
+_PROCESSOR = re.compile(r"[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+).*?HLT=(\d).*?CS =([0-9a-f]+)", re.DOTALL)
+_INTERRUPTS_ON = 0x200
+_RESET_VECTOR = (0xFFF0, 0xF000)  # IP, CS of a processor that was never started
+
+
+def run(
+    vm: LoadedMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: Network | None = None,
+    timeout: float | None = None,
+    extra: Sequence[str] = (),
+    progress: Progress | None = None,
+    console: tuple[int, int] = (0, 1),
+    started: Callable[[Session], None] | None = None,
+) -> RunResult:
+    """Run ``vm`` until it ends, with its console on the two file descriptors ``console`` (input, output).
+
+    ``disks``: None for those that bhyveload was given.  ``timeout``: seconds until the run is stopped.  ``extra``:
+    further arguments for QEMU.  ``started`` gets the running session, for signal handlers and the like.
+    The VM's memory file is not changed; its disks are.
+
+    Raises HandoffError: the VM cannot be handed over, QEMU is not installed or refuses; VmNotLoaded.
+    """
+    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=net, extra=extra, progress=progress)
+    with contextlib.closing(QemuSession(vm, options)) as session:
+        session.console.attach(*console, patient=True)
+        if started is not None:
+            started(session)
+        return session.wait(timeout)
+
+
+def run_options(
+    vm: LoadedMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: Network | None = None,
+    extra: Sequence[str] = (),
+    progress: Progress | None = None,
+    **more: Any,
+) -> Options:
+    """The options of ``run``, with what they leave open decided and the disks as QEMU can have them.
+
+    ``more``: further members of Options.  Raises HandoffError, VmNotLoaded, and as disks.unpacked().
+    """
+    _, state = loaded(vm)
+    if accel == "auto":
+        accel = choose_accelerator()
+    given = disks_of(state) if disks is None else disks
+    return Options([unpacked(disk, progress) for disk in given], accel, cpus, net, extra, **more)
+
+
+def choose_accelerator() -> str:
+    """ "kvm" where it runs kernels, else "tcg"."""
+    from bhyveload.handoff.kvm_probe import kvm_runs_kernels
+
+    return "kvm" if kvm_runs_kernels() else "tcg"
+
+
+def stub_file(vm: LoadedMachine) -> int:
+    """A file descriptor of an unnamed file that holds the stub's ELF image.  Raises HandoffError, VmNotLoaded."""
+    stub = build_stub(*loaded(vm))
+    try:
+        fd = os.memfd_create("bhyverun stub", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise HandoffError(f"the start-up stub: {error.strerror}") from None
+    try:
+        write_stub_elf(fd, stub)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Qemu:
+    """The back end (backend.py)."""
+
+    def start(self, vm: LoadedMachine, options: Options) -> QemuSession:
+        return QemuSession(vm, options)
+
+    def command(self, vm: LoadedMachine, options: Options, kernel: str, *, whole_image: bool = False) -> list[str]:
+        return qemu_command(vm, kernel, options, whole_image=whole_image)
+
+
+class QemuSession:
+    """A running QEMU: backend.py's Session."""
+
+    def __init__(self, vm: LoadedMachine, options: Options) -> None:
+        """Start QEMU, paused.  Raises HandoffError."""
+        self._outcome = ""
+        self._ended_by_us = False
+        self._failed = False
+        self._triple_fault = False
+        self._messages = b""
+        self._log_tail = b""
+        self._halted_at: list[tuple[str, ...]] | None = None
+        self._begin = time.monotonic()
+        self.loop = Loop()
+        with ExitStack() as ours, ExitStack() as theirs:
+            try:
+                self._start(vm, options, ours, theirs)
+            except OSError as error:
+                raise HandoffError(f"{PROGRAM}: {error.strerror}", _hint(error)) from None
+            self._kept = ours.pop_all()
+
+    def _start(self, vm: LoadedMachine, options: Options, ours: ExitStack, theirs: ExitStack) -> None:
+        """``ours``: what is open during the run; ``theirs``: what QEMU has once it runs."""
+        memory, state = loaded(vm)
+        flags = flags_of(state)
+        box = Box(
+            PROGRAM,
+            user=options.user,
+            kvm=options.accel == "kvm",
+            network=options.open_network,
+            resolver=options.open_network,
+            core=bool(flags.get("incore")),
+            memory_lock=bool(flags.get("wired")),
+            folders=options.folders,
+            confined=options.confined,
+        )
+        self.lacks = box.missing
+        files = Descriptors(theirs)
+        stub = files.keep(stub_file(vm))
+        files.given.append(memory.fd)
+        qmp, guest_end = _socket_pair(ours, theirs, files), _socket_pair(ours, theirs, files)
+        self._log, log_write = _pipe(ours, theirs)
+        self._errors, error_write = _pipe(ours, theirs)
+        files.given.append(log_write)
+        command = qemu_command(
+            vm,
+            f"/proc/self/fd/{stub}",
+            options,
+            files,
+            memory_path=f"/proc/self/fd/{memory.fd}",
+            console=["-chardev", f"socket,id=console,fd={guest_end[1]}"],
+        )
+        command[1:1] = files.arguments + box.arguments()
+        command += ["-chardev", f"socket,id=qmp,fd={qmp[1]}", "-mon", "chardev=qmp,mode=control", "-S"]
+        command += ["-d", "cpu_reset", "-D", f"/proc/self/fd/{log_write}"]
+        self._qmp = Qmp(qmp[0])
+        self.console = Console(self.loop, guest_end[0])
+        enter, prepared = box.entry([memory.fd, stub, log_write])
+        for fd in prepared:
+            theirs.callback(os.close, fd)
+        ours.enter_context(_lent(memory.fd, box.identity))
+        if box.identity is not None:
+            os.fchown(log_write, *box.identity)
+        self._process = subprocess.Popen(
+            command,
+            executable=box.program,
+            stdin=subprocess.DEVNULL,
+            stdout=error_write,
+            stderr=error_write,
+            pass_fds=files.given,
+            preexec_fn=enter,  # noqa: PLW1509 - it calls what was looked up before
+        )
+        ours.callback(self._end_process)
+        self.loop.watch(qmp[0].fileno(), self._hear_qmp)
+        self.loop.watch(self._log, self._hear_log)
+        self.loop.watch(self._errors, self._hear_errors)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, timeout: float | None = None) -> RunResult:
+        """Until the guest ends.  Raises HandoffError when QEMU itself fails."""
+        deadline = None if timeout is None else self._begin + timeout
+        next_poll = self._begin + _HALT_POLL
+        own = (self._qmp.socket.fileno(), self._log, self._errors)
+        while any(self.loop.watches(fd) for fd in own):
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                self._outcome = self._outcome or TIMED_OUT
+                self._end_process()
+                deadline = None
+            if now >= next_poll:
+                next_poll = now + _HALT_POLL
+                self._qmp.send("human-monitor-command", **{"command-line": "info registers -a"})
+            self.loop.turn((next_poll if deadline is None else min(next_poll, deadline)) - now)
+        return self._result()
+
+    def _hear_qmp(self) -> None:
+        for message in self._qmp.receive():
+            self._message(message)
+        if self._qmp.closed:
+            self.loop.forget(self._qmp.socket.fileno())
+
+    def _hear_log(self) -> None:
+        data = os.read(self._log, 1 << 16)
+        self._log_tail = self._log_tail[-16:] + data
+        self._triple_fault = self._triple_fault or b"Triple fault" in self._log_tail
+        if not data:
+            self.loop.forget(self._log)
+
+    def _hear_errors(self) -> None:
+        data = os.read(self._errors, 1 << 16)
+        self._messages = (self._messages + data)[:_MESSAGES_MAX]
+        if not data:
+            self.loop.forget(self._errors)
+
+    def _message(self, message: dict[str, Any]) -> None:
+        if "QMP" in message:
+            self._qmp.send("qmp_capabilities")
+            self._qmp.send("cont")
+        elif message.get("event") == "SHUTDOWN":
+            data = message.get("data")
+            reason = str(data.get("reason")) if isinstance(data, dict) else ""
+            self._failed = reason == _FAILED and not self._ended_by_us
+            self._outcome = self._outcome or _REASONS.get(reason, STOPPED)
+        elif message.get("id") == "human-monitor-command":
+            self._look_for_halt(message.get("return"))
+
+    def _look_for_halt(self, registers: object) -> None:
+        """A machine is halted for good when every processor waits with interrupts off, twice at the same place."""
+        processors = _PROCESSOR.findall(registers) if isinstance(registers, str) else []
+        halted = bool(processors) and all(
+            (int(ip, 16), int(cs, 16)) == _RESET_VECTOR or (hlt == "1" and not int(flags, 16) & _INTERRUPTS_ON)
+            for ip, flags, hlt, cs in processors
+        )
+        if halted and processors == self._halted_at:
+            self._outcome = self._outcome or HALTED
+            self._qmp.send("quit")
+        self._halted_at = processors if halted else None
+
+    def power_button(self) -> None:
+        self._qmp.send("system_powerdown")
+
+    def reset(self) -> None:
+        self._qmp.send("system_reset")
+
+    def power_off(self) -> None:
+        self.stop(POWERED_OFF)
+
+    def stop(self, outcome: str = STOPPED) -> None:
+        self._outcome = self._outcome or outcome
+        self._terminate()
+
+    def _terminate(self) -> None:
+        self._ended_by_us = True
+        self._process.terminate()
+
+    def _end_process(self) -> None:
+        if self._process.poll() is None:
+            self._terminate()
+            try:
+                self._process.wait(_END_LIMIT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def close(self) -> None:
+        self._kept.close()
+
+    def _result(self) -> RunResult:
+        try:
+            status = self._process.wait(_END_LIMIT)
+        except subprocess.TimeoutExpired:
+            self._end_process()
+            status = 0
+        seconds = time.monotonic() - self._begin
+        patience = time.monotonic() + _END_LIMIT
+        while not self.console.ended and time.monotonic() < patience:
+            self.loop.turn(patience - time.monotonic())
+        self.console.flush(lambda: False)
+        messages = self._messages.decode("utf-8", "replace")
+        if self._ended_by_us:
+            messages = "".join(line for line in messages.splitlines(True) if "terminating on signal" not in line)
+        if not self._outcome or self._failed:
+            if status or self._failed:
+                raise HandoffError(_failure(status, messages))
+            self._outcome = STOPPED
+        if self._outcome == REBOOTED and self._triple_fault:
+            self._outcome = TRIPLE_FAULT
+        return RunResult(self._outcome, seconds, messages)
+
+
+def _socket_pair(ours: ExitStack, theirs: ExitStack, files: Descriptors) -> tuple[socket.socket, int]:
+    mine, other = socket.socketpair()
+    ours.callback(mine.close)
+    theirs.callback(other.close)
+    files.given.append(other.fileno())
+    return mine, other.fileno()
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    return read, write
+
+
+@contextlib.contextmanager
+def _lent(fd: int, identity: tuple[int, int] | None) -> Iterator[None]:
+    """Let the other user, whom root's QEMU becomes, open the memory file: by its group, in a folder that is root's."""
+    if identity is None:
+        yield
+        return
+    status = os.fstat(fd)
+    os.fchown(fd, -1, identity[1])
+    os.fchmod(fd, 0o660)
+    try:
+        yield
+    finally:
+        os.fchmod(fd, status.st_mode & 0o777)
+        os.fchown(fd, -1, status.st_gid)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno == errno.EAGAIN:
+        return "too many processes run already"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "--no-sandbox runs it with all your rights"
+    return ""
+
+
+def _failure(status: int, messages: str) -> str:
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    reason = lines[-1] if lines else (f"ended with status {status}" if status >= 0 else f"died by signal {-status}")
+    if len(lines) > 1 and reason.partition(": ")[2].startswith("Is another process using"):
+        reason = lines[-2]  # that was only a hint at the end
+    reason = "".join(char if char.isprintable() else "?" for char in reason)
+    return reason if reason.startswith(PROGRAM) else f"{PROGRAM}: {reason}"

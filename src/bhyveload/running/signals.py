@@ -1,0 +1,64 @@
+"""Signals to the program that runs a guest, as bhyve(8) takes them."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from bhyveload.handoff.backend import Session
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Signals:
+    """SIGTERM presses the guest's power button; a second one, or another signal, stops the run.
+
+    ``interrupted``: there was a SIGINT.  ``continued`` is called on SIGCONT.
+    """
+
+    def __init__(self, continued: Callable[[], None] | None = None) -> None:
+        self.interrupted = False
+        self._continued = continued
+        self._session: Session | None = None
+        self._pending = 0
+        self._old: list[tuple[int, object]] = []
+
+    def attach(self, session: Session) -> None:
+        """From now on they are about ``session``."""
+        self._session = session
+        if self._pending:
+            session.stop()
+
+    def __enter__(self) -> Signals:
+        for number in _ENDING:
+            self._old.append((number, signal.signal(number, self._arrived)))
+        if self._continued is not None:
+            self._old.append((signal.SIGCONT, signal.signal(signal.SIGCONT, self._go_on)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old:
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of them has asked for the end of the run."""
+        return self._pending > 0
+
+    def _go_on(self, _number: int, _frame: FrameType | None) -> None:
+        if self._continued is not None:
+            self._continued()
+
+    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+        self._pending += 1
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        if self._session is None:
+            return
+        if number == signal.SIGTERM and self._pending == 1:
+            self._session.power_button()
+        else:
+            self._session.stop()

@@ -1,0 +1,107 @@
+"""The user's terminal while a guest has it: raw, and as before afterwards, whatever happened to it in between."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import termios
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.handoff.console import own_description
+
+if TYPE_CHECKING:
+    from bhyveload.handoff.backend import Session
+    from bhyveload.handoff.console import Escape, Port
+
+_IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
+_SLAVE_ONLY = -1
+
+
+class Terminal:
+    """Standard input and output of the program.  A job in the background neither reads the terminal nor changes it:
+    ``resume`` (on SIGCONT) sees whether that is over."""
+
+    def __init__(self, in_fd: int = 0, out_fd: int = 1) -> None:
+        self._in, self._out = in_fd, out_fd
+        self._modes: list[tuple[int, list[Any]]] = []
+        self._flags: list[tuple[int, int]] = []
+        self._opened: list[int] = []
+        self._session: Session | None = None
+        self._port: Port | None = None
+        self._escape: Escape | None = None
+
+    def __enter__(self) -> Terminal:
+        for fd in (self._in, self._out):
+            try:
+                self._flags.append((fd, fcntl.fcntl(fd, fcntl.F_GETFL)))
+                if os.isatty(fd):
+                    self._modes.append((fd, termios.tcgetattr(fd)))
+            except OSError:
+                continue  # closed
+        return self
+
+    def attach(self, session: Session, escape: Escape | None) -> None:
+        """Make it the console of ``session``, with ``escape`` in front of commands for the run itself."""
+        self._session, self._escape = session, escape
+        if self._modes:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal with tostop: what the guest says may be shown
+        self._raw()
+        in_fd = self._in if self._may_read() else _SLAVE_ONLY
+        self._port = session.console.attach(in_fd, self._own(self._out), patient=True, escape=escape)
+
+    def resume(self) -> None:
+        """The job goes on, perhaps in the foreground."""
+        self._raw()
+        if self._port is not None and self._session is not None and self._port.in_fd < 0 and self._may_read():
+            self._port.in_fd = self._in
+            self._session.console.rewatch(self._port)
+
+    def __exit__(self, *_: object) -> None:
+        for fd, flags in self._flags:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        for fd, mode in self._modes:
+            if _in_foreground(fd):
+                try:
+                    termios.tcsetattr(fd, termios.TCSADRAIN, mode)
+                except termios.error:
+                    pass  # the terminal is gone
+        for fd in self._opened:
+            os.close(fd)
+        self._opened.clear()
+
+    def _own(self, fd: int) -> int:
+        own = own_description(fd)
+        if own != fd:
+            self._opened.append(own)
+        return own
+
+    def _may_read(self) -> bool:
+        return not os.isatty(self._in) or _in_foreground(self._in)
+
+    def _raw(self) -> None:
+        """As QEMU has it: every key is the guest's; output is still processed."""
+        for fd, saved in self._modes:
+            if fd != self._in or not _in_foreground(fd):
+                continue
+            mode = [*saved[:_CC], list(saved[_CC])]
+            mode[_IFLAG] &= ~(
+                termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
+                | termios.ICRNL | termios.IXON
+            )  # fmt: skip
+            mode[_OFLAG] |= termios.OPOST
+            mode[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
+            mode[_CFLAG] = mode[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+            mode[_CC][termios.VMIN], mode[_CC][termios.VTIME] = 1, 0
+            try:
+                termios.tcsetattr(fd, termios.TCSANOW, mode)
+            except termios.error:
+                pass  # the terminal is gone
+
+
+def _in_foreground(fd: int) -> bool:
+    """Whether we may change the terminal ``fd`` and read from it; also where it is not the one we are controlled by."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True  # somebody else's terminal: no job control there
