@@ -25,14 +25,10 @@ need zstd zstd
 need tmux tmux
 [ -e /usr/include/stdint.h ] || missing="$missing libc6-dev"
 
-# Ubuntu 22.04 has 3.11 beside its python3.
+# A newer Python than the system's own may stand beside it: Ubuntu 22.04 has 3.10 and, by another name, 3.11.
 if python=$(sh "$(dirname "$0")/find-python.sh"); then
 	"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing $(basename "$python")-venv"
-elif [ -n "${PYTHON:-}" ]; then
-	: # setup.sh refuses the Python that was asked for
-elif command -v python3 >/dev/null; then
-	missing="$missing python3.11 python3.11-venv"
-else
+elif [ -z "${PYTHON:-}" ]; then # otherwise setup.sh refuses the one that was asked for
 	missing="$missing python3 python3-venv"
 fi
 
@@ -52,17 +48,25 @@ if [ "$(id -u)" != 0 ]; then
 	as_root="sudo env"
 fi
 
-install="apt-get install -qq -y --no-install-recommends"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-echo "setup: installing$missing"
+
+install() { # install PACKAGE...: one by one when they do not come together, for a distribution may lack one of them
+	echo "setup: installing $*"
+	if ! try "$@"; then
+		for package; do
+			try "$package" || echo "setup: $package cannot be installed: $(tail -n 1 "$log")" >&2
+		done
+	fi
+}
+
+try() {
+	$as_root DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >"$log" 2>&1
+}
+
 $as_root apt-get update -qq >"$log" 2>&1 || true
-# One by one when they do not come together: a distribution may lack one of them.
 # shellcheck disable=SC2086
-if ! $as_root DEBIAN_FRONTEND=noninteractive $install $missing >"$log" 2>&1; then
-	for package in $missing; do
-		if ! $as_root DEBIAN_FRONTEND=noninteractive $install "$package" >"$log" 2>&1; then
-			echo "setup: $package cannot be installed: $(tail -n 1 "$log")" >&2
-		fi
-	done
+install $missing
+if [ -z "${PYTHON:-}" ] && ! sh "$(dirname "$0")/find-python.sh" >/dev/null; then
+	install python3.11 python3.11-venv
 fi
