@@ -73,13 +73,20 @@ class Running:
         """The confined process, once there is one; None when all is over already."""
         until = time.monotonic() + PATIENCE
         while True:
-            others = [pid for pid in processes_of(self.session) if pid != self.session]
+            others = [pid for pid in processes_of(self.session) if pid != self.session and self._of_the_job(pid)]
             if others:
                 return others[0]
             assert time.monotonic() < until
             if self.process.poll() is not None:
                 return None
             time.sleep(0.001)
+
+    def _of_the_job(self, pid: int) -> bool:
+        """Not the terminal's watcher, which has a process group of its own."""
+        try:
+            return os.getpgid(pid) == self.session
+        except ProcessLookupError:
+            return False
 
     def end(self) -> tuple[int, bytes]:
         """(exit status, standard error) when it has ended, and no process of its session is left."""

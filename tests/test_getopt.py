@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.cli.getopt import Options, getopt
+from bhyveload.cli import bhyvedisk, bhyverun
+from bhyveload.cli.getopt import Options, getopt, timeout_of
 from bhyveload.errors import UsageError
 
 SHORT = "CSc:d:e:h:l:m:"
@@ -94,3 +95,45 @@ def test_like_the_standard_library(words: list[str]) -> None:
     options, operands = getopt(words, SHORT)
     assert [("-" + name, argument or "") for name, argument in options] == expected[0]
     assert operands == expected[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e9",
+        "1_0",
+        "٣",
+        "１",
+        "+1",
+        "-1",
+        " 1",
+        "1 ",
+        "0",
+        "0.0",
+        "1.",
+        "inf",
+        "nan",
+        "0x1",
+        "",
+        "1000000000",
+        "1.2.3",
+        "9" * 5000,
+    ],
+)
+def test_numbers_that_are_none(text: str) -> None:
+    """One grammar for all programs: digits of ASCII."""
+    with pytest.raises(UsageError, match="--timeout wants a number of seconds"):
+        timeout_of(text)
+    for option in (["--timeout", text], ["--cpus", text]):
+        with pytest.raises(UsageError):
+            bhyverun.parse([*option, "vm"])
+    with pytest.raises(UsageError):
+        bhyvedisk.parse(["info", "--timeout", text, "disk"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1.0), ("0.5", 0.5), ("2147484", 2147484.0), ("999999999", 999999999.0), ("007.250", 7.25)]
+)
+def test_numbers_of_seconds(text: str, value: float) -> None:
+    assert timeout_of(text) == value
+    assert bhyverun.parse(["--timeout", text, "vm"]).timeout == value

@@ -252,3 +252,25 @@ def test_in_tmux(disk: Path, tmp_path: Path) -> None:
         window.shows("status 130")
     finally:
         window.close()
+
+
+def test_kill_9_leaves_the_terminal_as_it_was(at_menu: Running) -> None:
+    """Nobody is left then but the watcher."""
+    menu_of(at_menu)
+    assert mode(at_menu) != at_menu.saved
+    at_menu.process.kill()
+    at_menu.process.wait()
+    end = time.monotonic() + PATIENCE
+    while mode(at_menu) != at_menu.saved and time.monotonic() < end:
+        time.sleep(0.01)
+    assert mode(at_menu) == at_menu.saved
+
+
+def test_kill_9_of_the_whole_job_leaves_the_terminal_as_it_was(at_menu: Running) -> None:
+    menu_of(at_menu)
+    os.killpg(at_menu.process.pid, signal.SIGKILL)
+    at_menu.process.wait()
+    end = time.monotonic() + PATIENCE
+    while mode(at_menu) != at_menu.saved and time.monotonic() < end:
+        time.sleep(0.01)
+    assert mode(at_menu) == at_menu.saved

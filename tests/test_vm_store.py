@@ -267,9 +267,9 @@ def test_a_directory_in_which_nothing_can_be_made() -> None:
 def test_a_file_in_the_place_of_a_vm(vmm_directory: Path) -> None:
     vmm_directory.mkdir()
     (vmm_directory / "guest").touch()
-    with pytest.raises(VmStorageError, match="guest: Not a directory"):
+    with pytest.raises(VmStorageError, match="guest: not used as a VM: it is no directory"):
         VirtualMachine.create("guest", MB)
-    with pytest.raises(VmStorageError, match="guest: Not a directory"):
+    with pytest.raises(VmStorageError, match="guest: not used as a VM: it is no directory"):
         VirtualMachine.open("guest")
 
 
@@ -431,3 +431,83 @@ def test_file_size_limit(tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("guest: File too large")
     assert mark_of("guest") == (b"one", "one")
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1 << 20
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(0o770, "group [0-9]+ may write to it"), (0o702, "everybody may write")])
+def test_a_folder_that_others_may_write_is_refused(mode: int, reason: str, vmm_directory: Path) -> None:
+    """They could put a kernel of theirs into the guest, or a link in the place of its memory."""
+    VirtualMachine.create("guest", MB).close()
+    for path in (vmm_directory / "guest", vmm_directory):
+        path.chmod(mode)
+        with pytest.raises(VmStorageError, match=f"{path}: not used as .*: {reason}"):
+            VirtualMachine.create("guest", MB)
+        for lock in (True, False):
+            with pytest.raises(VmStorageError, match=f"{path}: not used as .*: {reason}"):
+                VirtualMachine.open("guest", lock=lock)
+        path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_owner_is_refused(vmm_directory: Path) -> None:
+    VirtualMachine.create("guest", MB).close()
+    os.chown(vmm_directory / "guest", 12345, -1)
+    with pytest.raises(VmStorageError, match="guest: not used as a VM: it belongs to user 12345"):
+        VirtualMachine.open("guest", lock=False)
+
+
+@pytest.mark.parametrize("name", ["state.json", "memory"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(name: str, vmm_directory: Path) -> None:
+    with VirtualMachine.create("guest", MB) as vm:
+        vm.commit([Registers()], {})
+    (vmm_directory / "guest" / name).unlink()
+    os.mkfifo(vmm_directory / "guest" / name, 0o600)
+    for lock in (True, False):
+        with pytest.raises(VmStorageError, match=f"guest: {name} is no regular file"):
+            VirtualMachine.open("guest", lock=lock)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("registers", "cs", 1),
+        ("registers", "rip", 1 << 64),
+        ("registers", "rip", -1),
+        ("registers", "rip", True),
+        ("registers", "nonsense", 1),
+        ("selectors", "cs", 1 << 16),
+        ("selectors", "rip", 1),
+        ("selectors", "gdtr", 1),
+        ("descriptors", "cs", (0, 1 << 32, 0)),
+        ("descriptors", "rip", (0, 0, 0)),
+    ],
+)
+def test_what_could_not_be_opened_again_is_not_committed(
+    group: str, name: str, value: object, vmm_directory: Path
+) -> None:
+    with VirtualMachine.create("guest", MB) as vm:
+        vm.commit([Registers()], {"old": 1})
+    vcpu = Registers()
+    getattr(vcpu, group)[name] = value
+    with VirtualMachine.create("guest", MB) as vm, pytest.raises(VmStateError, match=rf"{group}\.'?{name}"):
+        vm.commit([vcpu], {})
+    with VirtualMachine.open("guest", require_loaded=True) as vm:
+        assert vm.state is not None and vm.state["loaded"] == {"old": 1}
+
+
+@pytest.mark.parametrize("size", [0, MB - 1, MB + 1, 3 * MB])
+def test_memory_of_another_size_is_not_committed(size: int, vmm_directory: Path) -> None:
+    """The child that loads the guest has the descriptor, and may be in the guest's hands."""
+    with VirtualMachine.create("guest", MB) as vm, pytest.raises(VmStateError, match=f"memory: {size} bytes"):
+        os.ftruncate(vm.loading().fd, size)
+        vm.commit([Registers()], {})
+    assert list_machines() == []
+
+
+def test_a_look_opens_nothing_for_writing(vmm_directory: Path) -> None:
+    with VirtualMachine.create("guest", MB) as vm:
+        vm.commit([Registers()], {})
+    with VirtualMachine.open("guest", lock=False) as vm:
+        assert vm.memory is not None
+        assert vm.memory.read(0, 4) == bytes(4)
+        with pytest.raises(VmStorageError, match="Bad file descriptor"):
+            vm.memory.write(0, b"x")

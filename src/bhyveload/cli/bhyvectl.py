@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bhyveload.cli.getopt import getopt
+from bhyveload.cli.getopt import getopt, number_of
 from bhyveload.cli.messages import escape, program_name, run
 from bhyveload.errors import UsageError, VmError
 from bhyveload.jsontext import dumps
@@ -75,14 +75,14 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     name = arguments.get("vm")
     if name is None:
         raise UsageError("no VM is named", "bhyvectl --vm=NAME, or --list to see all; bhyvectl --help")
-    cpu = arguments.get("cpu", "0")
-    if not (cpu.isascii() and cpu.isdecimal() and len(cpu) <= 4):
-        raise UsageError(f"Invalid vCPU number '{cpu}'")
+    cpu = number_of(arguments.get("cpu", "0"), 0, 9999)
+    if cpu is None:
+        raise UsageError(f"Invalid vCPU number '{arguments['cpu']}'")
     running = [option for option in RUNNING if option in wanted]
     if running:
         _refuse(name, running[0])
     if wanted - {"vm", "cpu", "destroy"} or "destroy" not in wanted:
-        _show(name, int(cpu), wanted, put)
+        _show(name, cpu, wanted, put)
     if "destroy" in wanted:
         destroy_machine(name)
     return 0

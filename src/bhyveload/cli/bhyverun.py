@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bhyveload.cli.getopt import Options as Getopt
+from bhyveload.cli.getopt import number_of, timeout_of
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
@@ -148,7 +149,7 @@ def parse(words: Sequence[str]) -> Arguments:
         elif option == "stub":
             arguments.stub = value
         elif option == "timeout":
-            arguments.timeout = _seconds(value)
+            arguments.timeout = timeout_of(value)
         elif option == "user":
             arguments.user = value
     if no_disk and paths:
@@ -179,19 +180,10 @@ def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
 
 
 def _cpus(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= 3 and 1 <= int(value) <= MAX_CPUS):
+    number = number_of(value, 1, MAX_CPUS)
+    if number is None:
         raise UsageError(f"--cpus {value}: must be a number from 1 to {MAX_CPUS}")
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds <= 1e9:
-        raise UsageError(f"--timeout {value}: must be a number of seconds above 0")
-    return seconds
+    return number
 
 
 def bhyverun(program: str, words: Sequence[str]) -> int:

@@ -80,12 +80,24 @@ def getopt(
     return list(options), options.operands
 
 
+def number_of(text: str, least: int, most: int) -> int | None:
+    """An option's argument that is a whole number: ASCII digits and nothing else, and so in every program here.  None:
+    it is none, or not within ``least`` and ``most``."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and least <= int(text) <= most):
+        return None
+    return int(text)
+
+
 def timeout_of(text: str) -> float:
-    """--timeout's argument in seconds.  Raises UsageError: it is no number, or not within (0, 1e9)."""
-    try:
+    """--timeout's argument in seconds: digits, with a fraction or without.
+
+    Raises UsageError: it is no such number, or not within (0, 1e9).
+    """
+    whole, point, fraction = text.partition(".")
+    if number_of(whole, 0, 999_999_999) is None or (point and not (fraction.isascii() and fraction.isdigit())):
+        value = 0.0
+    else:
         value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
+    if value <= 0:
         raise UsageError(f"--timeout wants a number of seconds, not '{text}'")
     return value

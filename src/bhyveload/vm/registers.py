@@ -72,6 +72,11 @@ VM_REG_NAMES = [
     "tpr",
 ]
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldtr")
+# The three groups of state.json: these have selectors, these descriptors, and all others are plain registers.
+DESCRIPTORS = (*SEGMENTS, "idtr", "gdtr")
+GENERAL = tuple(name for name in VM_REG_NAMES if name not in DESCRIPTORS)
+MAX_SELECTOR = 0xFFFF
+MAX_LIMIT = MAX_ACCESS = 0xFFFFFFFF
 _DATA_SEGMENTS = ("ds", "es", "fs", "gs", "ss")
 
 # A 32-bit guest's GDT, written by libvmmapi (spec/amd64-handoff.md 5); slot 3 is the TSS, its base is filled in.

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from bhyveload.errors import VmMemoryError, VmStateError
 from bhyveload.vm.memory import split_memory
-from bhyveload.vm.registers import SEGMENTS, VM_REG_NAMES, Registers
+from bhyveload.vm.registers import (
+    DESCRIPTORS,
+    GENERAL,
+    MAX_ACCESS,
+    MAX_LIMIT,
+    MAX_SELECTOR,
+    SEGMENTS,
+    Registers,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,9 +20,7 @@ if TYPE_CHECKING:
 
 _HINT = "load the guest again"
 _MAX_VCPUS = 256
-_REGISTERS = frozenset(VM_REG_NAMES) - frozenset((*SEGMENTS, "idtr", "gdtr"))
-_DESCRIPTORS = frozenset((*SEGMENTS, "idtr", "gdtr"))
-_DESCRIPTOR_LIMITS = {"base": (1 << 64) - 1, "limit": (1 << 32) - 1, "access": (1 << 32) - 1}
+_DESCRIPTOR_LIMITS = {"base": (1 << 64) - 1, "limit": MAX_LIMIT, "access": MAX_ACCESS}
 
 
 def parse_state(text: bytes, where: str) -> dict[str, object]:
@@ -28,6 +34,11 @@ def parse_state(text: bytes, where: str) -> dict[str, object]:
         state = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise VmStateError(f"{where}: not JSON: {str(error)[:100]}", _HINT) from None
+    return check_state(state, where)
+
+
+def check_state(state: Any, where: str) -> dict[str, object]:
+    """``state``, if it is what a VM can be opened with; ``where`` names its file.  Raises VmStateError."""
     check = _Check(where)
     check.mapping(state, "state")
     if state.get("schema") != 1 or isinstance(state["schema"], bool):
@@ -52,11 +63,11 @@ def parse_state(text: bytes, where: str) -> dict[str, object]:
 
 def _check_vcpu(check: _Check, vcpu: object, what: str) -> None:
     members = check.mapping(vcpu, what)
-    for name in check.names(members, "registers", what, _REGISTERS):
+    for name in check.names(members, "registers", what, frozenset(GENERAL)):
         check.number(members["registers"], name, f"{what}.registers", (1 << 64) - 1)
     for name in check.names(members, "selectors", what, frozenset(SEGMENTS)):
-        check.number(members["selectors"], name, f"{what}.selectors", 0xFFFF)
-    for name in check.names(members, "descriptors", what, _DESCRIPTORS):
+        check.number(members["selectors"], name, f"{what}.selectors", MAX_SELECTOR)
+    for name in check.names(members, "descriptors", what, frozenset(DESCRIPTORS)):
         place = f"{what}.descriptors.{name}"
         descriptor = check.mapping(members["descriptors"][name], place)
         for field, limit in _DESCRIPTOR_LIMITS.items():

@@ -62,17 +62,26 @@ def prepare_directory(directory: str | None = None) -> str:
         info = os.lstat(path)
     except OSError as error:
         raise _storage_error(path, error) from None
+    reason = _not_ours(info)
+    if reason:
+        hint = "take that right away (chmod go-w), or point BHYVE_VMM_DIR to a directory of your own"
+        raise VmStorageError(f"{path}: not used as the VM directory: {reason}", hint)
+    return path
+
+
+def _not_ours(info: os.stat_result) -> str:
+    """Why a directory is not ours alone to write; "" when it is."""
     if stat.S_ISLNK(info.st_mode):
-        reason = "it is a symbolic link"
-    elif not stat.S_ISDIR(info.st_mode):
-        reason = "it is no directory"
-    elif info.st_uid != os.geteuid():
-        reason = f"it belongs to user {info.st_uid}"
-    elif info.st_mode & stat.S_IWOTH:
-        reason = "everybody may write to it"
-    else:
-        return path
-    raise VmStorageError(f"{path}: not used as the VM directory: {reason}", "point BHYVE_VMM_DIR to one of your own")
+        return "it is a symbolic link"
+    if not stat.S_ISDIR(info.st_mode):
+        return "it is no directory"
+    if info.st_uid != os.geteuid():
+        return f"it belongs to user {info.st_uid}"
+    if info.st_mode & stat.S_IWOTH:
+        return "everybody may write to it"
+    if info.st_mode & stat.S_IWGRP:
+        return f"group {info.st_gid} may write to it"
+    return ""
 
 
 def check_name(name: str) -> None:
@@ -158,19 +167,19 @@ class VirtualMachine:
     def open(
         cls, name: str, directory: str | None = None, *, require_loaded: bool = False, lock: bool = True
     ) -> VirtualMachine:
-        """An existing VM with its memory and state.  ``lock=False`` is for looking at one that may be running.
+        """An existing VM with its memory and state.  ``lock=False`` is for looking at one that may be running:
+        its memory can only be read then.
 
         Raises VmNameError, VmNotFound, VmBusy, VmNotLoaded (when ``require_loaded``), VmStateError (state.json or the
         memory file is damaged), VmStorageError.
         """
         check_name(name)
         vm = cls(name, prepare_directory(directory))
+        vm._check_folder()
         if lock:
             vm._take_lock(create=False)
-        elif not os.path.isdir(vm.path):
-            raise _not_found(name)
         try:
-            vm._read_state()
+            vm._read_state(os.O_RDWR if lock else os.O_RDONLY)
             if require_loaded and vm.state is None:
                 raise VmNotLoaded(f"VM '{name}' holds no loaded guest", f"load one: bhyveload -d disk {name}")
         except BaseException:
@@ -212,9 +221,12 @@ class VirtualMachine:
         """Make the new memory, registers and report the VM.
 
         Everything that can fail for want of space comes first.  From the removal of the old state.json to the
-        appearance of the new one the VM is not loaded.  Raises VmStorageError, VmStateError (the report is larger than
-        64 MiB); the old VM is then as before, or marked not loaded.
+        appearance of the new one the VM is not loaded.  Raises VmStorageError, VmStateError (what was loaded could
+        not be opened again: a register out of range, memory of another size, a report larger than 64 MiB); the old VM
+        is then as before, or marked not loaded.
         """
+        from bhyveload.vm.state import check_state
+
         memory = self.loading()
         state: dict[str, object] = {
             "schema": SCHEMA,
@@ -225,6 +237,10 @@ class VirtualMachine:
         }
         for key, value in (extra or {}).items():
             state.setdefault(key, value)
+        check_state(state, f"{self.path}/state.json")
+        size = os.fstat(memory.fd).st_size
+        if size != memory.low + memory.high:
+            raise VmStateError(f"{self.path}/memory: {size} bytes were loaded, not {memory.low + memory.high}")
         text = dumps(state).encode() + b"\n"
         if len(text) > _MAX_STATE:
             raise VmStateError(f"{self.path}: the load's report makes a state.json of {len(text)} bytes")
@@ -292,6 +308,18 @@ class VirtualMachine:
 
     # Files
 
+    def _check_folder(self) -> None:
+        """Raises VmNotFound, VmStorageError: the VM's folder is not ours alone to write."""
+        try:
+            info = os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _not_found(self.name) from None
+        except OSError as error:
+            raise _storage_error(self.path, error) from None
+        reason = _not_ours(info)
+        if reason:
+            raise VmStorageError(f"{self.path}: not used as a VM: {reason}", "remove it, or take that right away")
+
     def _take_lock(self, create: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         for _ in range(_ATTEMPTS):
@@ -303,8 +331,9 @@ class VirtualMachine:
                         pass
                     except FileNotFoundError as error:  # a directory in which nothing can be made: /proc
                         raise _storage_error(self.path, error, "cannot be made there: ") from None
+                    self._check_folder()
                 fd = os.open(os.path.join(self.path, "lock"), flags, 0o600)
-            except FileNotFoundError:
+            except (FileNotFoundError, VmNotFound):
                 if create:
                     continue  # removed by another process between our two steps
                 raise _not_found(self.name) from None
@@ -364,18 +393,18 @@ class VirtualMachine:
         self.memory = GuestMemory(fd, low, high)
         self.memory_size = low + high
 
-    def _read_state(self) -> None:
+    def _read_state(self, memory_flags: int) -> None:
         from bhyveload.vm.state import memory_of, parse_state
 
         try:
-            with open(os.path.join(self.path, "state.json"), "rb", opener=_open_nofollow) as file:
+            with open(os.path.join(self.path, "state.json"), "rb", opener=_open_regular) as file:
                 text = file.read(_MAX_STATE + 1)
         except FileNotFoundError:
             return
         except OSError as error:
             raise _storage_error(self.path, error) from None
         try:
-            fd = _open_nofollow(self.memory_path, os.O_RDWR)
+            fd = _open_regular(self.memory_path, memory_flags)
         except FileNotFoundError:
             raise VmStateError(f"{self.memory_path} is missing", "load the guest again") from None
         except OSError as error:
@@ -431,8 +460,13 @@ class VirtualMachine:
                 raise
 
 
-def _open_nofollow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _open_regular(path: str, flags: int) -> int:
+    """Open a regular file: no link is followed, and no FIFO's other end waited for."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{os.path.basename(path)} is no regular file")
+    return fd
 
 
 def _link_descriptor(fd: int, directory: str, name: str) -> None:
