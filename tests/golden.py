@@ -40,6 +40,7 @@ class Record:
         self.run = (self.folder / "run.txt").read_text(encoding="latin-1")
         self.console = (self.folder / "console.txt").read_bytes()
         self.memory_size = int(self._fields("memory")[0].removesuffix(" MiB")) * MIB
+        self.interpreter = re.findall(r"^loader: userboot_(\w+)\.so", self.run)[0]
         self.keys = unquote(self._fields("keys")[0])
         self.environment = [text.encode("latin-1") for text in self._fields("environment") if text]
         self.calls = [line for line in self.run.splitlines() if re.match(r"set(reg|msr|cr|gdt) |exec ", line)]
@@ -79,13 +80,17 @@ class Record:
         return [I386_STACK_PAGE_REST, I386_GDT, (keys + 4, keys + KEYBUF_SIZE)]
 
 
-def records(*names: str) -> list[tuple[str, str]]:
-    """(version, name) of every record, or of those called one of ``names``."""
-    return sorted(
+def records(*names: str, interpreter: str | None = None) -> list[tuple[str, str]]:
+    """(version, name) of every record, or of those called one of ``names``, or of that interpreter's.
+
+    The Forth loader was started directly: its disks do not say that they want it.
+    """
+    found = sorted(
         (path.parent.name, path.name)
         for path in GOLDEN.glob("*/*")
         if path.is_dir() and (not names or path.name in names)
     )
+    return [one for one in found if interpreter in (None, Record(*one).interpreter)]
 
 
 def memory_disk(content: bytes) -> RawImage:
@@ -131,6 +136,7 @@ def replay(record: Record, disks: list[RawImage] | None = None) -> harness.Outco
             environment=record.environment,
             memory=record.memory_size,
             current=record.version == "current",
+            interpreter=record.interpreter,
         )
     finally:
         for disk in used if disks is None else ():

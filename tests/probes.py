@@ -44,6 +44,7 @@ class Probe:
             for line in self.run.splitlines()
             if line.startswith("environment: ")
         ]
+        self.interpreter = "4th" if self.field("loader").startswith("userboot_4th") else "lua"
         match = re.search(r"^memory: (\d+) MiB$", self.run, re.M)
         self.memory = int(match[1]) * MIB if match else 128 * MIB
 

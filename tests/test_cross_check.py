@@ -51,7 +51,7 @@ def check(record: Record, folder: Path, loaders: Loaders) -> list[str]:
     ).differences
 
 
-@pytest.mark.parametrize(("version", "name"), records())
+@pytest.mark.parametrize(("version", "name"), records(interpreter="lua"))
 def test_the_built_in_loader_leaves_what_freebsds_left(
     version: str, name: str, tmp_path: Path, replayer: Loaders
 ) -> None:

@@ -93,10 +93,10 @@ def test_another_first_script(tmp_path: Path) -> None:
 # Through the command line
 
 
-def test_forth_is_refused_with_a_way_on(tmp_path: Path) -> None:
-    done = bhyveload("--batch", "-d", disk(tmp_path, {"boot/loader": "$Interpreter:4th\0"}), "vm", check=1)
-    assert "the guest's boot scripts are for the '4th' loader, which is not built in" in done.messages
-    assert "userboot_4th.so" in done.messages and "-l" in done.messages
+def test_an_unknown_interpreter_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    done = bhyveload("--batch", "-d", disk(tmp_path, {"boot/loader": "$Interpreter:tcl\0"}), "vm", check=1)
+    assert "the guest's boot scripts are for the 'tcl' loader, which is not built in" in done.messages
+    assert "userboot_tcl.so" in done.messages and "-l" in done.messages
 
 
 def test_a_hostile_marker_is_only_shown(tmp_path: Path) -> None:

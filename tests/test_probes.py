@@ -60,6 +60,7 @@ def run_probe(probe: Probe, tmp_path: Path) -> harness.Outcome:
             probe.keys,
             environment=probe.variables,
             memory=probe.memory,
+            interpreter=probe.interpreter,
             current=False,
             host_directory=host,
         )
@@ -82,6 +83,7 @@ def expected_console(probe: Probe) -> bytes:
     "name",
     names(
         "layout-",
+        "forth-",
         "fstab-",
         "boot-",
         "bootfile",

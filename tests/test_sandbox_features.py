@@ -44,7 +44,11 @@ def path_of(disk: RawImage) -> str:
 
 
 # ZFS pools are large: those that use a feature first
-RECORDS = [found for found in records() if not found[1].startswith(("zfs-mirror", "zfs-single", "zfs-compat13"))]
+RECORDS = [
+    found
+    for found in records(interpreter="lua")
+    if not found[1].startswith(("zfs-mirror", "zfs-single", "zfs-compat13"))
+]
 
 
 @pytest.mark.parametrize(("version", "name"), RECORDS)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
 
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
-BUILT_IN = ("lua", "simp")
+BUILT_IN = ("lua", "4th", "simp")
 __all__ = ["LoadReport", "Options", "Sandbox", "VirtualMachine", "load", "run"]
 _SEGMENT_FIELDS = ("base", "limit", "access")
 

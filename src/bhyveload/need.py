@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.nvstore": ("bhyveload.fs.zfs",),
     "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
     "bhyveload.loader.interpreter.simple": (),
+    "bhyveload.loader.interpreter.forth.interpreter": (),
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),
     "bhyveload.loader.kernel.relocation": (),

@@ -32,7 +32,7 @@ _INPUT = 256
 def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
     """Run the loader; leaves by a LoaderEnd (guest ready, quit, swap, end of input) or an error of ours.
 
-    ``interpreter``: which loader this is, "lua" or "simp".  Raises LoaderError when --batch cannot boot.
+    ``interpreter``: which loader this is, "lua", "4th" or "simp".  Raises LoaderError when --batch cannot boot.
     """
     environment, console, host = loader.environment, loader.console, loader.host
     loader.commands = commands()
@@ -48,12 +48,15 @@ def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
         number += 1
     _choose_currdev(loader, _probe_pools(loader))
     _check_interpreter(loader, interpreter)
-    if loader.options.kernel and (interpreter == "simp" or not _has_lua_script(loader)):
+    if loader.options.kernel and (interpreter != "lua" or not _has_lua_script(loader)):
         name = loader.options.kernel  # only the Lua scripts look at the variable kernel (loader/batch.py)
         environment.set("bootfile", name if name.startswith("/") else f"/boot/{name}/kernel")
     if interpreter == "simp":
         simple: Any = need("bhyveload.loader.interpreter.simple")
         loader.interpreter = simple.SimpleInterpreter(loader)
+    elif interpreter == "4th":
+        forth: Any = need("bhyveload.loader.interpreter.forth.interpreter")
+        loader.interpreter = forth.ForthInterpreter(loader)
     elif loader.options.batch and not loader.options.commands and not _has_lua_script(loader):
         loader.interpreter = NoScripts(loader)
     else:

@@ -120,12 +120,16 @@ class Loader:
         """interp_builtin_cmd: run the builtin command argv[0]."""
         if not argv:
             return CMD_OK
-        self.errbuf = NO_MESSAGE
-        self._errmsg_is_buffer = True
+        self.begin_command(NO_MESSAGE)
         command = self.commands.get(argv[0])
         if command is None:
             return self.fail("unknown command")
         return command(self, argv)
+
+    def begin_command(self, text: str) -> None:
+        """command_errmsg = command_errbuf, which holds ``text``: what a command that fails without a word says."""
+        self.errbuf = text
+        self._errmsg_is_buffer = True
 
     def fail(self, constant: str, result: int = CMD_ERROR) -> int:
         """command_errmsg = constant: the message of a failing command that leaves the buffer alone."""

@@ -29,7 +29,7 @@ class Arena:
 
     def check(self, address: int, size: int) -> None:
         """Raise Failure unless ``size`` bytes from ``address`` are all in the arena."""
-        if not (PAGE <= address and 0 <= size <= ARENA_SIZE - address):
+        if not (address >= PAGE and 0 <= size <= ARENA_SIZE - address):
             what = f"{size} bytes at" if size > 1 else "address"
             raise Failure(f"Error: {what} {address & 0xFFFFFFFFFFFFFFFF:#x} outside of memory")
 

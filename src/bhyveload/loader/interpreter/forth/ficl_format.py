@@ -41,8 +41,8 @@ FICL_VER_MAJOR, FICL_VER_MINOR = 3, 3
 FICL_ROBUST = 2
 HASHSIZE = 241
 BF_DICTSIZE = 30000  # cells
-nFICLNAME = 31  # noqa: N816 - ficl.h
-nPAD = 256  # noqa: N816 - ficl.h
+nFICLNAME = 31
+nPAD = 256
 LINE_BUFFER = 256  # interp_include, ficlExecFD
 
 # struct ficl_word: link, hash, flags, nName, name, code, then the parameters; in bytes

@@ -22,7 +22,7 @@ from bhyveload.loader.interpreter.forth.system import System
 from bhyveload.loader.interpreter.forth.throws import Throw
 from bhyveload.loader.interpreter.forth.words_loader import MAX_SCRIPT, execute_file
 from bhyveload.loader.parse import ParseError, failure_line, parse
-from bhyveload.loader.state import CMD_CRIT, CMD_ERROR, CMD_FATAL, CMD_OK
+from bhyveload.loader.state import CMD_CRIT, CMD_FATAL, CMD_OK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,18 +129,18 @@ class ForthInterpreter:
 
         Throws the command's result when that is not 0.
         """
-        machine, loader = self._machine_of, self.loader
+        loader = self.loader
 
         def run() -> None:
-            vm = machine()
-            stack = vm.stack
+            machine = self._machine
+            stack = machine.stack
             if stack.pop():
                 line = self._arguments(name)
             else:
-                text = vm.rest()[0].partition(b"\0")[0].partition(b"\n")[0]
-                vm.skip(len(text))
+                text = machine.rest()[0].partition(b"\0")[0].partition(b"\n")[0]
+                machine.skip(len(text))
                 line = name + (" " + text.decode("latin-1") if text else "")
-            loader.begin_command()
+            loader.begin_command("")
             try:
                 words = parse(line, loader.environment)
             except ParseError as error:
@@ -157,9 +157,6 @@ class ForthInterpreter:
             stack.append(result)
 
         return run
-
-    def _machine_of(self) -> object:
-        return self._machine
 
     def _arguments(self, name: str) -> str:
         """``name`` and the strings on the stack, each behind a blank."""

@@ -7,6 +7,7 @@ that must be able to wait for another line or that return into their caller.
 
 from __future__ import annotations
 
+from bhyveload.loader.interpreter.forth import word_names
 from bhyveload.loader.interpreter.forth.ficl_format import (
     FW_COMPILE,
     FW_IMMEDIATE,
@@ -16,6 +17,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
 from bhyveload.loader.interpreter.forth.machine import Machine
 from bhyveload.loader.interpreter.forth.thread import Builder
 from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit
+from bhyveload.loader.interpreter.forth.word_names import names
 from bhyveload.loader.interpreter.forth.words_compile import Compiler, literal_words, structure_words
 from bhyveload.loader.interpreter.forth.words_define import (
     defining_words,
@@ -33,58 +35,15 @@ from bhyveload.loader.interpreter.forth.words_tools import Queries, tool_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from bhyveload.loader.interpreter.forth.dictionary import Word
     from bhyveload.loader.state import Loader
 
     Run = Callable[[], None]
 
-_CORE = """
-! # #> #s ' ( * */ */mod + +! +loop , - . ." / /mod 0< 0= 1+ 1- 2! 2* 2/ 2@ 2drop 2dup 2over 2swap : ; < <# = > >body
->in >number >r ?dup @ abort accept align aligned allot and base begin c! c, c@ case cell+ cells char char+ chars
-constant count cr create decimal depth do does> drop dup else emit endcase endof environment? evaluate execute exit
-fallthrough fill find fm/mod here hold i if immediate invert j k leave literal loop lshift m* max min mod move negate
-of or over postpone quit r> r@ recurse repeat rot rshift s" s>d sign sm/rem source state swap then type u. u< u> um*
-um/mod unloop until variable while word xor [ ['] [char] ]
-.( 0> 2>r 2r> 2r@ :noname ?do again c" hex pad parse pick roll refill source-id to value \\
-2constant 2literal 2variable dnegate catch throw
-(link) (unlink) doLocal (@local) (toLocal) (@local0) (toLocal0) (@local1) (toLocal1) (local) (@2local) (to2Local)
-(2local) allocate free resize
->search search> definitions forth-wordlist get-current get-order search-wordlist set-current set-order ficl-wordlist
-wid-get-name wid-set-name wid-set-super
-.s bye forget see words r.s .env env-constant env-2constant debug-xt parse-order step-break forget-wid see-xt
-.ver -roll >name add-parse-step body> compare compare-insensitive compile-only endif last-word hash objectify ?object
-parse-word sfind sliteral sprintf strlen q@ q! w@ w! x. (user) user
-(create) (exit) (;) (literal) (2literal) (.") (c") (branch0) (branch) (do) (does>) (?do) (loop) (+loop) interpret
-lookup (of) (variable) (constant) (parse-step) exit-inner
-""".split()
-_PREFIX = ("__tempbase",)
-_PLATFORM = """
-.# isdir? fopen fclose fread freaddir fload fkey fseek fwrite key key? ms seconds heap? dictthreshold dictincrease
-setenv setenv? getenv unsetenv copyin copyout findfile ccall uuid-from-string uuid-to-string isvirtualized?
-""".split()
-_GRAPHICS = "fb-setpixel fb-line fb-bezier fb-drawrect fb-putimage term-drawrect term-putimage".split()
-_PORTS = ("outb", "inb")
-_PARSE_STEPS = ("?prefix", "?number")
-_SOFT = """
-nUser user empty cell- -rot abs bl space spaces abort" false true <> 0<> compile, convert erase span expect nip tuck
-within u.r locals| local 2local end-locals ? /dump i' .4 .chars .line dump brand-wordlist ficl-named-wordlist wordlist
-ficl-set-current do-vocabulary ficl-vocabulary vocabulary previous hidden hide also forth only order debug on-step
-strdup strcat strcpy xemit { marker tib> % $ {{ [else] [if] [then] [endif]
-""".split()
-_IMMEDIATE = frozenset(
-    """( literal s" .( c" to \\ 2constant 2literal 2variable abort" locals| local 2local end-locals debug { {{ [else]
-    [if] [then] [endif] +loop ." ; begin case do does> else endcase endof exit fallthrough if loop of postpone recurse
-    repeat then until while [ ['] [char] ?do again endif sliteral doLocal""".split()
-)
-_COMPILE_ONLY = frozenset(
-    """+loop ." ; begin case do does> else endcase endof exit fallthrough if loop of postpone recurse repeat then until
-    while [ ['] [char] ?do again endif sliteral doLocal >r r> r@ i j k leave unloop 2>r 2r> 2r@ (link) (unlink)
-    (@local) (toLocal) (@local0) (toLocal0) (@local1) (toLocal1) (local) (@2local) (to2Local) (2local) (create) (exit)
-    (;) (literal) (2literal) (.") (c") (branch0) (branch) (do) (does>) (?do) (loop) (+loop) (variable) (constant)
-    { {{""".split()
-)
+_IMMEDIATE = frozenset(names(word_names.IMMEDIATE))
+_COMPILE_ONLY = frozenset(names(word_names.COMPILE_ONLY))
 _CONSTANTS = {"bl": 32, "false": 0, "true": -1}
 _STOCK_CELLS = 3601  # what ficl's own words take (WORDS says so): a script sees as much left as there
 _STOCK_CELLS_CURRENT = _STOCK_CELLS - 7 * 6  # without the graphics words
@@ -118,17 +77,20 @@ class System:
         compiler = Compiler(machine)
         self._compiler = compiler
         runs = self._runs(loader)
-        self._define(_CORE, runs)
+        self._define(
+            names(word_names.CORE), {**runs, "user": runs["(user-number)"]}
+        )  # the softword takes its name later
         prefixes = machine.dictionary.wordlist(1, b"<prefixes>")
         make_constant(machine, b"<prefixes>", prefixes.address)
-        self._define(_PREFIX, runs)
+        self._define(names(word_names.PREFIX), runs)
         machine.dictionary.compile_list = prefixes
         self._define(("0x", "0d"), runs)
         machine.dictionary.compile_list = machine.dictionary.forth
-        self._define(_PLATFORM, runs)
+        self._define(names(word_names.PLATFORM), runs)
         if not loader.current:
-            self._define(_GRAPHICS, runs)
-        self._define((*_PORTS, *_PARSE_STEPS), runs)
+            self._define(names(word_names.GRAPHICS), runs)
+        self._define(names(word_names.PORTS), runs)
+        self._define(names(word_names.PARSE_STEPS), runs)
         self._define_soft(runs)
         self._define_commands(commands, run_command)
         stock = _STOCK_CELLS_CURRENT if loader.current else _STOCK_CELLS
@@ -189,9 +151,9 @@ class System:
         )
         return runs
 
-    def _define(self, names: tuple[str, ...] | list[str], runs: dict[str, Run]) -> None:
+    def _define(self, which: Iterable[str], runs: dict[str, Run]) -> None:
         dictionary, xt_of = self.machine.dictionary, self._compiler.xt_of
-        for name in names:
+        for name in which:
             flags = (FW_IMMEDIATE if name in _IMMEDIATE else 0) | (FW_COMPILE if name in _COMPILE_ONLY else 0)
             word = dictionary.create(name.encode(), name, flags)
             word.run = runs.get(name) or _cannot_run(name)
@@ -203,7 +165,7 @@ class System:
         zero.run = push_number(machine, 0)
         self._compiler.xt_of["zero"] = zero.xt
         source = {text.split()[1]: text for text in _SOURCE}
-        for name in _SOFT:
+        for name in names(word_names.SOFT):
             if name in _CONSTANTS:
                 make_constant(machine, name.encode(), _CONSTANTS[name])
             elif name == "hidden":

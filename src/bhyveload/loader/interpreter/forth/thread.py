@@ -7,6 +7,7 @@ block comes next; None is the end of the definition.  Blocks are built when they
 
 from __future__ import annotations
 
+from bhyveload.loader.interpreter.forth import word_names
 from bhyveload.loader.interpreter.forth.ficl_format import (
     CELL,
     EXIT_INNER,
@@ -16,6 +17,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     PAGE,
 )
 from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit, Jump, OutOfText, Restart
+from bhyveload.loader.interpreter.forth.word_names import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +29,7 @@ if TYPE_CHECKING:
     Op = Callable[[], None]
 
 _BLOCK_LIMIT = 64  # words: a thread that is entered at every cell costs no more than so much for each
-# Words that may ask for more text, and are run again with the next line when it comes
-RESTARTABLE = frozenset(
-    """: constant 2constant variable 2variable create ' ['] postpone char [char] to user value accept refill forget see
-    step-break env-constant env-2constant debug interpret vocabulary ficl-vocabulary ficl-named-wordlist marker""".split()
-)
+_RESTARTABLE = frozenset(names(word_names.RESTARTABLE))
 
 
 class Block:
@@ -133,7 +131,7 @@ class Builder:
         machine = self.machine
         if word.entry:
             return self._call_thread(word, ret)
-        if word.kind in RESTARTABLE:
+        if word.kind in _RESTARTABLE:
             run = word.run
 
             def restartable() -> None:

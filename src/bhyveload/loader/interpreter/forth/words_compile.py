@@ -13,8 +13,9 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     FW_IMMEDIATE,
     INTERPRET,
     STATE,
+    VM_ABORTQ,
 )
-from bhyveload.loader.interpreter.forth.throws import Failure
+from bhyveload.loader.interpreter.forth.throws import Failure, Throw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -288,6 +289,24 @@ def literal_words(compiler: Compiler) -> dict[str, Run]:
         compiler.string(machine.parse(_QUOTE)[0], '(.")')
         compiler.compile("type")
 
+    def abort_quote() -> None:
+        """ABORT": print the text and throw when there is a flag."""
+        text = machine.parse(_QUOTE)[0]
+        if not compiling():
+            if stack.pop():
+                machine.write(text.partition(b"\0")[0].decode("latin-1") + "\n")
+                raise Throw(VM_ABORTQ)
+            return
+        compiler.compile("(branch0)")
+        address = dictionary.here
+        compiler.append(1)
+        compiler.string(text, '(.")')
+        compiler.compile("type")
+        compiler.compile("cr")
+        compiler.literal(VM_ABORTQ)
+        compiler.compile("throw")
+        compiler.patch(address)
+
     def sliteral() -> None:
         size = stack.pop()
         text = machine.arena.read(stack.pop(), size)
@@ -321,6 +340,7 @@ def literal_words(compiler: Compiler) -> dict[str, Run]:
         's"': string_quote,
         'c"': counted_quote,
         '."': dot_quote,
+        'abort"': abort_quote,
         "sliteral": sliteral,
         "[": left_bracket,
         "]": right_bracket,

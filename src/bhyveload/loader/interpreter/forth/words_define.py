@@ -145,6 +145,11 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
         word.run = push_number(machine, USER + index * CELL)
         dictionary.append(index)
 
+    def user_numbered() -> None:
+        """The primitive: ( index "name" -- )"""
+        name = machine.parse_name()
+        user_at(name, pop())
+
     def user() -> None:
         name = machine.parse_name()
         index = cells[NUSER >> 3]
@@ -206,6 +211,7 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
         "variable": variable(1),
         "2variable": variable(2),
         "create": create,
+        "(user-number)": user_numbered,
         "user": user,
         "to": to,
         "immediate": set_flag(FW_IMMEDIATE),

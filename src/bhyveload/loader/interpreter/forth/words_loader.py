@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from bhyveload.errors import FileSystemError
-from bhyveload.loader.interpreter.forth.ficl_format import SOURCE_ID, VM_OUTOFTEXT, VM_QUIT, VM_USEREXIT
+from bhyveload.loader.interpreter.forth.ficl_format import INPUT, SOURCE_ID, VM_OUTOFTEXT, VM_QUIT, VM_USEREXIT
 from bhyveload.loader.interpreter.forth.throws import Failure
 from bhyveload.loader.interpreter.forth.words_stack import signed, to_int
 from bhyveload.loader.kernel.metadata import find_file
@@ -185,7 +185,7 @@ def execute_file(machine: Machine, file: OpenFile, source_id: int) -> int:
             cells[SOURCE_ID >> 3] = saved
             return code
     cells[SOURCE_ID >> 3] = -1  # words that wait for more text learn that there is none
-    machine.run_line(b"")
+    machine.execute_text(INPUT, 0)
     cells[SOURCE_ID >> 3] = saved
     return code
 

@@ -155,6 +155,9 @@ def stack_words(machine: Machine) -> dict[str, Run]:
     def index_i() -> None:
         push(r[-1])
 
+    def limit_i() -> None:
+        push(r[-2])
+
     def index_j() -> None:
         push(r[-4])
 
@@ -188,6 +191,7 @@ def stack_words(machine: Machine) -> dict[str, Run]:
         "2r@": two_r_fetch,
         "unloop": unloop,
         "i": index_i,
+        "i'": limit_i,
         "j": index_j,
         "k": index_k,
     }
@@ -270,13 +274,11 @@ def arithmetic_words(machine: Machine) -> dict[str, Run]:
 
     def maximum() -> None:
         other = pop()
-        if other > s[-1]:
-            s[-1] = other
+        s[-1] = max(s[-1], other)
 
     def minimum() -> None:
         other = pop()
-        if other < s[-1]:
-            s[-1] = other
+        s[-1] = min(s[-1], other)
 
     def lshift() -> None:
         count = pop() & 63

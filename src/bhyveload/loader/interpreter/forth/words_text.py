@@ -1,4 +1,4 @@
-"""Words on text: output, numbers as text, parsing, strings (stand/ficl/words.c, stand/ficl/vm.c, stand/ficl/prefix.c)."""
+"""Words on text: output, numbers as text, parsing (stand/ficl/words.c, stand/ficl/vm.c, stand/ficl/prefix.c)."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     FICL_VER_MINOR,
     FW_COMPILE,
     FW_IMMEDIATE,
+    SLASH_DUMP,
     nPAD,
 )
 from bhyveload.loader.interpreter.forth.throws import Failure
@@ -92,6 +93,7 @@ class Queries:
 
 def tool_words(machine: Machine, queries: Queries, getchar: Callable[[], int]) -> dict[str, Run]:
     s, dictionary, arena, write = machine.stack, machine.dictionary, machine.arena, machine.write
+    cells = machine.cells
     push, pop = s.append, s.pop
 
     def words() -> None:
@@ -184,17 +186,48 @@ def tool_words(machine: Machine, queries: Queries, getchar: Callable[[], int]) -
             machine.parse_steps.append(word)
 
     def dump() -> None:
-        size, address = pop(), pop()
-        text = arena.read(address, max(0, size))
+        size = pop()
+        arena.check(s[-1], max(0, size))
         write("\n")
-        for at in range(0, len(text), 16):
-            row = text[at : at + 16]
-            groups = [row[i : i + 4] for i in range(0, 16, 4)]
-            # each group: "XX " and blanks where the text has ended
-            shown = ["".join(f"{byte:02X} " for byte in group).ljust(12) for group in groups]
-            where = f"{(address + at) & CELL_MASK:X}".rjust(8)
-            chars = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-            write(f"{where} : {shown[0]} {shown[1]}- {shown[2]} {shown[3]} {chars}\n")
+        for at in range(0, size, 16):
+            cells[SLASH_DUMP >> 3] = min(16, size - at)
+            write(f"{s[-1] & CELL_MASK:X}".rjust(8) + " : ")
+            push(s[-1])
+            dump_line()
+            write("\n")
+            s[-1] += 16
+        pop()
+
+    def dump_group() -> None:
+        """.4: four bytes, or blanks behind the last of /DUMP bytes; ( addr -- addr' )"""
+        for _ in range(4):
+            left = cells[SLASH_DUMP >> 3] = signed(cells[SLASH_DUMP >> 3] - 1)
+            if left < 0:
+                write("   ")
+            else:
+                write(f"{arena.read(s[-1], 1)[0]:02X} ")
+            s[-1] += 1
+
+    def dump_characters() -> None:
+        """.chars ( addr -- )"""
+        size = cells[SLASH_DUMP >> 3]
+        text = arena.read(pop(), max(0, size))
+        write("".join(chr(byte) if 32 <= byte < 127 else "." for byte in text))
+
+    def dump_line() -> None:
+        """.line ( addr -- )"""
+        start = s[-1]
+        dump_group()
+        write(" ")
+        dump_group()
+        write("- ")
+        dump_group()
+        write(" ")
+        dump_group()
+        s[-1] = start
+        cells[SLASH_DUMP >> 3] = signed(cells[SLASH_DUMP >> 3] + 16)
+        write(" ")
+        dump_characters()
 
     def return_stack() -> None:
         if not machine.rstack:
@@ -244,6 +277,9 @@ def tool_words(machine: Machine, queries: Queries, getchar: Callable[[], int]) -
         "parse-order": parse_order,
         "add-parse-step": add_parse_step,
         "dump": dump,
+        ".4": dump_group,
+        ".chars": dump_characters,
+        ".line": dump_line,
         "r.s": return_stack,
         "see": see,
         "see-xt": see_xt,
@@ -316,7 +352,7 @@ def _see_thread(machine: Machine, start: int) -> None:
         elif word.kind == "(branch0)":
             shown = f"{'if / while' if operand > 0 else 'until'} (branch {to})"
         elif word.kind == "(branch)":
-            shown = f"{ {0: 'repeat', 1: 'else'}.get(operand, 'endof')} (branch {to})"
+            shown = f"{ {0: 'repeat', 1: 'else'}.get(operand, 'endof') } (branch {to})"
         elif word.kind == "(of)":
             shown = f"of (branch {to})"
         elif word.kind in ("(do)", "(?do)"):
