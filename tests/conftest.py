@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("end_to_end")
+pytest.register_assert_rewrite("support.end_to_end")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +39,6 @@ def probe_kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def probe_disk(tmp_path_factory: pytest.TempPathFactory, probe_kernel: Path) -> Path:
     """A GPT disk with the probe guest as /boot/kernel/kernel and a text as /boot/data on a UFS2.  Not to be written."""
-    from end_to_end import make_disk
+    from support.end_to_end import make_disk
 
     return make_disk(tmp_path_factory.mktemp("disk"), probe_kernel)

@@ -18,8 +18,9 @@ from bhyveload.image.raw import open_raw
 from bhyveload.vm.freebsd import FreebsdVirtualMachine
 from bhyveload.vm.interface import Machine
 from bhyveload.vm.scratch import ScratchMachine
-from end_to_end import check_guest, needs_qemu
 from guest.build import parse_report
+from support.end_to_end import check_guest, needs_qemu
+from support.places import ROOT
 
 MIB = 1 << 20
 BATCH = Options(batch=True)
@@ -105,7 +106,7 @@ def test_the_readme_s_example(probe_disk: Path, tmp_path: Path) -> None:
     """Word for word, but for the disk's name."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is not installed")
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     example = text.split("```python\n")[1].split("```")[0]
     shutil.copy(probe_disk, tmp_path / "FreeBSD.img")
     # a prompt would wait for keys

@@ -19,14 +19,14 @@ from bhyveload.fs import compressed
 from bhyveload.fs.interface import Buffer
 from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.poolset import PoolSet
-from bhyveload.handoff.entry_state import EntryState, entry_state
-from bhyveload.handoff.memory_map import map_fields
+from bhyveload.handoff.pvh.entry_state import EntryState, entry_state
+from bhyveload.handoff.pvh.memory_map import map_fields
 from bhyveload.loader.commands import basic, boot
-from bhyveload.loader.open_file import F_READ, OpenFile
+from bhyveload.loader.files.open_file import F_READ, OpenFile
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
 from fuzzing import check_in_time
-from zfs_writer import OFF, Top, Writer, write_labels
+from support.zfs_writer import OFF, Top, Writer, write_labels
 
 MIB = 1 << 20
 SECONDS = 2.0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import images
+from support import images
+from support.places import ROOT
 
 BANNED = {
     *("dataclasses", "typing", "enum", "pathlib", "argparse", "re", "asyncio", "contextlib", "signal", "json"),
@@ -39,7 +40,7 @@ sys.exit(status)
 
 def modules_of(code: str, *options: str) -> set[str]:
     """The modules in a bare interpreter after ``code``, which prints them."""
-    source = Path(__file__).parents[1] / "src"
+    source = ROOT / "src"
     code = f"import sys; sys.path.insert(0, {str(source)!r})\n{code}"
     command = [sys.executable, "-I", *options, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -52,7 +53,7 @@ def test_a_plain_load_imports_little(probe_disk: Path) -> None:
     ours = {name for name in modules if name.startswith("bhyveload.")}
     assert "bhyveload.loader.kernel.elf" in ours
     late = ("interpreter.lua", "fs.zfs.pool", "iso9660", "userboot", "handoff", "qcow2", "kernel.object", "diagnosis")
-    assert [name for name in ours if name.startswith("bhyveload.disk") or name.endswith(late)] == []
+    assert [name for name in ours if name.startswith("bhyveload.inspect") or name.endswith(late)] == []
 
 
 @pytest.mark.parametrize("program", ["bhyvectl"])

@@ -17,7 +17,7 @@ ROOMS = ("fs", "loader", "partition")  # what runs in the confined child
 BEFORE = {
     "prepare": "called by need.load",
     "_map_native": "fletcher.prepare's",
-    "open_zstd": "loader/files.py asks for bhyveload.image.zstd first",
+    "open_zstd": "loader/files/files.py asks for bhyveload.image.zstd first",
     "__getattr__": "fs/zfs: names for those outside the child",
 }
 

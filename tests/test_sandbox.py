@@ -24,8 +24,9 @@ from bhyveload.image.raw import open_raw
 from bhyveload.sandbox import Sandbox
 from bhyveload.seccomp import ALLOW, KILL, NONE, TABLE, program
 from bhyveload.syscall import Capabilities
-from confined import try_confined
-from golden import Record
+from support.confined import try_confined
+from support.golden import Record
+from support.places import DATA
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's confinement")
 confining = pytest.mark.skipif(bool(Sandbox().missing), reason=f"this host cannot confine: {Sandbox().missing}")
@@ -425,7 +426,7 @@ def libc(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if compiler is None:
         pytest.skip("no C compiler (install gcc)")
     target = tmp_path_factory.mktemp("capsicum") / "libc.so"
-    source = Path(__file__).parent / "data" / "fake_capsicum.c"
+    source = DATA / "fake_capsicum.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", target, source], check=True)
     library = ctypes.CDLL(str(target), use_errno=True)
     library.trace.restype = ctypes.c_char_p

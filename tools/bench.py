@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-import images  # noqa: E402 - what the tests make guests with
 from guest.build import build_probe  # noqa: E402
+from support import images  # noqa: E402 - what the tests make guests with
 
 PROGRAMS = Path(sys.executable).parent
 MIB = 1 << 20
@@ -255,7 +255,7 @@ def scripts_section(bench: Bench) -> Iterator[Row]:
 
 def modules_section(bench: Bench) -> Iterator[Row]:
     """40 modules beside the kernel"""
-    from kernel_objects import build_module, version
+    from support.kernel_objects import build_module, version
 
     tree = bench.tree("modules")
     names = [f"bench{number:02}" for number in range(MODULES)]
@@ -288,7 +288,7 @@ ZFS_TARGET = 2.5
 
 def zfs_section(bench: Bench) -> Iterator[Row]:
     """The same kernel on ZFS, one disk, lz4"""
-    from zfs_writer import Top, Writer
+    from support.zfs_writer import Top, Writer
 
     ufs = bench.disk(bench.tree("beside-zfs"))
     writer = Writer([Top(0, size=96 * MIB)])

@@ -22,6 +22,7 @@ from pathlib import Path
 from bhyveload.fs import iso9660, ufs
 from bhyveload.fs.interface import DiskFileSystem
 from bhyveload.fs.ufs_format import UFS_NDADDR
+from bhyveload.image.disk import ImageDisk
 from bhyveload.image.open import open_disk
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.vm.memory import GuestMemory
@@ -67,7 +68,7 @@ def from_flat_file(path: Path) -> Callable[[GuestMemory], None]:
 
 
 def from_file_system(
-    image: RawImage, probe: Callable[..., DiskFileSystem], path: bytes
+    image: RawImage | ImageDisk, probe: Callable[..., DiskFileSystem], path: bytes
 ) -> Callable[[GuestMemory], None]:
     def work(memory: GuestMemory) -> None:
         fs = probe(image, silent)

@@ -2,8 +2,8 @@
 
     python tools/bench_modules.py [MODULES]
 
-A /boot of FreeBSD's size (tests/kernel_tree.py: a kernel of 32 MiB with 2800 module records and 50,000 symbols, 40
-modules of 200 KiB, a release's linker.hints) on UFS2; the loader alone, in this process, with warm page cache, the
+A /boot of FreeBSD's size (tests/support/kernel_tree.py; a kernel of 32 MiB with 2800 module records and 50,000 symbols,
+40 modules of 200 KiB, a release's linker.hints) on UFS2; the loader alone, in this process, with warm page cache, the
 fastest of several rounds.  Needs gcc, ld, makefs and sgdisk.
 """
 
@@ -21,15 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import harness
-import images
 from bhyveload.host.callbacks import GuestReady, LoaderCallbacks, loader_environment
 from bhyveload.image.raw import open_raw
 from bhyveload.loader.main import loader_main
 from bhyveload.loader.state import Loader, Options
 from bhyveload.need import load_all
 from bhyveload.vm.memory import GuestMemory
-from kernel_tree import build_boot_tree
+from support import harness, images
+from support.kernel_tree import build_boot_tree
 
 if sys.version_info >= (3, 14):
     from compression import zstd

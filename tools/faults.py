@@ -24,8 +24,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=300, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    from golden import Record
-    from killing import kill_at_random, load
+    from support.golden import Record
+    from support.killing import kill_at_random, load
 
     with tempfile.TemporaryDirectory() as folder:
         disk, store = Path(folder, "disk.img"), Path(folder, "vmm")

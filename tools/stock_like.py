@@ -17,6 +17,25 @@ LUA_SIZE = 100 << 10
 PT_LOAD, PF_X, PF_W, PF_R = 1, 1, 2, 4
 KERNBASE, START = 0xFFFFFFFF80000000, 0x200000
 
+MODULES = """\
+one_load="YES"
+one_type="md_image"
+one_name="/boot/first.img"
+one_before="echo before one"
+one_after="echo after one"
+gone_load="yes"
+gone_type="md_image"
+gone_name="/boot/gone.img"
+gone_error="echo gone is gone"
+bad_load="YES"
+bad_name="/boot/second.img"
+no_load="NO"
+no_name="/boot/first.img"
+black_load="YES"
+black_type="md_image"
+module_blacklist="black other"
+"""
+
 DEFAULTS = """\
 # What a loader takes for granted.
 kernel="kernel"

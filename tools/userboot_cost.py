@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bhyveload.confined.child import Leave, run_child
 from bhyveload.host.callbacks import LoaderCallbacks, loader_environment
-from bhyveload.host.child import Leave, run_child
 from bhyveload.host.console import FdConsole
 from bhyveload.image.raw import RawImage
 from bhyveload.userboot.report import run_userboot

@@ -10,10 +10,10 @@ import os
 import sys
 import time
 
+from bhyveload.confined.child import run_child
+from bhyveload.confined.confinement import confine
 from bhyveload.errors import LoaderError, ReportError
 from bhyveload.host.callbacks import USERBOOT_EXIT_REBOOT, LoaderCallbacks, loader_environment
-from bhyveload.host.child import run_child
-from bhyveload.host.confinement import confine
 from bhyveload.host.console import FdConsole
 from bhyveload.image.magic import media_sector_size
 from bhyveload.loader.run import run_loader
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from bhyveload.confined.child import Leave
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
-    from bhyveload.host.child import Leave
     from bhyveload.host.interface import BlockDevice, HeldConsole, HostDirectory
     from bhyveload.userboot.search import LoaderObject, Loaders
     from bhyveload.vm.interface import Machine, Memory

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bhyveload.confined.child import run_child
+from bhyveload.confined.confinement import confine
 from bhyveload.errors import ReportError
-from bhyveload.host.child import run_child
-from bhyveload.host.confinement import confine
 from bhyveload.need import GROUPS
 from bhyveload.need import load as load_module
 from bhyveload.sandbox import Sandbox
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from bhyveload.host.child import Leave
+    from bhyveload.confined.child import Leave
     from bhyveload.host.interface import BlockDevice
 
 
@@ -26,8 +26,8 @@ def list_boot_environments(
 
     Raises ReportError, LoaderCrashed, SandboxError."""
     load_module("bhyveload.fs.zfs.facts")
-    from bhyveload.disk.volumes import Disks
     from bhyveload.fs.zfs.facts import boot_environments
+    from bhyveload.inspect.volumes import Disks
 
     if sandbox is True:
         sandbox = Sandbox()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyve_lines import LINES
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.usage import SHORT_OPTIONS, usage
 from bhyveload.cli.getopt import getopt
 from bhyveload.errors import BhyveError
+from support.bhyve_lines import LINES
 
 if TYPE_CHECKING:
     from bhyveload.vm.memsize import Compat

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bhyve_lines import LINES
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.emulations import Address
@@ -17,6 +16,7 @@ from bhyveload.bhyve.identity import disk_serial, mac_address, machine_uuid, par
 from bhyveload.bhyve.usage import SHORT_OPTIONS
 from bhyveload.cli.getopt import getopt
 from bhyveload.errors import BhyveError
+from support.bhyve_lines import LINES
 
 if TYPE_CHECKING:
     from bhyveload.vm.memsize import Compat

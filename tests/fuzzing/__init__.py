@@ -2,7 +2,7 @@
 
 The invariant is the same everywhere: whatever the bytes, a parser returns or raises this package's own errors, within
 LIMIT_SECONDS of processor time.  tools/fuzz.py runs the targets for as long as one likes, guided by coverage;
-tests/test_fuzz.py runs each a fixed number of times with fixed seeds, and replays what was ever found
+tests/fuzzing/test_fuzz.py runs each a fixed number of times with fixed seeds, and replays what was ever found
 (tests/data/fuzz).
 """
 

@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import zfs_pools
 from bhyveload.errors import BhyveloadError, FileSystemError
 from bhyveload.fs import compressed, iso9660, ufs
 from bhyveload.image.container import MAX_READ
@@ -24,13 +23,14 @@ from bhyveload.partition.slices import PARTWILD, SLICEWILD, lsdev_lines, open_sl
 from bhyveload.partition.table import best_partition, read_table
 from fuzzing import Run, Target
 from fuzzing.devices import BytesDevice, Damage
+from support import zfs_pools
+from support.places import DATA
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-DATA = Path(__file__).parent.parent / "data"
 KIB, MIB = 1 << 10, 1 << 20
 _MAX_NODES, _MAX_DEPTH, _MAX_ENTRIES = 60, 4, 200
 # qemu-img's smallest images, made when fuzzing begins

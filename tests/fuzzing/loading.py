@@ -12,18 +12,19 @@ from bhyveload.fs import ufs
 from bhyveload.fs.stat import S_IFREG, Stat
 from bhyveload.host.callbacks import LoaderCallbacks, LoaderEnd
 from bhyveload.loader.commands.table import commands
+from bhyveload.loader.files.open_file import F_READ, OpenFile
 from bhyveload.loader.interpreter.simple import SimpleInterpreter
 from bhyveload.loader.kernel import hints
 from bhyveload.loader.kernel.formats import load_file
 from bhyveload.loader.main import set_currdev
-from bhyveload.loader.open_file import F_READ, OpenFile
 from bhyveload.loader.state import Loader
 from bhyveload.need import load_all
 from bhyveload.partition.slices import PARTWILD, SLICEWILD, open_slice
 from bhyveload.vm.memory import GuestMemory
 from fuzzing import Run, Target
 from fuzzing.devices import BytesDevice, Damage
-from fuzzing.disks import DATA, MIB, damage_seeds, image, on_damaged
+from fuzzing.disks import MIB, damage_seeds, image, on_damaged
+from support.places import DATA
 
 MEMORY = 64 * MIB
 KERNEL = "/boot/kernel/kernel"

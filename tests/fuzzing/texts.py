@@ -12,9 +12,10 @@ from typing import Any
 
 from bhyveload.cli.getopt import getopt
 from bhyveload.cli.messages import escape
+from bhyveload.confined.wire import decode, encode
 from bhyveload.errors import UsageError
-from bhyveload.handoff.pvh import build_stub
-from bhyveload.handoff.pvh_image import write_image, write_stub_elf
+from bhyveload.handoff.pvh.pvh_image import write_image, write_stub_elf
+from bhyveload.handoff.pvh.stub import build_stub
 from bhyveload.jsontext import dumps
 from bhyveload.loader.environment import Environment
 from bhyveload.loader.parse import ParseError, parse
@@ -25,7 +26,6 @@ from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.memsize import parse_memory_size
 from bhyveload.vm.registers import Registers, setup_freebsd_registers, setup_freebsd_registers_i386
 from bhyveload.vm.state import memory_of, parse_state, registers_of
-from bhyveload.wire import decode, encode
 from fuzzing import Run, Target
 
 MIB = 1 << 20
@@ -257,7 +257,7 @@ def _userboot() -> Run:
 
 
 def _userboot_seeds() -> Iterator[bytes]:
-    from userboot_elf import make
+    from support.userboot_elf import make
 
     yield make()
     yield make(rela=((0x2400, 8, 0x1000), (0x2408, 1 << 32 | 6, 0)), relr=(0x2410, 7))

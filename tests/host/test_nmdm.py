@@ -216,7 +216,7 @@ def test_it_ends_when_nobody_needs_it(tmp_path: Path) -> None:
 
 def test_bhyveload_talks_over_it(place: Path, probe_disk: Path) -> None:
     """The console that a user would attach with cu, before any guest runs."""
-    from end_to_end import bhyveload
+    from support.end_to_end import bhyveload
 
     done = bhyveload("--batch", "-c", "/dev/nmdm-vm.1A", "-d", probe_disk, "vm", check=0)
     assert done.out == b""

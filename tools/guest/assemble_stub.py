@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Assemble src/bhyveload/handoff/stub.S into stub_code.py beside it: `python3 tools/guest/assemble_stub.py`.
+"""Assemble src/bhyveload/handoff/pvh/stub.S into stub_code.py beside it: `python3 tools/guest/assemble_stub.py`.
 
-Needs gcc, ld and objcopy.  tests/test_handoff_stub.py does the same and compares.
+Needs gcc, ld and objcopy.  tests/handoff/pvh/test_stub.py does the same and compares.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HANDOFF = Path(__file__).resolve().parents[2] / "src" / "bhyveload" / "handoff"
+HANDOFF = Path(__file__).resolve().parents[2] / "src" / "bhyveload" / "handoff" / "pvh"
 
 
 def assemble(source: Path, folder: Path) -> bytes:

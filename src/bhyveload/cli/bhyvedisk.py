@@ -9,9 +9,9 @@ import sys
 from bhyveload.cli.getopt import Options, timeout_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
+from bhyveload.confined.child import run_child
+from bhyveload.confined.confinement import confine
 from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, ReportError, UsageError
-from bhyveload.host.child import run_child
-from bhyveload.host.confinement import confine
 from bhyveload.image.open import open_disk
 from bhyveload.need import GROUPS
 from bhyveload.need import load as load_module
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.cli.copytarget import CopyTarget
-    from bhyveload.host.child import Leave
+    from bhyveload.confined.child import Leave
     from bhyveload.image.open import Disk
 
 HELP = """\
@@ -271,8 +271,8 @@ def _look(
 
     None: nothing was done because the last disk, of which that was doubtful, is none.
     """
-    from bhyveload.disk.output import Output
-    from bhyveload.disk.work import prepare, work
+    from bhyveload.inspect.output import Output
+    from bhyveload.inspect.work import prepare, work
 
     prepare(request.command)
 

@@ -208,8 +208,8 @@ def bhyverun(program: str, words: Sequence[str]) -> int:
 def _prepare(program: str, vm: VirtualMachine, arguments: Arguments) -> str:
     """Write the files that were asked for; the command that runs the VM, quoted for a shell."""
     from bhyveload.handoff.machine import loaded
-    from bhyveload.handoff.pvh import build_stub
-    from bhyveload.handoff.pvh_image import save_image, save_stub
+    from bhyveload.handoff.pvh.pvh_image import save_image, save_stub
+    from bhyveload.handoff.pvh.stub import build_stub
     from bhyveload.handoff.qemu.session import Qemu
 
     options = _options(program, vm, arguments)

@@ -15,7 +15,6 @@ import struct
 import time
 
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.entry_state import CODE32, CODE64, DATA32, DATA64, EntryState, entry_state
 from bhyveload.handoff.kvm_format import (
     CONTROL,
     CPUID_ENTRIES,
@@ -52,6 +51,7 @@ from bhyveload.handoff.kvm_format import (
 )
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.handoff.pvh.entry_state import CODE32, CODE64, DATA32, DATA64, EntryState, entry_state
 from bhyveload.vm.memory import PAGE_SIZE, VM_HIGHMEM_BASE
 
 TYPE_CHECKING = False

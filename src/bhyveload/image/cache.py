@@ -15,9 +15,9 @@ import fcntl
 import os
 import stat
 
+from bhyveload.confined.child import Child
+from bhyveload.confined.confinement import confine
 from bhyveload.errors import HostError, ReportError
-from bhyveload.host.child import Child
-from bhyveload.host.confinement import confine
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.unpack import MAX_SIZE, flatten, prepare, unpack, unpack_blocks
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol
 
-    from bhyveload.host.child import Leave
+    from bhyveload.confined.child import Leave
     from bhyveload.image.disk import ImageDisk
     from bhyveload.sandbox import Sandbox
 

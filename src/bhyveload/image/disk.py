@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import os
 
+from bhyveload.confined.child import run_child
+from bhyveload.confined.confinement import confine
 from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
-from bhyveload.host.child import run_child
-from bhyveload.host.confinement import confine
 from bhyveload.image.container import SECTOR_SIZE, refuse_write
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
 from bhyveload.image.raw import RawImage, open_raw
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from bhyveload.host.child import Leave
+    from bhyveload.confined.child import Leave
     from bhyveload.host.interface import BlockDevice, Buffer
     from bhyveload.image.cache import Progress
 
@@ -102,7 +102,7 @@ class ImageDisk:
 
     @property
     def sources(self) -> list[RawImage]:
-        """The files, for host/confinement.py."""
+        """The files, for confined/confinement.py."""
         return [self._layer.file, *(layer.file for layer in self._table.values())]
 
     def write(self, offset: int, data: Buffer) -> None:

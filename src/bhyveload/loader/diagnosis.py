@@ -9,7 +9,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTDIR
 from bhyveload.fs import ufs
-from bhyveload.loader.devices import DeviceSpec, parse_device
+from bhyveload.loader.files.devices import DeviceSpec, parse_device
 from bhyveload.partition.table import NONE
 
 TYPE_CHECKING = False

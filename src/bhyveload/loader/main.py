@@ -8,11 +8,11 @@ from bhyveload.freebsd_errno import strerror
 from bhyveload.host.callbacks import SwapInterpreter
 from bhyveload.loader.commands.boot import autoboot, autoboot_maybe, run_commands
 from bhyveload.loader.commands.table import commands
-from bhyveload.loader.devices import DeviceSpec
 from bhyveload.loader.environment import no_set, no_unset
+from bhyveload.loader.files.devices import DeviceSpec
 from bhyveload.loader.prompt import print_prompt
 from bhyveload.loader.state import Loader
-from bhyveload.loader.vdev_probe import find_vdevs, show_label_reads
+from bhyveload.loader.zfs.vdev_probe import find_vdevs, show_label_reads
 from bhyveload.need import need
 from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
 
@@ -141,7 +141,7 @@ def _probe_pools(loader: Loader) -> bool:
     """Look for ZFS on every disk; whether there is any.  The ZFS reader is loaded only when a label is in sight (it
     costs milliseconds)."""
     if find_vdevs(loader):
-        found: bool = need("bhyveload.loader.zfs").probe_pools(loader)
+        found: bool = need("bhyveload.loader.zfs.pools").probe_pools(loader)
         return found
     show_label_reads(loader)
     return False
@@ -152,7 +152,7 @@ def _choose_currdev(loader: Loader, zfs_found: bool) -> None:
     if loader.options.boot_environment and not zfs_found:
         raise LoaderError(f"--boot-env {loader.options.boot_environment}: there is no ZFS pool on the disks")
     if zfs_found:
-        need("bhyveload.loader.zfs").choose_currdev(loader, set_currdev)
+        need("bhyveload.loader.zfs.pools").choose_currdev(loader, set_currdev)
         return
     if loader.host.disks:
         spec = DeviceSpec("disk", 0, SLICEWILD, PARTWILD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from bhyveload.errors import FileSystemError
-from bhyveload.loader.devices import parse_device
+from bhyveload.loader.files.devices import parse_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

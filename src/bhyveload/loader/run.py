@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from bhyveload.confined.child import Leave
     from bhyveload.host.callbacks import LoaderCallbacks
-    from bhyveload.host.child import Leave
     from bhyveload.loader.state import Options
 
 

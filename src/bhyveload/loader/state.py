@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 from bhyveload.loader.console import LoaderConsole
-from bhyveload.loader.devices import Disks
 from bhyveload.loader.environment import Environment
-from bhyveload.loader.files import Files
+from bhyveload.loader.files.devices import Disks
+from bhyveload.loader.files.files import Files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ def run_userboot(
     """Run a prepared object and give ``leave`` its report, or ``failure`` the error; neither may return.
 
     The report has "end": "exec" (with files, environment, addresses as loader/report.py gives them, and "vcpu"), "exit"
-    (with "code") or "swap" (with "interpreter").  With host/child.py: ``run_userboot(prepared, host, leave,
+    (with "code") or "swap" (with "interpreter").  With confined/child.py: ``run_userboot(prepared, host, leave,
     leave.failure)``.
     """
     started = time.perf_counter_ns()

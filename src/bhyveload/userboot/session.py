@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, Protocol
 
+    from bhyveload.confined.child import Leave
     from bhyveload.host.callbacks import LoaderCallbacks
-    from bhyveload.host.child import Leave
     from bhyveload.host.interface import Console
     from bhyveload.userboot.search import LoaderObject
 

@@ -3,7 +3,7 @@
 bhyveload(8) maps guest memory with MAP_NOCORE unless VM_MEM_F_INCORE is given, and wires it with VM_MEM_F_WIRED
 (lib/libvmmapi/vmmapi.c; spec/amd64-handoff.md 8).  Here memory is written through its descriptor and not mapped at all,
 so it is in no core dump and not locked; these two options map it.  What bhyverun then does with them is in
-handoff/qemu.py.
+handoff/qemu/command.py.
 """
 
 from __future__ import annotations

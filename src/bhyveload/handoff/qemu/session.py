@@ -29,8 +29,8 @@ from bhyveload.handoff.disks import disks_of, unpacked
 from bhyveload.handoff.loop import Loop
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
-from bhyveload.handoff.pvh import build_stub
-from bhyveload.handoff.pvh_image import write_stub_elf
+from bhyveload.handoff.pvh.pvh_image import write_stub_elf
+from bhyveload.handoff.pvh.stub import build_stub
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, Options, flags_of, qemu_command
 from bhyveload.handoff.qemu.files import Descriptors

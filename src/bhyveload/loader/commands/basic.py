@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.loader.open_file import OpenFile
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
 _BANNER = 79  # command_more's line buffer

@@ -14,7 +14,7 @@ from bhyveload.loader.strtol import strtol, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.loader.open_file import OpenFile
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
 RB_ASKNAME, RB_SINGLE, RB_DFLTROOT, RB_KDB, RB_VERBOSE, RB_SERIAL = 0x1, 0x2, 0x20, 0x40, 0x800, 0x1000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.fs.interface import Buffer
-    from bhyveload.loader.open_file import OpenFile
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
 _MIN_VDISK = 1 << 20
@@ -84,7 +84,7 @@ def unmap_vdisk(loader: Loader, argv: list[str]) -> int:
 
 
 def _zfs() -> Any:
-    return need("bhyveload.loader.zfs")
+    return need("bhyveload.loader.zfs.pools")
 
 
 def lszfs(loader: Loader, argv: list[str]) -> int:
@@ -107,7 +107,7 @@ def reloadbe(loader: Loader, argv: list[str]) -> int:
 
 
 def nvstore(loader: Loader, argv: list[str]) -> int:
-    result: int = need("bhyveload.loader.nvstore").nvstore(loader, argv)
+    result: int = need("bhyveload.loader.zfs.nvstore").nvstore(loader, argv)
     return result
 
 

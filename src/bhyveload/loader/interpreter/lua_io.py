@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import strerror
-from bhyveload.loader.files import O_RDONLY, O_RDWR, O_WRONLY
+from bhyveload.loader.files.files import O_RDONLY, O_RDWR, O_WRONLY
+from bhyveload.loader.files.open_file import SOPEN_RASIZE
 from bhyveload.loader.interpreter.lua_loader import cut
 from bhyveload.loader.interpreter.lua_sandbox import Refusal
-from bhyveload.loader.open_file import SOPEN_RASIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.interpreter.lua_sandbox import Result
-    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 MAX_READ = 32 << 20  # of one io.read

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.interpreter.lua_sandbox import Result
-    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 MAX_OPEN = 4096

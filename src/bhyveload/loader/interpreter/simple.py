@@ -10,7 +10,7 @@ from bhyveload.loader.state import CMD_ERROR, CMD_OK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.loader.open_file import OpenFile
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 DEFAULT_SCRIPT = "/boot/loader.rc"

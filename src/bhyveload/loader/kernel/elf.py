@@ -67,8 +67,8 @@ from bhyveload.loader.kernel.metadata_format import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.kernel.elf_format import ElfClass, Segment
-    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 # What is held in our own memory of a file: section headers and section names

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
-from bhyveload.loader import amd64, i386
-from bhyveload.loader.kernel import elf
+from bhyveload.loader.kernel import amd64, elf, i386
 from bhyveload.loader.kernel.elf_format import ELF32, ELF64, ET_REL, Header
 from bhyveload.loader.kernel.metadata import PreloadedFile, find_file
 from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from struct import Struct
 
     from bhyveload.host.interface import Buffer
-    from bhyveload.loader.open_file import OpenFile
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 ADDRESS_SPACE = 1 << 64

@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.kernel.hints import Dependency, PnpOptions, Versions
-    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 DEFAULT_SEARCHPATH = "/boot/kernel;/boot/modules"

@@ -49,8 +49,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.kernel.elf_format import ElfClass, Header
-    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
 _PLACED = (SHT_PROGBITS, SHT_NOBITS, SHT_X86_64_UNWIND, SHT_INIT_ARRAY, SHT_FINI_ARRAY)

@@ -15,9 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.interpreter.forth.machine import Machine
     from bhyveload.loader.kernel.metadata import PreloadedFile
-    from bhyveload.loader.open_file import OpenFile
     from bhyveload.loader.state import Loader
 
     Run = Callable[[], None]

@@ -1,0 +1,272 @@
+"""What is on a guest's disks, as facts: image, partition table, file systems, pools, and what would boot."""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import ENOENT
+from bhyveload.fs.stat import S_IFMT, S_IFREG
+from bhyveload.need import need
+from bhyveload.partition.table import ISO9660, NONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from bhyveload.fs.interface import DiskFileSystem
+    from bhyveload.host.interface import BlockDevice
+    from bhyveload.inspect.volumes import Disks, Volume
+
+    Facts = dict[str, Any]
+
+KERNELS = (b"/boot/kernel/kernel", b"/boot/kernel/kernel.gz", b"/boot/kernel/kernel.bz2")
+_INTERPRETER_MARK = b"$Interpreter:"  # of /boot/loader; without it: Forth (spec/disks.md 11)
+_MAX_LOADER = 4 << 20
+_MAX_SCRIPT = 1 << 16
+_VERSION_MARK = b'USERLAND_VERSION="'  # of /bin/freebsd-version
+
+
+def survey(images: Sequence[BlockDevice], disks: Disks) -> Facts:
+    """``disks``, ``pools`` and ``boot`` (None where nothing is): JSON types only, sizes and offsets in bytes."""
+    return {
+        "schema": 1,
+        "disks": [_disk(image, disks, unit) for unit, image in enumerate(images)],
+        "pools": [] if disks.pools is None else list(_pools(disks)),
+        "boot": _boot(disks),
+    }
+
+
+def _disk(image: BlockDevice, disks: Disks, unit: int) -> Facts:
+    table = disks.tables[unit]
+    whole, *parts = [volume for volume in disks.volumes if volume.unit == unit]
+    facts: Facts = {
+        "name": whole.name,
+        "path": getattr(image, "name", ""),
+        "format": getattr(image, "format", "raw"),
+        "compression": getattr(image, "compression", ""),
+        "size": image.size,
+    }
+    if isinstance(table, FileSystemError):
+        facts["table"] = {"type": NONE, "error": table.message}
+    else:
+        facts["table"] = {"type": table.kind, "sector_size": table.sector_size}
+        if table.guid:
+            facts["table"]["guid"] = table.guid
+    if isinstance(table, FileSystemError) or table.kind in (NONE, ISO9660) or whole.holds_file_system or whole.pool:
+        facts["file_system"] = _file_system(whole)
+    facts["partitions"] = [_partition(volume) for volume in parts]
+    return facts
+
+
+def _partition(volume: Volume) -> Facts:
+    entry = volume.entry
+    assert entry is not None
+    facts: Facts = {
+        "name": volume.name,
+        "level": volume.level,
+        "type": entry.type,
+        "start": volume.start,
+        "size": volume.device.size,
+    }
+    if entry.raw_type:
+        facts["type_number"] = entry.raw_type
+    if entry.type_guid:
+        facts.update(type_guid=entry.type_guid, guid=entry.guid, label=entry.label)
+    if entry.active:
+        facts["active"] = True
+    facts["file_system"] = _file_system(volume)
+    return facts
+
+
+def _file_system(volume: Volume) -> Facts | None:
+    """None where there is none; "error" where there is one that cannot be read."""
+    if volume.pool:
+        return {"type": "zfs", "pool": volume.pool}
+    try:
+        fs: Any = volume.mount()
+    except FileSystemError as error:
+        reason = error.message.removeprefix(f"{volume.name}: ")
+        return {"type": "unknown", "error": reason} if volume.damaged else None
+    if fs.name == "ufs":
+        superblock = fs.superblock
+        return {
+            "type": "ufs",
+            "version": superblock.version,
+            "block_size": superblock.bsize,
+            "fragment_size": superblock.fsize,
+            "size": superblock.size * superblock.fsize,
+            "label": _text(superblock.volname),
+            "clean": superblock.clean,
+            "notes": list(fs.notes),
+        }
+    try:
+        rock_ridge = fs.has_rock_ridge
+    except FileSystemError as error:
+        return {"type": "unknown", "error": error.message}
+    return {"type": "cd9660", "label": _text(fs.volume_id), "rock_ridge": rock_ridge, "notes": []}
+
+
+def _pools(disks: Disks) -> Iterator[Facts]:
+    def devices(name: str) -> list[str]:
+        return [volume.name for volume in disks.volumes if volume.pool == name]
+
+    for pool in disks.pools.pools:
+        zfs: Any = need("bhyveload.fs.zfs")
+        facts: Facts = {**zfs.pool_facts(pool), "devices": devices(pool.name)}
+        try:
+            facts["bootonce"] = pool.bootonce()
+        except FileSystemError as error:
+            facts["error"] = error.message
+        refusal = _refusal(disks, pool.name)
+        if refusal:
+            facts["refused"] = refusal
+        yield facts
+    for name, reason in disks.pools.dropped:
+        yield {"name": name, "devices": devices(name), "error": reason.message}
+
+
+def _refusal(disks: Disks, name: str) -> str:
+    """Why FreeBSD's loader of today, and so bhyveload, does not read a pool that can be read; empty: it does."""
+    pools = disks.boot_pools
+    if any(pool.name == name for pool in pools.pools):
+        return ""
+    if len(disks.pools.pools) == 1 and pools.messages:
+        return str(pools.messages[0])  # the first is the cause of the others
+    reason = dict(pools.dropped).get(name)
+    return f"FreeBSD's loader does not read pool {name}" + (f": {reason.message}" if reason else "")
+
+
+def _unusable_pool(disks: Disks) -> str:
+    """The first pool that is on the disks and not booted from, and why; empty: there is none, or one to boot from."""
+    if disks.pools is None or disks.boot_pools.pools:
+        return ""
+    for pool in disks.pools.pools:
+        return f"pool {pool.name}: {_refusal(disks, pool.name)}"
+    for name, reason in disks.pools.dropped:
+        return f"pool {name}: {reason.message}"
+    return ""
+
+
+def _boot(disks: Disks) -> Facts:
+    """Where loader(8) would boot from, and what it finds there."""
+    facts: Facts = {"device": None, "file_system": None, "kernel": None, "interpreter": None, "version": None}
+    try:
+        facts["device"] = disks.boot_name()
+        _, fs = disks.boot_file_system()
+    except FileSystemError as error:
+        facts["error"] = (_unusable_pool(disks) if error.errno == ENOENT else "") or error.message
+        return facts
+    facts["file_system"] = fs.name
+    facts["kernel"] = next((path.decode("ascii") for path in KERNELS if _is_file(fs, path)), None)
+    loader = _content(fs, b"/boot/loader", _MAX_LOADER)
+    if loader is not None:
+        _, mark, rest = loader.partition(_INTERPRETER_MARK)
+        facts["interpreter"] = _text(rest.partition(b"\0")[0][:32]) if mark else "4th"
+    script = _content(fs, b"/bin/freebsd-version", _MAX_SCRIPT) or b""
+    _, mark, rest = script.partition(_VERSION_MARK)
+    facts["version"] = _text(rest.partition(b'"')[0][:64]) if mark else None
+    return facts
+
+
+def _is_file(fs: DiskFileSystem, path: bytes) -> bool:
+    try:
+        return fs.stat(fs.lookup(path)).mode & S_IFMT == S_IFREG
+    except FileSystemError:
+        return False
+
+
+def _content(fs: DiskFileSystem, path: bytes, limit: int) -> bytes | None:
+    """A regular file's first bytes; None when there is no such file or it cannot be read."""
+    try:
+        node = fs.lookup(path)
+        if fs.stat(node).mode & S_IFMT != S_IFREG:
+            return None
+        file = fs.open(node)
+        return b"".join(file.read(0, min(file.size, limit)))
+    except FileSystemError:
+        return None
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def describe(facts: Facts) -> Iterator[str]:
+    """The facts as lines for people.  Guests' names are in them: escape each line before it is shown."""
+    for disk in facts["disks"]:
+        table = disk["table"]
+        yield f"{disk['name']}: {disk['path']}"
+        form = disk["format"] + (f".{disk['compression']}" if disk["compression"] else "")
+        yield f"  {form} image, {human_size(disk['size'])}, {_table_words(table)}"
+        if disk.get("file_system"):
+            yield from _file_system_lines("  ", disk["file_system"])
+        for part in disk["partitions"]:
+            indent = "  " * part["level"]
+            label = f'  "{part["label"]}"' if part.get("label") else ""
+            active = ", active" if part.get("active") else ""
+            size = human_size(part["size"])
+            yield f"{indent}{part['name']}: {part['type']}{active}, {size} at {part['start']}{label}"
+            if part["file_system"]:
+                yield from _file_system_lines(indent + "  ", part["file_system"])
+    for pool in facts["pools"]:
+        detail = pool.get("error") or f"{pool['state']}, bootfs {pool['bootfs'] or 'not set'}"
+        yield f"pool {pool['name']} on {', '.join(pool['devices'])}: {detail}"
+        if pool.get("bootonce"):
+            yield f"  to be booted once: {pool['bootonce']}"
+        if pool.get("refused"):
+            yield f"  note: {pool['refused']}"
+        if "error" not in pool:
+            zfs: Any = need("bhyveload.fs.zfs")
+            yield from zfs.pool_lines(pool)
+    yield from _boot_lines(facts["boot"])
+
+
+def _table_words(table: Facts) -> str:
+    if "error" in table:
+        return str(table["error"])
+    kind = {"gpt": "GPT", "mbr": "MBR", "bsd": "BSD label", "iso9660": "ISO 9660"}.get(table["type"])
+    if kind is None:
+        return "no partition table"
+    return kind if table["sector_size"] == 512 else f"{kind} with sectors of {table['sector_size']} bytes"
+
+
+def _file_system_lines(indent: str, fs: Facts) -> Iterator[str]:
+    if fs["type"] == "zfs":
+        yield f"{indent}ZFS, pool {fs['pool']}"
+    elif fs["type"] == "ufs":
+        state = "clean" if fs["clean"] else "not unmounted cleanly"
+        label = f', label "{fs["label"]}"' if fs["label"] else ""
+        sizes = f"blocks of {fs['block_size']}, fragments of {fs['fragment_size']}"
+        yield f"{indent}UFS{fs['version']}, {sizes}, {human_size(fs['size'])}, {state}{label}"
+    elif fs["type"] == "cd9660":
+        rock_ridge = "with Rock Ridge" if fs["rock_ridge"] else "without Rock Ridge"
+        yield f'{indent}ISO 9660 {rock_ridge}, label "{fs["label"]}"'
+    else:
+        yield f"{indent}{fs['error']}"
+    for note in fs.get("notes", ()):
+        yield f"{indent}note: {note}"
+
+
+def _boot_lines(boot: Facts) -> Iterator[str]:
+    if "error" in boot:
+        yield f"boots nothing: {boot['error']}"
+        return
+    what = [boot["file_system"].upper().replace("CD9660", "ISO 9660")]
+    if boot["version"]:
+        what.append(f"FreeBSD {boot['version']}")
+    what.append(boot["kernel"] or "no /boot/kernel/kernel")
+    if boot["interpreter"]:
+        what.append(f"scripts: {boot['interpreter']}")
+    yield f"boots {boot['device']} {', '.join(what)}"
+
+
+def human_size(size: int) -> str:
+    """`512 B`, `64.0 KiB`, `1.5 GiB`."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    unit = 0
+    while value >= 1024 and unit < 6:
+        value /= 1024
+        unit += 1
+    return f"{value:.1f} {' KMGTPE'[unit]}iB"

@@ -1,0 +1,298 @@
+"""The file systems on a set of disks, found as loader(8) finds them, and which of them it would boot.
+
+Sources: stand/userboot/userboot/main.c (extract_currdev), stand/common/disk.c, stand/libsa/zfs/zfs.c (zfs_probe_dev);
+spec/disks.md 3, 4, 8.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError, PartitionError, UsageError
+from bhyveload.freebsd_errno import ENOENT, ENXIO
+from bhyveload.fs import ufs
+from bhyveload.loader.files.devices import parse_device
+from bhyveload.need import need
+from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
+from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_slice, slice_name
+from bhyveload.partition.table import NONE, read_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from bhyveload.fs.interface import Device, DiskFileSystem
+    from bhyveload.partition.entry import Entry
+    from bhyveload.partition.table import Table
+
+_MAX_NESTING = 3  # slices within slices: a hostile table may contain itself
+LABEL_SIZE = 256 << 10
+VDEV_PHYS_OFFSET = 16 << 10
+
+
+def no_twiddle(n: int) -> None:
+    """Nobody watches a progress indicator here."""
+
+
+class Volume:
+    """A whole disk or a partition of it.
+
+    ``name`` as loader(8) has it, without colon ("disk0p2"); ``start`` in bytes of the disk; ``entry`` and ``table``
+    are where it is listed (None for a whole disk).  ``level``: 0 a disk, 1 its partitions, 2 those of a slice.
+    """
+
+    __slots__ = ("_mounted", "damaged", "device", "entry", "level", "name", "pool", "start", "table", "unit")
+
+    def __init__(
+        self,
+        unit: int,
+        name: str,
+        device: Device,
+        start: int = 0,
+        entry: Entry | None = None,
+        table: Table | None = None,
+        level: int = 0,
+    ) -> None:
+        self.unit = unit
+        self.name = name
+        self.device = device
+        self.start = start
+        self.entry = entry
+        self.table = table
+        self.level = level
+        self.pool = ""  # the pool whose vdev this is
+        self.damaged = False  # whether it holds a file system that cannot be mounted; after mount()
+        self._mounted: DiskFileSystem | FileSystemError | None = None
+
+    def mount(self) -> DiskFileSystem:
+        """The UFS or ISO 9660 file system in it.  Raises FileSystemError: ENOENT none of these, or what is wrong."""
+        if self._mounted is None:
+            self._mounted, self.damaged = _probe(self.device)
+        if isinstance(self._mounted, FileSystemError):
+            error = self._mounted
+            raise FileSystemError(error.errno, f"{self.name}: {error.message}", error.hint)
+        return self._mounted
+
+    @property
+    def holds_file_system(self) -> bool:
+        try:
+            self.mount()
+        except FileSystemError:
+            return False
+        return True
+
+
+def _probe(device: Device) -> tuple[DiskFileSystem | FileSystemError, bool]:
+    """In loader(8)'s order: the file system; or an error, and whether that is about one that is there."""
+    iso9660: Any = need("bhyveload.fs.iso9660")
+    fs: DiskFileSystem
+    try:
+        fs = ufs.probe(device, no_twiddle)
+        return fs, False
+    except FileSystemError as error:
+        refusal = error
+    try:
+        fs = iso9660.probe(device, no_twiddle)
+        return fs, False
+    except FileSystemError:
+        pass  # EINVAL, or EIO where the device ends before block 16
+    if refusal.errno == ENOENT and not refusal.hint:  # simply no UFS: a damaged one comes with an advice
+        return FileSystemError(ENOENT, "no file system that can be read here (UFS, ISO 9660, ZFS)"), False
+    return refusal, True
+
+
+class Disks:
+    """``disks`` in -d order, and everything on them.
+
+    ``tables``: the partition table of each disk, or why there is none.  ``volumes``: each disk, followed by its
+    partitions in the table's order.  ``pools``: a PoolSet of all pools that can be read, None where no disk has a
+    vdev; ``boot_pools``: of those that FreeBSD's loader of today reads.
+    """
+
+    __slots__ = ("boot_pools", "pools", "tables", "volumes")
+
+    def __init__(self, disks: Sequence[Device]) -> None:
+        self.tables: list[Table | FileSystemError] = []
+        self.volumes: list[Volume] = []
+        for unit, disk in enumerate(disks):
+            name = f"disk{unit}"
+            self.volumes.append(Volume(unit, name, disk))
+            try:
+                table = read_table(disk)
+            except FileSystemError as error:
+                self.tables.append(FileSystemError(error.errno, f"{name}: {error.message}", error.hint))
+                continue
+            self.tables.append(table)
+            self.volumes += _partitions(unit, name, disk, table, 1)
+        self.pools: Any = None
+        self.boot_pools: Any = None
+        candidates = [volume for volume in self.volumes if _may_be_vdev(volume)]
+        if candidates:
+            self.pools = self._find_pools(candidates, None)
+            self.boot_pools = self._find_pools(candidates, "current")
+
+    def _find_pools(self, candidates: list[Volume], strict: str | None) -> Any:
+        need("bhyveload.fs.zfs.facts")  # and all that a block may ask for: bhyvedisk cannot start over in mid-file
+        zfs: Any = need("bhyveload.fs.zfs")
+        pools = zfs.PoolSet(no_twiddle, None, strict)
+        for volume in candidates:
+            try:
+                guid = pools.probe(volume.device, volume.name)
+            except FileSystemError:
+                continue
+            volume.pool = pools.find(guid).name
+        pools.finish()
+        return pools
+
+    def is_empty(self, unit: int) -> bool:
+        """Whether a disk has neither a partition table nor a file system nor a vdev: it may be anything else."""
+        table = self.tables[unit]
+        whole = next(volume for volume in self.volumes if volume.unit == unit)
+        if not isinstance(table, FileSystemError) and table.kind != NONE and table.entries:
+            return False
+        return not (whole.pool or whole.holds_file_system or whole.damaged)
+
+    def boot_name(self) -> str:
+        """currdev as loader(8) would choose it, with its colon.  Raises FileSystemError(ENXIO): no disks."""
+        if self.boot_pools is not None and self.boot_pools.pools:
+            name: str = self._bootonce() or self.boot_pools.format()
+            return name
+        if not self.volumes:
+            raise FileSystemError(ENXIO, "no disks were given")
+        table = self.tables[0]
+        suffix = ""
+        if not isinstance(table, FileSystemError):
+            try:
+                _, slice_, partition, _ = open_slice(self.volumes[0].device, SLICEWILD, PARTWILD, table)
+                suffix = slice_name(slice_, partition)
+            except FileSystemError:
+                pass  # the raw disk, then
+        return f"disk0{suffix}:"
+
+    def _bootonce(self) -> str:
+        """What the first pool's labels say is to be booted once; empty: nothing, or nothing that is there."""
+        try:
+            name: str = self.boot_pools.pools[0].bootonce()
+            self._dataset(name.removeprefix("zfs:").removesuffix(":"))
+        except (FileSystemError, PartitionError):
+            return ""
+        return name if name.startswith("zfs:") and name.endswith(":") else ""
+
+    def boot_file_system(self) -> tuple[str, DiskFileSystem]:
+        """What loader(8) would boot from.  Raises FileSystemError: there is nothing that it could read."""
+        name = self.boot_name()
+        if name.startswith("zfs:"):
+            return name, self._dataset(name[len("zfs:") : -1])[1]
+        return name, self.volume(name).mount()
+
+    def file_system(self, partition: str = "", dataset: str = "") -> tuple[str, DiskFileSystem]:
+        """(device name with colon, file system): of ``partition`` ("disk0p2"), of ``dataset`` ("pool/ds"), or the one
+        that would boot, else the only one there is.
+
+        Raises UsageError (such a name cannot be), PartitionError (there is none, or several), FileSystemError.
+        """
+        if dataset:
+            return self._dataset(dataset)
+        if partition:
+            volume = self.volume(partition)
+            return f"{volume.name}:", self._mount(volume)
+        name = self.boot_name()
+        if name.startswith("zfs:"):
+            return self.boot_file_system()
+        chosen = self.volume(name)
+        readable = [volume for volume in self.volumes if volume.holds_file_system]
+        if not readable and self.pools is not None:
+            if self.pools.pools:
+                return self.pools.format(), self.pools.dataset("")
+            self._check_pool()
+        if chosen.holds_file_system or not readable:
+            return f"{chosen.name}:", self._mount(chosen)
+        if len(readable) == 1:
+            return f"{readable[0].name}:", readable[0].mount()
+        names = ", ".join(volume.name for volume in readable)
+        raise PartitionError(
+            f"{chosen.name}, which would boot, holds no file system that can be read",
+            f"name one with --partition: {names}",
+        )
+
+    def volume(self, name: str) -> Volume:
+        """The disk or partition of that name.  Raises UsageError (not a name), PartitionError (there is none)."""
+        try:
+            spec, path = parse_device(name, current=True)
+        except FileSystemError:
+            spec, path = None, ""
+        if spec is None or path or spec.kind != "disk":
+            raise UsageError(f"'{name}' does not name a partition", "disk0 is the first disk, disk0p2 its partition 2")
+        if not 0 <= spec.unit < len(self.tables):
+            raise PartitionError(f"there is no disk{spec.unit}", f"{len(self.tables)} disks were given")
+        table = self.tables[spec.unit]
+        disk = next(volume for volume in self.volumes if volume.unit == spec.unit)
+        if isinstance(table, FileSystemError):
+            if spec.slice < 0 and spec.partition < 0:
+                return disk
+            raise PartitionError(table.message, table.hint)
+        try:
+            start, slice_, partition, size = open_slice(disk.device, spec.slice, spec.partition, table)
+        except FileSystemError as error:
+            known = ", ".join(other.name for other in self.volumes if other.unit == spec.unit)
+            raise PartitionError(f"{name}: {error.message}", f"there are: {known}") from None
+        full = f"disk{spec.unit}{slice_name(slice_, partition)}"
+        for volume in self.volumes:
+            if volume.unit == spec.unit and volume.start == start and volume.name.startswith(full):
+                return volume
+        return Volume(spec.unit, full, Partition(disk.device, start, size), start)
+
+    def _mount(self, volume: Volume) -> DiskFileSystem:
+        if volume.pool:
+            self._check_pool(volume.pool)
+            fs: DiskFileSystem = self.pools.by_name(volume.pool).dataset("")
+            return fs
+        return volume.mount()
+
+    def _check_pool(self, name: str = "") -> None:
+        """Raises FileSystemError: why that pool (any, without a name) cannot be used."""
+        for dropped, error in self.pools.dropped:
+            if name in ("", dropped):
+                raise FileSystemError(error.errno, f"pool {dropped}: {error.message}", error.hint)
+
+    def _dataset(self, name: str) -> tuple[str, DiskFileSystem]:
+        if self.pools is None or not (self.pools.pools or self.pools.dropped):
+            raise PartitionError("there is no ZFS pool on these disks", "--dataset names a dataset of a pool on them")
+        self._check_pool(name.partition("/")[0].partition("@")[0])
+        try:
+            return f"zfs:{name}:", self.pools.dataset(name)
+        except FileSystemError as error:
+            if error.errno not in (ENOENT, ENXIO):
+                raise
+            pools = ", ".join(pool.name for pool in self.pools.pools)
+            raise PartitionError(f"there is no dataset {name}", f"pools on these disks: {pools}") from None
+
+
+def _partitions(unit: int, prefix: str, disk: Device, table: Table, level: int) -> Iterator[Volume]:
+    for entry in table.entries:
+        suffix = table.name(entry)
+        if not suffix:
+            continue  # an ISO image's only entry is the disk
+        start = table.byte_offset(entry)
+        name = prefix + suffix
+        yield Volume(unit, name, Partition(disk, start, table.byte_size(entry)), start, entry, table, level)
+        if entry.type == FREEBSD and level < _MAX_NESTING:
+            try:
+                yield from _partitions(unit, name, disk, table.inside(entry), level + 1)
+            except FileSystemError:
+                continue
+
+
+def _may_be_vdev(volume: Volume) -> bool:
+    """What zfs_probe_dev looks at: whole disks, ZFS partitions and FreeBSD slices; and whether one of its labels has
+    a packed nvlist where its configuration belongs (spec/zfs.md 1)."""
+    if volume.entry is not None and volume.entry.type not in (FREEBSD, FREEBSD_ZFS):
+        return False
+    end = volume.device.size // LABEL_SIZE * LABEL_SIZE
+    for label in (0, LABEL_SIZE, end - 2 * LABEL_SIZE, end - LABEL_SIZE):
+        try:
+            head = bytes(volume.device.read(label + VDEV_PHYS_OFFSET, 12))
+        except FileSystemError:
+            continue
+        if head[0] == 1 and head[1] < 2 and head[2:] == b"\0\0\0\0\0\0\0\0\0\1":
+            return True
+    return False

@@ -1,0 +1,370 @@
+"""Opening files as libsa does: which device, which file system, read-ahead, the mounted current device.
+
+Sources: stand/libsa/{open,read,lseek,stat,mount}.c, stand/userboot/userboot/{conf,copy}.c; spec/disks.md 10,
+spec/userboot-flow.md 4-5, spec/errata.md A1.  Paths are str (latin-1) with an optional device in front.
+"""
+
+from __future__ import annotations
+
+from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EILSEQ, EINVAL, EIO, EISDIR, ENOENT, ENXIO, EPERM
+from bhyveload.fs import ufs
+from bhyveload.fs.stat import S_IFDIR, S_IFMT, S_IFREG, Stat
+from bhyveload.loader.files.devices import DeviceSpec, Disks, parse_device
+from bhyveload.loader.files.open_file import F_READ, CompressedView, OpenFile, RawDevice
+from bhyveload.need import need
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bhyveload.fs.interface import Device, File, FileSystem, Twiddle
+    from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.loader.console import LoaderConsole
+    from bhyveload.loader.environment import Environment
+
+O_RDONLY, O_WRONLY, O_RDWR = 0, 1, 2
+_COMPRESSED = (".gz", ".bz2", ".split")
+_KINDS = ("host", "ufs", "cd9660", "zfs")  # file_system[] of stand/userboot/userboot/conf.c
+_ISO_DESCRIPTOR = 16 * 2048
+_BEYOND = (".zst", ".xz")  # what FreeBSD's loader does not decompress
+
+
+_MAX_NOTES = 50
+
+
+class _Mount:
+    """An entry of libsa's mount list: the device as currdev had it, what was found there, how often it is mounted."""
+
+    __slots__ = ("count", "device", "fs", "kind", "unit")
+
+    def __init__(self, device: str, kind: str, unit: int, fs: FileSystem) -> None:
+        self.device = device
+        self.kind = kind
+        self.unit = unit
+        self.fs = fs
+        self.count = 1
+
+
+class _Probe:
+    """What probing a device for one file system gave, how many twiddles that cost and what the loader then says."""
+
+    __slots__ = ("error", "fs", "messages", "twiddles")
+
+    def __init__(self) -> None:
+        self.fs: FileSystem | None = None
+        self.error: FileSystemError | None = None
+        self.twiddles = 0
+        self.messages: list[str] = []
+
+
+class Files:
+    """The open-file layer of one loader run."""
+
+    def __init__(
+        self, host: LoaderCallbacks, console: LoaderConsole, environment: Environment, disks: Disks, current: bool
+    ) -> None:
+        self.host = host
+        self.console = console
+        self.environment = environment
+        self.disks = disks
+        self.current = current
+        self.pools: Any = None  # fs.zfs PoolSet once disks were probed
+        self.reason: FileSystemError | None = None  # why the last open failed, more telling than ENOENT
+        self.notes: list[str] = []  # what the user should know about the disks
+        self._mounts: list[_Mount] = []
+        self._probes: dict[tuple[str, str], _Probe] = {}
+
+    def note(self, text: str) -> None:
+        """Keep something worth telling, once."""
+        if text not in self.notes and len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
+
+    @property
+    def mounted(self) -> str | None:
+        """The kind of file system that currdev holds, None when it holds none."""
+        return self._mounts[-1].kind if self._mounts else None
+
+    # Names
+
+    def parse(self, spec: str) -> tuple[DeviceSpec, str]:
+        """archsw.arch_getdev: (device, path); without a colon or with a leading slash the current device's.
+
+        Raises FileSystemError as devparse does.
+        """
+        if spec.startswith("/") or ":" not in spec:
+            device, _ = self.parse_device(self.environment.get("currdev") or "")
+            return device, spec
+        return self.parse_device(spec)
+
+    def parse_device(self, spec: str) -> tuple[DeviceSpec, str]:
+        device, path = parse_device(spec, self.current)
+        if device.kind == "zfs":
+            if self.pools is None:
+                raise FileSystemError(ENXIO, f"{spec}: no such pool")
+            device.root = self.pools.by_name(device.pool).find_dataset(device.dataset)
+        return device, path
+
+    def qualified(self, path: str) -> str:
+        """``path`` with its device in front, for reports."""
+        if ":" in path and not path.startswith("/"):
+            return path
+        return (self.environment.get("currdev") or "") + path
+
+    # Opening
+
+    def open(self, path: str, mode: int = O_RDONLY) -> OpenFile:
+        """libsa's open.  Raises FileSystemError with the errno that libsa reports; ``self.reason`` then holds the
+        most telling error met on the way (libsa nearly always ends in ENOENT: the compressed names come last)."""
+        self.reason = None
+        spec, name = self.parse(path)
+        device = self._open_device(spec)
+        if spec.kind == "zfs":
+            try:
+                spec.opendata = self._open_dataset(spec)
+            except FileSystemError as error:
+                self.reason = error
+                raise
+        flags = mode + 1
+        if not name:
+            return OpenFile(self, path, flags, RawDevice(device, path, self), None)
+        best = FileSystemError(ENOENT, f"{path}: no such file or directory")
+        telling: FileSystemError | None = None
+        for kind in _KINDS:
+            try:
+                fs, node = self._lookup(kind, spec, device, name)
+            except FileSystemError as error:
+                if error.errno != EINVAL:
+                    best = error
+                    own = device is not None or kind == spec.kind  # not what a disk's file system says of host0:
+                    if own and error.errno not in (ENOENT, ENXIO) and telling is None:
+                        telling = error
+                continue
+            return OpenFile(self, path, flags, fs, node)
+        for suffix in (".gz", ".bz2"):
+            try:
+                return self._open_compressed(name, suffix, path, flags)
+            except FileSystemError as error:
+                best = error
+        beyond = self._open_beyond(spec, device, name, path) if flags == F_READ else None
+        if beyond is not None:
+            return beyond
+        self.reason = telling or best
+        raise FileSystemError(best.errno, f"{path}: {(telling or best).message}")
+
+    def _open_device(self, spec: DeviceSpec) -> Device | None:
+        if spec.kind in ("disk", "vdisk"):
+            return self.disks.open(spec)
+        return None
+
+    def _lookup(self, kind: str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
+        path = name.encode("latin-1", "replace")
+        if kind == "zfs":
+            if spec.opendata is None:
+                raise FileSystemError(EINVAL, "not a zfs device")
+            return spec.opendata, spec.opendata.lookup(path)
+        if kind == "host":
+            if spec.kind != kind:
+                raise FileSystemError(EINVAL, f"not a {kind} device")
+            fs = self._host()
+        else:
+            fs = self._probe(kind, spec, device)
+        return fs, fs.lookup(path)
+
+    def _host(self) -> FileSystem:
+        hostdir: Any = need("bhyveload.fs.hostdir")
+        fs: FileSystem = hostdir.HostFileSystem(self.host)
+        return fs
+
+    def _open_dataset(self, spec: DeviceSpec) -> FileSystem:
+        """zfs_dev_open.  A mounted dataset of the pool stands for every dataset of it (spec/zfs.md 16, known quirk)."""
+        for mount in self._mounts:
+            if mount.kind == "zfs" and parse_device(mount.device, self.current)[0].pool == spec.pool:
+                return mount.fs
+        pool = self.pools.by_name(spec.pool)
+        pool.dataset_name(spec.root)  # devformat
+        return self._mount_dataset(spec)
+
+    def _mount_dataset(self, spec: DeviceSpec) -> FileSystem:
+        """zfs_mount."""
+        pool = self.pools.by_name(spec.pool)
+        fs: FileSystem = pool.mount(pool.find_dataset(spec.dataset))
+        return fs
+
+    def _probe(self, kind: str, spec: DeviceSpec, device: Device | None) -> FileSystem:
+        """The device's file system of that kind, with the twiddles that finding it costs (spec/errata.md A1)."""
+        name = spec.format()
+        if kind == "ufs":
+            mounted = any(mount.kind == "ufs" and mount.device == name for mount in self._mounts)
+        else:
+            mounted = spec.kind in ("disk", "vdisk") and any(
+                mount.kind == "cd9660" and mount.unit == spec.unit for mount in self._mounts
+            )
+        if device is None:
+            if kind == "ufs" and spec.kind == "zfs":
+                self.pools.by_name(spec.pool).dataset_name(spec.root)  # devformat
+            if not mounted:
+                self.console.twiddle(1)
+            raise FileSystemError(EIO, f"{name} has no sectors")
+        key = kind, name
+        known = self._probes.get(key)
+        if known is None:
+            known = self._probes[key] = self._probe_device(kind, name, device)
+        if not mounted:
+            for _ in range(known.twiddles):
+                self.console.twiddle(1)
+            for message in known.messages:
+                self.console.print(message + "\n")
+        if known.fs is None:
+            assert known.error is not None
+            raise known.error
+        return known.fs
+
+    def _probe_device(self, kind: str, name: str, device: Device) -> _Probe:
+        found = _Probe()
+        counting = True
+
+        def twiddle(divisor: int) -> None:
+            if counting:
+                found.twiddles += 1
+            else:
+                self.console.twiddle(divisor)
+
+        try:
+            if kind == "ufs":
+                found.fs = fs = ufs.probe(device, twiddle)
+                found.messages = fs.messages
+                for note in fs.notes:
+                    self.note(f"{name} {note}")
+            else:
+                _refuse_all_but_iso9660(device, twiddle)
+                found.twiddles = 0
+                iso9660: Any = need("bhyveload.fs.iso9660")
+                found.fs = iso9660.probe(device, twiddle, strict=not self.current)
+        except FileSystemError as error:
+            found.error = error
+            if error.errno == EILSEQ and self.current:  # 13.2 finds no magic and says nothing
+                found.messages = [error.message]
+        counting = False
+        return found
+
+    def _open_compressed(self, name: str, suffix: str, path: str, flags: int) -> OpenFile:
+        """zf_open, bzf_open: the name without its device plus the suffix, so always on the current device."""
+        if flags != F_READ:
+            raise FileSystemError(EPERM, f"{path}: compressed files cannot be written")
+        _, dot, extension = name.rpartition(".")
+        if dot and "." + extension in _COMPRESSED:
+            raise FileSystemError(ENOENT, f"{path}: no such file or directory")
+        inner = self.open(name + suffix)
+        if inner.stat().mode & S_IFMT != S_IFREG:
+            raise FileSystemError(EISDIR, f"{path}{suffix}: not a regular file")
+        compressed: Any = need("bhyveload.fs.compressed")
+        opener = compressed.open_gzip if suffix == ".gz" else compressed.open_bzip2
+        file: File = opener(inner.file, self.console.print)
+        return OpenFile(self, path, flags, CompressedView(inner), inner.node, file)  # type: ignore[arg-type]
+
+    def _open_beyond(self, spec: DeviceSpec, device: Device | None, name: str, path: str) -> OpenFile | None:
+        """``name``.zst or .xz on the same device, decompressed.  A file that is not there leaves no trace: the twiddles
+        and words of a failing open stay those of FreeBSD's loader."""
+        if name.endswith(_COMPRESSED + _BEYOND):
+            return None
+        for suffix in _BEYOND:
+            inner = self._find_silently(spec, device, name + suffix)
+            if inner is None or inner.stat().mode & S_IFMT != S_IFREG:
+                continue
+            if suffix == ".zst":
+                need("bhyveload.image.zstd")
+            compressed: Any = need("bhyveload.fs.compressed")
+            opener = compressed.open_zstd if suffix == ".zst" else compressed.open_xz
+            try:
+                file: File = opener(inner.file, self.console.print)
+            except FileSystemError:
+                continue
+            return OpenFile(self, path, F_READ, CompressedView(inner), inner.node, file)  # type: ignore[arg-type]
+        return None
+
+    def _find_silently(self, spec: DeviceSpec, device: Device | None, name: str) -> OpenFile | None:
+        before = self.console.silent
+        self.console.silent = True
+        try:
+            for kind in ("ufs", "cd9660") if device is not None else (spec.kind,):
+                try:
+                    fs, node = self._lookup(kind, spec, device, name)
+                    return OpenFile(self, name, F_READ, fs, node)
+                except FileSystemError:
+                    continue
+            return None
+        finally:
+            self.console.silent = before
+
+    def holds_file_system(self, spec: DeviceSpec) -> bool:
+        """Whether the disk or partition has a file system that it could be booted from."""
+        for kind in ("ufs", "cd9660"):
+            try:
+                self._probe(kind, spec, self._open_device(spec))
+            except FileSystemError:
+                continue
+            return True
+        return False
+
+    def stat(self, path: str) -> Stat:
+        """libsa's stat: open, fstat, close.  Raises FileSystemError."""
+        return self.open(path).stat()
+
+    def exists(self, path: str) -> bool:
+        """Whether stat would succeed on a regular file."""
+        try:
+            return self.stat(path).mode & S_IFMT == S_IFREG
+        except FileSystemError:
+            return False
+
+    # The mounted current device (stand/libsa/mount.c, ufs_mount, cd9660_mount, zfs_mount)
+
+    def mount(self, device: str) -> None:
+        """Mount ``device`` as the current device: each file system that can is tried by opening its root folder.
+
+        What is mounted already is only counted.
+        """
+        for mount in self._mounts:
+            if mount.device == device:
+                mount.count += 1
+                return
+        try:
+            spec, _ = parse_device(device, self.current)
+        except FileSystemError:
+            return
+        for kind in ("ufs", "cd9660", "zfs"):
+            try:
+                if kind != "zfs":
+                    fs = self.open(f"{device}/").fs
+                elif spec.kind == "zfs":
+                    fs = self._mount_dataset(spec)
+                else:
+                    continue
+            except FileSystemError:
+                continue
+            if fs.name == kind:
+                if kind == "cd9660":  # cd9660_mount reads the descriptors once more
+                    spec, _ = self.parse(f"{device}/")
+                    self._probe(kind, spec, self._open_device(spec))
+                self._mounts.append(_Mount(device, kind, spec.unit, fs))
+                return
+
+    def unmount(self, device: str) -> None:
+        for index, mount in enumerate(self._mounts):
+            if mount.device == device:
+                mount.count -= 1
+                if mount.count == 0:
+                    del self._mounts[index]
+                return
+
+
+def _refuse_all_but_iso9660(device: Device, twiddle: Twiddle) -> None:
+    """What fs/iso9660.py's probe says of nearly every disk, without importing it."""
+    twiddle(1)
+    if device.read(_ISO_DESCRIPTOR, 2048)[1:6] != b"CD001":
+        raise FileSystemError(EINVAL, "iso9660: no primary volume descriptor")
+
+
+def is_directory(stat: Stat) -> bool:
+    return stat.mode & S_IFMT == S_IFDIR

@@ -1,0 +1,213 @@
+"""What QEMU may open: asked of a program in its place, and looked up in /proc of the real one while a guest runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bhyveload.errors import HandoffError
+from bhyveload.handoff.disks import Disk
+from bhyveload.handoff.network import Network
+from bhyveload.handoff.qemu.box import Box
+from bhyveload.handoff.qemu.calls import REFUSED, REFUSED_WITHOUT_NETWORK
+from bhyveload.handoff.qemu.command import Options
+from bhyveload.handoff.qemu.session import QemuSession
+from bhyveload.sandbox import Sandbox
+from guest.build import SOURCE
+from guest.loader import LoadedVm, load_probe
+from support.end_to_end import MIB, PROGRAMS, load, needs_gcc, needs_qemu
+
+pytestmark = needs_gcc
+needs_landlock = pytest.mark.skipif(not Sandbox().landlock, reason="this kernel has no Landlock")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user can reach, so that it is not file modes that keep QEMU out."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def stand_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """tests/guest/stand_in.c as the first qemu-system-x86_64 in $PATH.  What it must not reach: ``place``/secret."""
+    programs = place / "bin"
+    programs.mkdir()
+    target = programs / "qemu-system-x86_64"
+    subprocess.run(["gcc", "-O1", "-Wall", "-o", str(target), str(SOURCE / "stand_in.c")], check=True)
+    secret = place / "secret"
+    secret.write_text("a secret")
+    secret.chmod(0o666)
+    writable = place / "folder"
+    writable.mkdir()
+    writable.chmod(0o777)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("STAND_IN_SECRET", str(secret))
+    monkeypatch.setenv("STAND_IN_FOLDER", str(writable))
+    return target
+
+
+def answers(options: list[str | Path], disk: Path) -> dict[str, str]:
+    """What the stand-in says of itself when bhyverun starts it."""
+    load("-d", disk, "-m", "64M")
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", *map(str, options), "vm"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+@needs_landlock
+def test_qemu_reaches_nothing_but_what_it_was_given(stand_in: Path, probe_disk: Path) -> None:
+    said = answers([], probe_disk)
+    denied = ("secret", "secret.write", "passwd", "root", "create", "exec")
+    assert {name: said[name] for name in denied} == dict.fromkeys(denied, "Permission denied")
+    assert said["socket"] == "Operation not permitted"
+    assert (said["core"], said["privileges"]) == ("0", "1")
+    assert said["disk"].startswith("/dev/fdset/")
+    if os.getuid() == 0:
+        assert "0" not in said["user"].split(",")
+    files = [
+        value for name, value in said.items() if name.startswith("fd.") and value.startswith("/") and name != "fd.0"
+    ]
+    kept = {str(probe_disk), str(Path(os.environ["BHYVE_VMM_DIR"]) / "vm" / "memory"), "/memfd:bhyverun stub (deleted)"}
+    assert {path for path in files if not path.startswith("/proc/")} == kept
+
+
+def test_the_questions_can_be_answered_otherwise(stand_in: Path, probe_disk: Path) -> None:
+    """Without the box the same program reaches everything: the test above is not true by itself."""
+    said = answers(["--no-sandbox"], probe_disk)
+    assert {name: said[name] for name in ("secret", "secret.write", "passwd", "root", "create", "socket")} == {
+        **dict.fromkeys(("secret", "secret.write", "passwd", "root", "create", "socket"), "open")
+    }
+    assert (said["exec"], said["privileges"]) == ("ran", "0")
+
+
+@needs_landlock
+def test_a_network_opens_sockets_and_nothing_else(stand_in: Path, probe_disk: Path) -> None:
+    said = answers(["--net", "user"], probe_disk)
+    assert (said["socket"], said["secret"], said["exec"]) == ("open", "Permission denied", "Permission denied")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
+def test_root_s_qemu_is_the_user_that_was_asked_for(stand_in: Path, probe_disk: Path) -> None:
+    assert answers(["--user", "daemon"], probe_disk)["user"] == "1,1"
+
+
+def test_the_calls_that_are_refused_have_the_host_s_numbers() -> None:
+    """Compared with the C library's headers."""
+    names = [row[0] for row in REFUSED + REFUSED_WITHOUT_NETWORK]
+    source = "#include <sys/syscall.h>\n" + "".join(f"{name} SYS_{name}\n" for name in names)
+    done = subprocess.run(["gcc", "-E", "-P", "-"], input=source, capture_output=True, text=True, check=True)
+    found = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+    column = {"x86_64": 1, "aarch64": 2}[os.uname().machine]
+    for row in REFUSED + REFUSED_WITHOUT_NETWORK:
+        if found[row[0]].isdigit():  # else the headers are older
+            assert int(found[row[0]]) == row[column], row
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(HandoffError, match="no-such-qemu is not installed"):
+        Box("no-such-qemu")
+
+
+# The real one
+
+
+@pytest.fixture
+def vm(tmp_path: Path, probe_kernel: Path) -> Iterator[LoadedVm]:
+    machine = load_probe(tmp_path / "probe", probe_kernel, 64 * MIB, {"probe.end": "spin"})
+    machine.state.setdefault("loaded", {"disks": []})
+    yield machine
+    machine.close()
+
+
+def opened_by(pid: int) -> set[str]:
+    """The files with names that a process has open."""
+    found = set()
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(entry.path))
+    return {path for path in found if path.startswith("/") and not path.startswith(("/dev/", "/memfd:", "/proc/"))}
+
+
+@needs_qemu
+def test_the_real_qemu_has_the_guest_s_files_open_and_no_others(vm: LoadedVm, tmp_path: Path) -> None:
+    first, second = tmp_path / "a,b.img", tmp_path / "second.img"
+    for path in (first, second):
+        path.write_bytes(bytes(MIB))
+    options = Options([Disk(str(first)), Disk(str(second), read_only=True)], net=Network("user"))
+    with contextlib.closing(QemuSession(vm, options)) as session:
+        read, write = os.pipe()
+        session.console.attach(-1, write)
+        begin = time.monotonic()
+        while not select.select([read], [], [], 0)[0] and time.monotonic() < begin + 30:
+            session.loop.turn(0.1)
+        os.close(read)
+        assert opened_by(session.pid) == {str(first), str(second), f"{vm.path}/memory"}
+        session.stop()
+        assert session.wait().outcome == "stopped"
+
+
+def count_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_start_that_fails_leaves_no_descriptor(vm: LoadedVm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(512))
+    options = Options([Disk(str(disk)), Disk(str(disk), snapshot=True, size=512)])
+    before = count_descriptors()
+    missing = Options([Disk(str(disk)), Disk(str(tmp_path / "gone"))])
+    with pytest.raises(HandoffError, match="No such file"):
+        QemuSession(vm, missing)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", _fails(BlockingIOError(11, "Resource temporarily unavailable")))
+        with pytest.raises(HandoffError, match="Resource temporarily unavailable") as caught:
+            QemuSession(vm, options)
+        assert "processes" in caught.value.hint
+    for name in ("pipe", "memfd_create"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, _fails(OSError(24, "Too many open files")))
+            with pytest.raises(HandoffError, match="Too many open files"):
+                QemuSession(vm, options)
+    assert count_descriptors() == before
+
+
+def _fails(error: OSError) -> object:
+    def call(*_: object, **__: object) -> object:
+        raise error
+
+    return call
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+@pytest.mark.parametrize("size", [512, MIB, 5 << 30, 3 << 40])
+def test_overlays_are_qcow2_images(tmp_path: Path, size: int) -> None:
+    """By qemu-img's reading."""
+    import json
+
+    from bhyveload.handoff.qemu.overlay import temporary_overlay, write_overlay
+
+    base, image = tmp_path / "base", tmp_path / "over"
+    with base.open("wb") as file:
+        file.truncate(size)
+    with image.open("wb") as file:
+        write_overlay(file.fileno(), size, str(base), "raw")
+    subprocess.run(["qemu-img", "check", str(image)], check=True, capture_output=True)
+    info = json.loads(
+        subprocess.run(["qemu-img", "info", "--output=json", str(image)], check=True, capture_output=True).stdout
+    )
+    assert (info["virtual-size"], info["backing-filename"], info["backing-filename-format"]) == (size, str(base), "raw")
+    fd = temporary_overlay(size)
+    assert os.fstat(fd).st_nlink == 0
+    os.close(fd)

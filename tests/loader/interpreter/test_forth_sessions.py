@@ -1,0 +1,36 @@
+"""Every recorded session at the Forth prompt (tests/data/forth), byte for byte."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from bhyveload.need import load_all
+from support.forth_runs import run_forth
+from support.golden import memory_disk
+from support.places import DATA
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+FORTH = DATA / "forth"
+SHARES = 4
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("version", ["13.2", "current"])
+def test_sessions(version: str, share: int) -> None:
+    load_all()
+    sessions = json.loads(zstd.decompress((FORTH / "sessions.json.zst").read_bytes()))
+    disk = memory_disk(zstd.decompress((FORTH / "forth.img.zst").read_bytes()))
+    try:
+        for seed in sorted(sessions, key=int)[share::SHARES]:
+            record = sessions[seed]
+            outcome = run_forth(record["keys"].encode("latin-1"), [disk], current=version == "current")
+            assert outcome.console.decode("latin-1") == record[version], f"session {seed}"
+    finally:
+        disk.close()

@@ -1,0 +1,121 @@
+"""Our loader types and prints what FreeBSD 13.2's did, probe by probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bhyveload.host.directory import open_host_directory
+from bhyveload.image.raw import open_raw
+from support import harness
+from support.probes import Probe, names, prepare
+
+# Recorded line -> ours, where what was recorded is not to be imitated; every other byte is the same.
+TAIL_CALL = "a library function called last in its function no longer knows who called it: the error names no place"
+FLOAT = "floats of the loader's Lua are 64-bit integers, an ordinary Lua's are not"
+NOT_IMITATED: dict[str, dict[str, tuple[str, str]]] = {
+    "prompt-var": {
+        "\xfelose\x90\x84\xab\xa5s\x7f echo 4": (" echo 4", "an unclosed ${ makes the real loader print its heap"),
+        "\xfe set prompt='$(currdev)$currdev'": (" set prompt='$(currdev)$currdev'", "the same prompt again"),
+    },
+    "lua-odd-paths": {
+        "pager.file nope n -> ERROR </boot/lua/loader.lua:25: bad argument #1 to 'select' "
+        "(number expected, got no value)>": (
+            "pager.file nope n -> 0",
+            "pager.file says that it returns -1 values: the real loader's stack is broken from then on",
+        ),
+    },
+    "lua-numbers": {
+        "-9223372036854775808 => -9223372036854775807.0": ("-9223372036854775808 => -9223372036854775808.0", FLOAT),
+        "7/2*2 => 6.0": ("7/2*2 => 7.0", FLOAT),
+        "-7 // (4/2) => -3.0": ("-7 // (4/2) => -4.0", FLOAT),
+        "2^63 => -9223372036854775808.0": ("2^63 => 9223372036854775807.0", FLOAT),
+        **{
+            f'{call} => ERROR [string "return {call}"]:1: {message}': (f"{call} => ERROR {message}", TAIL_CALL)
+            for call, message in (
+                ("tonumber('7', 99)", "bad argument #2 to 'tonumber' (base out of range)"),
+                ("tonumber()", "bad argument #1 to 'tonumber' (value expected)"),
+                ("string.format('%d', 'x')", "bad argument #2 to 'format' (number expected, got string)"),
+                ("string.format('%f', 1)", "invalid conversion '%f' to 'format'"),
+                ("string.format('%.3f', 1)", "invalid conversion '%.3f' to 'format'"),
+                ("string.format('%s')", "bad argument #2 to 'format' (no value)"),
+                ("string.format('%y', 1)", "invalid conversion '%y' to 'format'"),
+                ("string.format('%', 1)", "invalid conversion '%' to 'format'"),
+                ("string.format('%0100d', 1)", "invalid format (width or precision too long)"),
+            )
+        },
+    },
+}
+
+
+def run_probe(probe: Probe, tmp_path: Path) -> harness.Outcome:
+    disks = [open_raw(str(path)) for path in prepare(probe, tmp_path)]
+    host = None
+    if probe.name in ("layout-host-only", "layout-disk-and-host"):
+        host = open_host_directory(str(tmp_path / "tree"))
+    try:
+        return harness.run(
+            disks,
+            probe.keys,
+            environment=probe.variables,
+            memory=probe.memory,
+            interpreter=probe.interpreter,
+            current=False,
+            host_directory=host,
+        )
+    finally:
+        for disk in disks:
+            disk.close()
+        if host is not None:
+            host.close()
+
+
+def expected_console(probe: Probe) -> bytes:
+    """The record, with the lines that are not imitated replaced by what we print; each of them must be there."""
+    lines = probe.console.decode("latin-1").split("\r\n")
+    for recorded, (ours, _) in NOT_IMITATED.get(probe.name, {}).items():
+        lines[lines.index(recorded)] = ours
+    return "\r\n".join(lines).encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    names(
+        "layout-",
+        "forth-",
+        "fstab-",
+        "boot-",
+        "bootfile",
+        "env-",
+        "autoboot",
+        "prompt",
+        "lua-",
+        "cli-",
+        "failing",
+        "failed",
+        "loader-lua",
+        "help",
+        "pager",
+        "map-vdisk",
+        "kernel-",
+        "modules-",
+        "hints-",
+        "dependency",
+        "compressed",
+        "i386",
+        "twiddle",
+        "ufs-",
+    ),
+)
+def test_probe(name: str, tmp_path: Path) -> None:
+    probe = Probe(name)
+    outcome = run_probe(probe, tmp_path)
+    assert outcome.console == expected_console(probe)
+    if probe.environment:
+        variables = [f"{name}={value}" for name, value in outcome.environment.items()]
+        if not any(line.startswith("LINES=") for line in probe.environment):
+            variables = [line for line in variables if not line.startswith("LINES=")]
+        assert sorted(variables) == probe.environment
+    end = probe.field("end")
+    assert outcome.end == ("exec" if end == "exec" else "exit")
