@@ -23,6 +23,7 @@ def vmm_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """$BHYVE_VMM_DIR for this test."""
     path = tmp_path / "vmm"
     monkeypatch.setenv("BHYVE_VMM_DIR", str(path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return path
 
 

@@ -154,7 +154,7 @@ def test_freebsds_own_loaders_read_them_too(tmp_path: Path, form: str) -> None:
     raw = tmp_path / "raw"
     raw.write_bytes(bytes(userboot_testing.patterned_disk().read(0, MIB)))
     image = convert(raw, tmp_path / "image", form)
-    done = bhyveload("-l", loader, "-e", "do=all", "-m", "64M", "-d", image, "-d", image, "vm")
+    done = bhyveload("-l", loader, "-e", "do=all", "-m", "64M", "-d", f"{image},ro", "-d", f"{image},ro", "vm")
     verdicts = re.findall(r"(ok|FAIL) (disk[^\r\n(:]*)", done.out.decode("latin-1"))
     reads = [verdict for verdict, what in verdicts if what.startswith("diskread") and "data" in what]
     assert len(reads) >= 2 and set(reads) == {"ok"}

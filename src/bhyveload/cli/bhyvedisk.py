@@ -12,6 +12,7 @@ from bhyveload.cli.progress import UnpackProgress
 from bhyveload.confined.child import run_child
 from bhyveload.confined.confinement import confine
 from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, ReportError, UsageError
+from bhyveload.image.named import named_disk
 from bhyveload.image.open import open_disk
 from bhyveload.need import GROUPS
 from bhyveload.need import load as load_module
@@ -149,10 +150,12 @@ def _look_twice(program: str, request: Request, sandbox: Sandbox | bool, disks: 
 
 
 def _open_disk(program: str, request: Request, sandbox: Sandbox | bool, path: str) -> Disk:
+    named = named_disk(path)
     return open_disk(
-        path,
+        named.path,
         read_only=True,
-        allow_backing="allow-backing" in request.flags,
+        format=named.format,
+        allow_backing=named.backing or "allow-backing" in request.flags,
         progress=UnpackProgress(program),
         sandbox=sandbox,
     )
@@ -160,7 +163,7 @@ def _open_disk(program: str, request: Request, sandbox: Sandbox | bool, path: st
 
 def _is_file(path: str) -> bool:
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(named_disk(path).path).st_mode
     except OSError:
         return False
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)

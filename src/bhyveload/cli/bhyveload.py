@@ -22,6 +22,7 @@ from bhyveload.errors import (
     VmNameError,
 )
 from bhyveload.host.console import FdConsole
+from bhyveload.image.named import named_disk
 from bhyveload.image.open import disk_in
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.loader.state import Options as LoaderOptions
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.host.interface import HostDirectory
+    from bhyveload.image.named import NamedDisk
     from bhyveload.image.open import Disk
     from bhyveload.report import LoadReport
     from bhyveload.userboot.search import Loaders
@@ -80,7 +82,8 @@ usage: bhyveload [options] vmname
 
 Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
 
-  -d, --disk PATH         a disk of the guest; repeat for more
+  -d, --disk PATH         a disk of the guest; repeat for more.  Behind PATH: ,format=raw|qcow2|...
+                          ,backing (follow the names of backing files in it) ,ro
   -h, --host DIR          directory that the loader sees as host0:
   -m, --memory SIZE       guest memory (256M); suffixes K, M, G, T
   -e, --env NAME=VALUE    a loader variable; repeat for more
@@ -89,7 +92,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
   -C, --incore            include guest memory in core dumps
   -S, --wired             wire guest memory
 
-      --allow-backing     follow the names of backing files in qcow2 images
+      --allow-backing     as ,backing behind the only disk
       --loader-dir DIR    run the userboot.so in DIR, or its other ones as the guest asks
       --cross-check       load with both loaders and say what differs
 
@@ -117,7 +120,7 @@ class Request:
 
     def __init__(self) -> None:
         self.memory = DEFAULT_MEMORY
-        self.files: list[RawImage] = []
+        self.files: list[tuple[RawImage, NamedDisk]] = []
         self.allow_backing = False
         self.environment: list[str] = []
         self.console_fd = -1
@@ -274,18 +277,29 @@ def _open_console(path: str) -> int:
     raise UsageError(f"Could not open '{path}'", "-c wants a character device, such as a pseudo-terminal")
 
 
-def _open_disk(path: str) -> RawImage:
+def _open_disk(text: str) -> tuple[RawImage, NamedDisk]:
+    named = named_disk(text)
     try:
-        return open_raw(path)
+        return open_raw(named.path, named.read_only), named
     except InputError as error:
-        raise UsageError(f"Could not open '{path}'", error.message) from None
+        raise UsageError(f"Could not open '{named.path}'", error.message) from None
 
 
 def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk]:
     """What is in the files given with -d: only now all options are known."""
+    if request.allow_backing and len(request.files) > 1:
+        raise UsageError("--allow-backing is for a single disk", "say it of the disk that needs it: -d PATH,backing")
+    if not (request.dry_run or request.cross_check or request.list_boot_envs):
+        _refuse_twice([file for file, _ in request.files])
     disks: list[Disk] = []
-    for file in request.files:
-        disk = disk_in(file, allow_backing=request.allow_backing, progress=UnpackProgress(program), sandbox=sandbox)
+    for file, named in request.files:
+        disk = disk_in(
+            file,
+            format=named.format,
+            allow_backing=request.allow_backing or named.backing,
+            progress=UnpackProgress(program),
+            sandbox=sandbox,
+        )
         if disk.read_only and not request.dry_run:
             why = "opened read-only"
             if not isinstance(disk, RawImage):
@@ -293,6 +307,21 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
             warn(program, f"{disk.name}: {why}: the loader cannot save anything there (nextboot, boot-once)")
         disks.append(disk)
     return disks
+
+
+def _refuse_twice(files: list[RawImage]) -> None:
+    """Two disks of a guest's on one file destroy each other.  Raises UsageError."""
+    seen: dict[tuple[int, int, int], RawImage] = {}
+    for file in files:
+        status = os.fstat(file.descriptor)
+        key = status.st_dev, status.st_ino, status.st_rdev
+        other = seen.setdefault(key, file)
+        if other is not file and not (other.read_only and file.read_only):
+            same = "" if other.name == file.name else f" ({other.name})"
+            raise UsageError(
+                f"{file.name}: is the same disk as one given before{same}: a guest that writes to both destroys it",
+                "give each disk once; one that is only read may be given twice with ,ro behind its name",
+            )
 
 
 def _open_host(path: str) -> HostDirectory:

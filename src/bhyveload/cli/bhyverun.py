@@ -44,8 +44,9 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
 
   --accel auto|kvm|tcg  auto takes KVM where a short test shows that it runs kernels, else QEMU's translator
   -c, --cpus N          processors (1)
-  -d, --disk PATH       a disk; repeat for more.  Default: the disks that bhyveload was given
-  --allow-backing       follow the names of backing files in the qcow2 images of --disk
+  -d, --disk PATH       a disk; repeat for more.  Default: the disks that bhyveload was given.  Behind PATH:
+                        ,format=raw|qcow2|...  ,backing (follow the names of backing files in it)  ,ro
+  --allow-backing       as ,backing behind the only disk
   --no-disk             no disk at all
   --net NETWORK         none (default), user[,host][,hostfwd=tcp:127.0.0.1:2222-:22], or tap,INTERFACE;
                         user alone reaches nothing behind its gateway, host opens it
@@ -159,6 +160,10 @@ def parse(words: Sequence[str]) -> Arguments:
         raise UsageError(what, "bhyverun --help; arguments for QEMU stand behind --")
     arguments.name = operands[0]
     if no_disk or paths:
+        if allow_backing and len(paths) > 1:
+            raise UsageError(
+                "--allow-backing is for a single disk", "say it of the disk that needs it: -d PATH,backing"
+            )
         arguments.disks = [disk_from_path(path, allow_backing) for path in paths]
     return arguments
 

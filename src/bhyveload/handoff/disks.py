@@ -69,14 +69,20 @@ class Disk:
         return Disk(**{**now, **members})
 
 
-def disk_from_path(path: str, allow_backing: bool = False) -> Disk:
-    """A disk that the user names at run time.  Raises HandoffError when there is no such file, and as open_disk()."""
+def disk_from_path(text: str, allow_backing: bool = False) -> Disk:
+    """A disk that the user names at run time (image/named.py).
+
+    Raises HandoffError when there is no such file, UsageError, and as open_disk().
+    """
     from bhyveload.image.magic import media_sector_size
+    from bhyveload.image.named import named_disk
     from bhyveload.image.open import open_disk
 
+    named = named_disk(text)
+    path = named.path
     if not os.access(path, os.R_OK):
         raise HandoffError(f"{path}: {'permission denied' if os.path.exists(path) else 'no such disk image'}")
-    disk = open_disk(path, allow_backing=allow_backing)
+    disk = open_disk(path, read_only=named.read_only, format=named.format, allow_backing=allow_backing or named.backing)
     try:
         describe = getattr(disk, "describe", None)
         if describe is not None:
@@ -165,7 +171,7 @@ def _flat(path: str, progress: Progress | None) -> str:
     from bhyveload.image.open import open_disk
     from bhyveload.sandbox import Sandbox
 
-    opened = open_disk(path, read_only=True, progress=progress)
+    opened = open_disk(path, read_only=True, format="vmdk", progress=progress)
     try:
         if not isinstance(opened, ImageDisk):
             raise HandoffError(f"{path}: is no VMDK image any more", "load the VM again")

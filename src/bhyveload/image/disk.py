@@ -14,7 +14,9 @@ that can open files.  A .xz file in blocks is read as it is; other compressed fi
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from bhyveload.confined.child import run_child
 from bhyveload.confined.confinement import confine
@@ -23,7 +25,7 @@ from bhyveload.image.container import SECTOR_SIZE, refuse_write
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.stack import BACKING, FilesWanted, Layer, build, load_format
-from bhyveload.image.vmdk_format import MAX_EXTENTS
+from bhyveload.image.vmdk_format import DESCRIPTOR_MAGIC, MAX_EXTENTS
 from bhyveload.sandbox import Sandbox
 
 TYPE_CHECKING = False
@@ -144,18 +146,21 @@ class Opener:
         self._backing: list[tuple[str, str]] = []
         self._files: list[RawImage] = []
 
-    def open(self, path: str, writable: bool) -> ImageDisk:
-        """Raises as open_disk()."""
+    def open(self, file: RawImage, form: str) -> ImageDisk:
+        """The disk in ``file``, which is a ``form``; it is closed.  Raises as open_disk()."""
+        path, writable, identity = file.name, not file.read_only, _identity(file)
+        file.close()
         try:
-            return self._open(path, writable)
+            return self._open(path, form, writable, identity)
         except BaseException:
-            for file in self._files:
-                file.close()
+            for opened in self._files:
+                opened.close()
             raise
 
-    def _open(self, path: str, writable: bool) -> ImageDisk:
+    def _open(self, path: str, form: str, writable: bool, identity: tuple[int, int]) -> ImageDisk:
         file = self._file(path)
-        form = detect(file, path)
+        if _identity(file) != identity:
+            raise ImageError(f"{path}: changed while it was opened")
         layer, compression = Layer(file, path, form), ""
         if form in COMPRESSIONS:
             layer, compression = self._decompressed(file, path, form), form
@@ -172,14 +177,10 @@ class Opener:
             "sector_size": 4096 if answer.get("sector_size") == 4096 else SECTOR_SIZE,
             "snapshot": bool(compression) or layer.form == "vmdk",  # QEMU gets a raw copy of those
             "compression": compression,
-            "writable": writable and not compression and self._extents_writable(),
+            "writable": writable and not compression,
             "backing": self._backing,
         }
         return ImageDisk(path, layer, self._table, facts)
-
-    def _extents_writable(self) -> bool:
-        above = {path for path, _ in self._backing}
-        return all(layer.path in above or os.access(layer.path, os.W_OK) for layer in self._table.values())
 
     def _file(self, path: str) -> RawImage:
         file = open_raw(path, read_only=True)
@@ -223,18 +224,28 @@ class Opener:
             if kind == BACKING:
                 self._table[above.path, name] = self._backing_file(above.path, name, form)
             else:
-                self._table[above.path, name] = self._extent(above.path, name)
+                self._table[above.path, name] = self._extent(above, name)
 
-    def _extent(self, of: str, name: str) -> Layer:
+    def _extent(self, above: Layer, name: str) -> Layer:
+        """A file that a VMDK's descriptor names: one of its own, in its folder, and only to be read."""
+        of = above.path
+        if bytes(above.file.read(0, min(above.file.size, len(DESCRIPTOR_MAGIC)))) != DESCRIPTOR_MAGIC:
+            raise ReportError("a disk image's reader asked for the extents of a file that is no descriptor")
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise ImageError(
                 f"{of}: its extent {name!a} is not a file beside it, and is not opened",
                 "VMDK extents must lie in the folder of their descriptor",
             )
+        if not _is_own_extent(os.path.basename(of), name):
+            root, suffix = os.path.splitext(os.path.basename(of))
+            raise ImageError(
+                f"{of}: its extent {name!a} does not have its name, and is not opened",
+                f"the files of a VMDK image are called like it: {root}-flat{suffix}, {root}-s001{suffix}",
+            )
         path = os.path.join(os.path.dirname(of), name)
-        if os.path.islink(path):
-            raise ImageError(f"{of}: its extent {name!a} is a symbolic link, and is not opened")
-        return Layer(self._file(path), path, RAW)
+        file = _beside(of, name, path)
+        self._files.append(file)
+        return Layer(file, path, RAW)
 
     def _backing_file(self, of: str, name: str, form: str) -> Layer:
         if not self._allow_backing:
@@ -271,6 +282,37 @@ class Opener:
 def _identity(file: RawImage) -> tuple[int, int]:
     status = os.fstat(file.descriptor)
     return status.st_dev, status.st_ino
+
+
+def _is_own_extent(descriptor: str, name: str) -> bool:
+    """Whether ``name`` is the descriptor's own with what programs put behind it: -flat, -s001, -f001, -000001-delta."""
+    root, suffix = os.path.splitext(descriptor)
+    if not name.startswith(root + "-") or not name.endswith(suffix):
+        return False
+    middle = name[len(root) + 1 : len(name) - len(suffix)]
+    return 0 < len(middle) <= 32 and middle.isascii() and all(char.isalnum() or char == "-" for char in middle)
+
+
+def _beside(of: str, name: str, path: str) -> RawImage:
+    """The file ``name`` in the folder of ``of`` itself, not where a link leads to.  Raises InputError, ImageError."""
+    folder = -1
+    try:
+        folder = os.open(os.path.dirname(of) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ImageError(f"{of}: its extent {name!a} is a symbolic link, and is not opened") from None
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ImageError(f"{of}: its extent {name!a} is not a regular file, and is not opened")
+        return RawImage(fd, path, read_only=True)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _survey(layer: Layer, table: dict[tuple[str, str], Layer]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ image/disk.py, where a confined child looks at the file before the loader's chil
 
 from __future__ import annotations
 
-from bhyveload.image.magic import RAW, detect
+from bhyveload.errors import ImageError
+from bhyveload.image.magic import COMPRESSIONS, RAW, detect
 from bhyveload.image.raw import open_raw
+from bhyveload.image.remembered import recall, remember
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,34 +25,63 @@ def open_disk(
     path: str,
     *,
     read_only: bool = False,
+    format: str = "",
     allow_backing: bool = False,
     progress: Progress | None = None,
     sandbox: Sandbox | bool = True,
 ) -> Disk:
     """The disk in ``path``: a RawImage, or an ImageDisk, which is only read.
 
-    ``read_only``: never write to it.  ``allow_backing``: follow the names of backing files in qcow2 images.
+    ``read_only``: never write to it.  ``format``: what the file is (image/named.py); "": found out once, and remembered
+    for a file that a guest may write.  ``allow_backing``: follow the names of backing files in qcow2 images.
     ``progress`` is told when the file has to be unpacked.  ``sandbox``: how the children that look at the file are
     confined; True: with all that this host offers.
 
-    Raises InputError (cannot be opened), ImageError (damaged, of a kind that is not read, names other files),
-    HostError (no room to unpack it), SandboxError, LoaderCrashed.
+    Raises InputError (cannot be opened), ImageError (damaged, of a kind that is not read, names other files, was raw
+    and looks otherwise now), HostError (no room to unpack it), SandboxError, LoaderCrashed.
     """
-    return disk_in(open_raw(path, read_only), allow_backing=allow_backing, progress=progress, sandbox=sandbox)
+    file = open_raw(path, read_only)
+    return disk_in(file, format=format, allow_backing=allow_backing, progress=progress, sandbox=sandbox)
 
 
 def disk_in(
-    file: RawImage, *, allow_backing: bool = False, progress: Progress | None = None, sandbox: Sandbox | bool = True
+    file: RawImage,
+    *,
+    format: str = "",
+    allow_backing: bool = False,
+    progress: Progress | None = None,
+    sandbox: Sandbox | bool = True,
 ) -> Disk:
     """The disk in a file that is open already: ``file`` itself if it is raw, else it is closed.  As open_disk()."""
     try:
-        if detect(file, file.name) == RAW:
+        form = format_of(file, format)
+        if form == RAW:
             return file
     except BaseException:
         file.close()
         raise
-    path, writable = file.name, not file.read_only
-    file.close()
     from bhyveload.image.disk import Opener
 
-    return Opener(allow_backing, progress, sandbox).open(path, writable)
+    return Opener(allow_backing, progress, sandbox).open(file, form)
+
+
+def format_of(file: RawImage, said: str = "") -> str:
+    """What ``file`` is: as the user says, else as it was when it was first seen, else as it looks.
+
+    A guest owns the bytes of its raw disk, so what was raw stays raw.  Raises ImageError.
+    """
+    if said:
+        form = said
+    else:
+        form = detect(file, file.name)
+        known = recall(file)
+        if known == RAW != form:
+            raise ImageError(
+                f"{file.name}: was a raw disk before, and looks like {form} now: its guest may have written that",
+                f"format=raw behind its name takes it as it was, format={form} as it looks: -d {file.name},format=raw",
+            )
+        if known == form:
+            return form
+    if not file.read_only and form not in COMPRESSIONS:
+        remember(file, form)
+    return form

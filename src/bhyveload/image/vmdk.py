@@ -66,7 +66,7 @@ class SparseExtent:
         self._file = file
         fields = _header(file, 0)
         if fields[9] == GD_AT_END:
-            fields = _footer(file)
+            fields = _footer(file, fields)
         _, _, flags, self.sectors, grain, descriptor, descriptor_size, self._gtes, _, gd_offset, _, _, _, algorithm = (
             fields
         )
@@ -92,7 +92,10 @@ class SparseExtent:
         if whole_disk and descriptor and descriptor_size:
             size = min(descriptor_size * SECTOR_SIZE, MAX_DESCRIPTOR)
             text = file.structure(descriptor * SECTOR_SIZE, size, "the embedded descriptor")
-            Descriptor(file, bytes(text)).check_kind()
+            inside = Descriptor(file, bytes(text))
+            inside.check_kind()
+            if any(kind != "SPARSE" for kind, _, _, _ in inside.extents) or len(inside.extents) > 1:
+                raise file.refused("the descriptor in the VMDK image names other files")
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """Where each grain of the range is, in the order of the extent."""
@@ -155,7 +158,9 @@ def _header(
     return fields
 
 
-def _footer(file: Container) -> tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, bytes, int]:
+def _footer(
+    file: Container, first: tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, bytes, int]
+) -> tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, bytes, int]:
     """The header at the end of a stream, between two markers."""
     at = file.size - FOOTER_SIZE
     _, size, kind = MARKER.unpack_from(file.structure(at, MARKER.size, "the footer"))
@@ -165,6 +170,9 @@ def _footer(file: Container) -> tuple[bytes, int, int, int, int, int, int, int, 
     fields = _header(file, at + SECTOR_SIZE)
     if fields[9] == GD_AT_END:
         raise file.damaged(at + SECTOR_SIZE, "the footer says that the grain directory is elsewhere")
+    if fields[3:5] != first[3:5] or fields[7] != first[7]:
+        # a reader that goes by the first header would see another disk
+        raise file.damaged(at + SECTOR_SIZE, "the footer and the first header contradict each other")
     return fields
 
 

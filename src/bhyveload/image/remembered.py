@@ -1,0 +1,85 @@
+"""What a disk image was when it was first seen, kept where no guest can write.
+
+A guest owns every byte of its raw disk: at the next load it could look like an image of another format, with names of
+the host's files in it.  So a disk that was raw stays raw until the user says otherwise.  The word is kept in an
+extended attribute of the file (user.bhyveload.format); where there are none, in the user's state folder, under the
+device and inode of the file:
+
+    $XDG_STATE_HOME/bhyveload/formats/DEVICE-INODE      (~/.local/state where that is not set)
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.image.raw import RawImage
+
+ATTRIBUTE = "user.bhyveload.format"
+_LONGEST = 16
+
+
+def recall(file: RawImage) -> str:
+    """The format that ``file`` was remembered to have, or ""."""
+    try:
+        return os.getxattr(file.descriptor, ATTRIBUTE).decode("ascii", "replace")
+    except OSError:
+        pass  # none there, or none to be had
+    except AttributeError:
+        return ""  # not Linux
+    path = _path(file)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if path else -1
+    except OSError:
+        return ""
+    if fd < 0:
+        return ""
+    try:
+        return os.read(fd, _LONGEST).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
+
+
+def remember(file: RawImage, form: str) -> bool:
+    """Keep that ``file`` is a ``form``; whether that was possible."""
+    try:
+        os.setxattr(file.descriptor, ATTRIBUTE, form.encode())
+        return True
+    except OSError:
+        pass
+    except AttributeError:
+        return False
+    path = _path(file)
+    if not path:
+        return False
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, 0o700, exist_ok=True)
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return False
+        new = f"{path}.{os.getpid()}"
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(fd, form.encode())
+        finally:
+            os.close(fd)
+        os.rename(new, path)
+    except OSError:
+        return False
+    return True
+
+
+def _path(file: RawImage) -> str:
+    """Where the word is kept outside the file; "" where the user has no such folder."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):  # the specification: a relative one is to be ignored
+        home = os.environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return ""
+        base = os.path.join(home, ".local", "state")
+    status = os.fstat(file.descriptor)
+    key = f"block-{status.st_rdev:x}" if stat.S_ISBLK(status.st_mode) else f"{status.st_dev:x}-{status.st_ino:x}"
+    return os.path.join(base, "bhyveload", "formats", key)
