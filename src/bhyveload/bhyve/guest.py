@@ -69,15 +69,17 @@ class DebugServer(NamedTuple):
 
 
 class Guest(NamedTuple):
-    """``pins``: virtual processor -> the host's; ``smbios``: table -> field -> text, as bhyve_config(5) names them."""
+    """``pins``: virtual processor -> the host's; ``x2apic``: None when nobody said; ``smbios``: table -> field -> text,
+    as bhyve_config(5) names them."""
 
     name: str
+    compat: Compat
     topology: Topology
     pins: dict[int, frozenset[int]]
     wired: bool
     incore: bool
     local_time: bool
-    x2apic: bool
+    x2apic: bool | None
     msi_x: bool
     destroy_on_power_off: bool
     debug: DebugServer | None
@@ -149,12 +151,13 @@ def guest_of(config: Config, name: str, compat: Compat, hostname: str) -> Guest:
     serial_ports, devices = start_devices(config, name, compat)
     return Guest(
         name=name,
+        compat=compat,
         topology=topology,
         pins=pins_of(config, topology.cpus, compat),
         wired=config.truth("memory.wired", False),
         incore=config.truth("memory.guest_in_core", False),
         local_time=config.truth("rtc.use_localtime", True),
-        x2apic=config.truth("x86.x2apic", False),
+        x2apic=None if config.raw("x86.x2apic") is None else config.truth("x86.x2apic", False),
         msi_x=config.truth("virtio_msix", True),
         destroy_on_power_off=config.truth("destroy_on_poweroff", False),
         debug=_debug_of(config),

@@ -43,9 +43,13 @@ class Start:
 
     def failed(self, *lines: str, number: int = errno.EINVAL) -> BhyveError:
         """The emulation's own ``lines`` and init_pci's last word, as BhyveError."""
-        head = "Device" if self.compat == "current" else "device"
-        message = f"{head} emulation initialization error: {os.strerror(number)}"
-        return BhyveError(message, bare=True, before=lines)
+        return failed_start(self.compat, os.strerror(number), *lines)
+
+
+def failed_start(compat: Compat, reason: str, *lines: str, hint: str = "") -> BhyveError:
+    """A device could not be set up: the emulation's own ``lines``, then init_pci's with errno's text ``reason``."""
+    head = "Device" if compat == "current" else "device"
+    return BhyveError(f"{head} emulation initialization error: {reason}", bare=True, before=lines, hint=hint)
 
 
 def start_devices(

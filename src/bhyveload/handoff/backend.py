@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from bhyveload.handoff.outcome import EXIT_STATUS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bhyveload.handoff.console import Console
     from bhyveload.handoff.loop import Loop
     from bhyveload.handoff.machine import LoadedMachine
@@ -55,8 +57,9 @@ class Session(Protocol):
         """
         ...
 
-    def power_button(self) -> None:
-        """Ask the guest to power off (ACPI), as SIGTERM asks bhyve(8)."""
+    def power_button(self, unheard: Callable[[], None] | None = None) -> None:
+        """Ask the guest to power off (ACPI), as SIGTERM asks bhyve(8).  ``unheard`` is called when it does not listen
+        for the button."""
         ...
 
     def reset(self) -> None:

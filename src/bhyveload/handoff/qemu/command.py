@@ -17,7 +17,7 @@ from bhyveload.handoff.qemu.files import Paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
@@ -38,8 +38,9 @@ class Options:
     ``accel`` is "kvm" or "tcg"; ``shares``: (folder of the host, tag, read-only), seen by the guest through virtio 9p;
     ``extra`` goes to QEMU as it is; ``parts`` put their arguments there.  ``plain``: no device but those of ``parts``,
     not even COM1 (``-serial``), which then may use the chardev "console".  ``topology`` replaces ``cpus``.
-    ``user``: whom root's QEMU becomes (None: nobody); ``confined``: it runs in its box (box.py); ``open_network``: what
-    ``parts`` and ``extra`` ask for needs sockets.
+    ``user``: whom root's QEMU becomes (None: nobody); ``confined``: it runs in its box (box.py).  What ``parts`` and
+    ``extra`` need of the host beyond files: ``open_network``: sockets; ``opened``: (path, writable) that QEMU opens.
+    ``hold``: the guest starts at this event of QMP; ``pins``: virtual processor -> the host's that it may run on.
     """
 
     __slots__ = (
@@ -48,9 +49,12 @@ class Options:
         "cpus",
         "disks",
         "extra",
+        "hold",
         "net",
         "open_network",
+        "opened",
         "parts",
+        "pins",
         "plain",
         "shares",
         "topology",
@@ -72,6 +76,9 @@ class Options:
         user: str | None = None,
         confined: bool = True,
         open_network: bool = False,
+        opened: Sequence[tuple[str, bool]] = (),
+        hold: str = "",
+        pins: Mapping[int, Iterable[int]] | None = None,
     ) -> None:
         if not 1 <= cpus <= MAX_CPUS:
             raise HandoffError(f"{cpus} processors: must be 1 to {MAX_CPUS}")
@@ -87,11 +94,14 @@ class Options:
         self.user = user
         self.confined = confined
         self.open_network = open_network or self.net.kind == USER
+        self.opened = list(opened)
+        self.hold = hold
+        self.pins = {cpu: frozenset(hosts) for cpu, hosts in (pins or {}).items()}
 
     @property
     def folders(self) -> list[tuple[str, bool]]:
-        """(path, writable) of the host folders that the guest sees."""
-        return [(path, not read_only) for path, _, read_only in self.shares]
+        """(path, writable) of what QEMU opens on the host by its name."""
+        return [*((path, not read_only) for path, _, read_only in self.shares), *self.opened]
 
 
 def qemu_command(

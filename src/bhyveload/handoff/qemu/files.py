@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING, Protocol
 
 from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.listening import listening, listening_at
 from bhyveload.handoff.qemu.overlay import temporary_overlay
 from bhyveload.handoff.qemu.tap import open_tap
 
@@ -39,6 +40,26 @@ class Files(Protocol):
         """What attaches a network card to the host's ``interface``: the end of a -netdev tap.  Raises HandoffError."""
         ...
 
+    def terminal(self, path: str) -> str:
+        """What QEMU calls the terminal device ``path``.  Raises OSError (ENOTTY: it is none)."""
+        ...
+
+    def listener(self, host: str, port: int) -> str:
+        """Where a -chardev socket listens for TCP.  Raises OSError."""
+        ...
+
+    def unix_listener(self, path: str) -> str:
+        """Where a -chardev socket listens on the Unix socket ``path``.  Raises OSError (EADDRINUSE: somebody does)."""
+        ...
+
+    def memory(self, size: int) -> str:
+        """A protocol driver and its options: ``size`` bytes that begin as zeros and are gone after the run."""
+        ...
+
+    def secret(self, text: str) -> str:
+        """Where a -object secret finds ``text``."""
+        ...
+
 
 class Paths:
     """For printing.  Nothing is opened."""
@@ -55,6 +76,21 @@ class Paths:
 
     def tap(self, interface: str) -> str:
         return f"ifname={interface},script=no,downscript=no"
+
+    def terminal(self, path: str) -> str:
+        return path
+
+    def listener(self, host: str, port: int) -> str:
+        return f"host={host},port={port}"
+
+    def unix_listener(self, path: str) -> str:
+        return f"path={path.replace(',', ',,')}"
+
+    def memory(self, size: int) -> str:
+        return f"null-co,file.size={size},file.read-zeroes=on"
+
+    def secret(self, text: str) -> str:
+        return "file=PASSWORD-FILE"
 
 
 class Descriptors:
@@ -85,6 +121,30 @@ class Descriptors:
 
     def tap(self, interface: str) -> str:
         return f"fd={self.keep(open_tap(interface))}"
+
+    def terminal(self, path: str) -> str:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        self._opened.callback(os.close, fd)
+        if not os.isatty(fd):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY), path)
+        return self.descriptor(fd)
+
+    def listener(self, host: str, port: int) -> str:
+        return f"fd={self.keep(listening(host, port))}"
+
+    def unix_listener(self, path: str) -> str:
+        return f"fd={self.keep(listening_at(path))}"
+
+    def memory(self, size: int) -> str:
+        fd = os.memfd_create("disk", os.MFD_CLOEXEC)
+        self._opened.callback(os.close, fd)
+        os.ftruncate(fd, size)
+        return f"file,file.filename={self.descriptor(fd)}"
+
+    def secret(self, text: str) -> str:
+        fd = self.keep(os.memfd_create("secret", os.MFD_CLOEXEC))
+        os.write(fd, os.fsencode(text))
+        return f"file=/proc/self/fd/{fd}"
 
     def keep(self, fd: int) -> int:
         """QEMU inherits ``fd`` by its number; it is ours to close."""

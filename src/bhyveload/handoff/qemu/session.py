@@ -57,6 +57,9 @@ _END_LIMIT = 5.0
 _MESSAGES_MAX = 1 << 16
 _PROCESSOR = re.compile(r"[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+).*?HLT=(\d).*?CS =([0-9a-f]+)", re.DOTALL)
 _INTERRUPTS_ON = 0x200
+_PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
+_SCI_EN, _NO_PORT = 1, 0xFFFF
+_PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]+)")
 _RESET_VECTOR = (0xFFF0, 0xF000)  # IP, CS of a processor that was never started
 
 
@@ -155,6 +158,9 @@ class QemuSession:
         self._messages = b""
         self._log_tail = b""
         self._halted_at: list[tuple[str, ...]] | None = None
+        self._hold, self._pins = options.hold, options.pins
+        self._running = False
+        self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
         self._begin = time.monotonic()
         self.loop = Loop()
         with ExitStack() as ours, ExitStack() as theirs:
@@ -237,7 +243,8 @@ class QemuSession:
                 deadline = None
             if now >= next_poll:
                 next_poll = now + _HALT_POLL
-                self._qmp.send("human-monitor-command", **{"command-line": "info registers -a"})
+                if self._running:
+                    self._monitor("info registers -a")
             self.loop.turn((next_poll if deadline is None else min(next_poll, deadline)) - now)
         return self._result()
 
@@ -261,16 +268,59 @@ class QemuSession:
             self.loop.forget(self._errors)
 
     def _message(self, message: dict[str, Any]) -> None:
+        event = message.get("event")
         if "QMP" in message:
             self._qmp.send("qmp_capabilities")
-            self._qmp.send("cont")
-        elif message.get("event") == "SHUTDOWN":
+            if self._pins:
+                self._qmp.send("query-cpus-fast")
+            elif not self._hold:
+                self._go()
+        elif message.get("id") == "query-cpus-fast":
+            self._pin(message.get("return"))
+            if not self._hold:
+                self._go()
+        elif event is not None and event == self._hold:
+            self._hold = ""
+            self._go()
+        elif event == "SHUTDOWN":
             data = message.get("data")
             reason = str(data.get("reason")) if isinstance(data, dict) else ""
             self._failed = reason == _FAILED and not self._ended_by_us
             self._outcome = self._outcome or _REASONS.get(reason, STOPPED)
         elif message.get("id") == "human-monitor-command":
-            self._look_for_halt(message.get("return"))
+            self._monitor_says(message.get("return"))
+
+    def _go(self) -> None:
+        self._running = True
+        self._qmp.send("cont")
+
+    def _pin(self, processors: object) -> None:
+        """Let each virtual processor run where the user wants it.  Raises HandoffError."""
+        for entry in processors if isinstance(processors, list) else []:
+            number, thread = entry.get("cpu-index"), entry.get("thread-id")
+            if number in self._pins and isinstance(thread, int):
+                try:
+                    os.sched_setaffinity(thread, self._pins[number])
+                except OSError as error:
+                    where = ",".join(map(str, sorted(self._pins[number])))
+                    raise HandoffError(f"vcpu {number} cannot run on hostcpu {where}: {error.strerror}") from None
+
+    def _monitor(self, command: str) -> None:
+        self._qmp.send("human-monitor-command", **{"command-line": command})
+
+    def _monitor_says(self, answer: object) -> None:
+        port = _PORT.match(answer) if isinstance(answer, str) else None
+        if port is None:
+            self._look_for_halt(answer)
+            return
+        value = int(port[1], 16)
+        listens = value & _SCI_EN and value != _NO_PORT
+        for unheard in self._unheard:
+            if listens:
+                self._qmp.send("system_powerdown")
+            else:
+                unheard()
+        self._unheard.clear()
 
     def _look_for_halt(self, registers: object) -> None:
         """A machine is halted for good when every processor waits with interrupts off, twice at the same place."""
@@ -284,8 +334,12 @@ class QemuSession:
             self._qmp.send("quit")
         self._halted_at = processors if halted else None
 
-    def power_button(self) -> None:
-        self._qmp.send("system_powerdown")
+    def power_button(self, unheard: Callable[[], None] | None = None) -> None:
+        if unheard is None:
+            self._qmp.send("system_powerdown")
+            return
+        self._unheard.append(unheard)
+        self._monitor(f"i /h {_PM1_CONTROL:#x}")
 
     def reset(self) -> None:
         self._qmp.send("system_reset")

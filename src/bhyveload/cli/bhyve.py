@@ -1,0 +1,346 @@
+"""bhyve(8): run the guest that bhyveload has loaded, from the same command line, under QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from bhyveload.bhyve.command_line import CommandLine
+from bhyveload.bhyve.guest import DEFAULT_MEMORY, guest_of, memory_of, pins_of, topology_of
+from bhyveload.bhyve.usage import SHORT_OPTIONS, usage
+from bhyveload.cli.getopt import Options as Getopt
+from bhyveload.cli.getopt import timeout_of
+from bhyveload.cli.messages import escape, program_name, report_error, warn
+from bhyveload.cli.messages import run as run_program
+from bhyveload.cli.progress import UnpackProgress
+from bhyveload.errors import (
+    EX_OSERR,
+    BhyveError,
+    BhyveloadError,
+    HandoffError,
+    UsageError,
+    VmBusy,
+    VmNameError,
+    VmNotFound,
+    VmNotLoaded,
+    VmStorageError,
+)
+from bhyveload.vm.store import VirtualMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.bhyve.config import Config
+    from bhyveload.bhyve.guest import Guest
+    from bhyveload.handoff.backend import RunResult
+    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.vm.memsize import Compat
+
+EXIT_USAGE = 1
+EXIT_DUMPED = 1
+EXIT_ERROR = 4
+LONG_OPTIONS = {
+    "accel": "accel:",
+    "compat": "compat:",
+    "dry-run": "dry-run",
+    "no-sandbox": "no-sandbox",
+    "timeout": "timeout:",
+    "user": "user:",
+    "version": "version",
+}
+ACCELERATORS = ("auto", "kvm", "tcg")
+_IMPOSSIBLE = ("passthru", "virtio-scsi")
+_SUSPICIOUS_SECONDS = 1.0
+# What QEMU says of guests that are as the user wants them
+_NOTHING_WRONG = (
+    "char device redirected to",
+    "has no peer",
+    "doesn't support hyperthreading",
+    "Please configure -smp options properly",
+)
+
+
+class Request:
+    """The command line.  What is not bhyve(8)'s: the long options."""
+
+    def __init__(self, compat: Compat, program: str) -> None:
+        self.line = CommandLine(compat, lambda text: warn(program, text))
+        self.accel = "auto"
+        self.dry_run = False
+        self.confined = True
+        self.timeout: float | None = None
+        self.user: str | None = None
+
+    @property
+    def compat(self) -> Compat:
+        return self.line.compat
+
+    @property
+    def config(self) -> Config:
+        return self.line.config
+
+
+def main() -> int:
+    """The program."""
+    program = program_name("bhyve")
+
+    def body() -> int:
+        try:
+            return bhyve(program, sys.argv[1:])
+        except BhyveError as error:
+            _complain(program, error)
+            return error.exit_status
+        except UsageError as error:
+            return report_error(program, error)
+        except BhyveloadError as error:
+            report_error(program, error)
+            return EXIT_ERROR  # never 0, 1 or 2: those are a guest's end
+
+    return run_program(program, body)
+
+
+def _complain(program: str, error: BhyveError) -> None:
+    for line in error.before:
+        sys.stderr.write(f"{escape(line)}\n")
+    text = f"{error.message} ({error.hint})" if error.hint else error.message
+    if error.bare:
+        sys.stderr.write(f"{escape(text)}\n")
+    else:
+        warn(program, text)
+
+
+def bhyve(program: str, words: Sequence[str]) -> int:
+    """Do what the command line says, in bhyve's order; the exit status.  Raises BhyveloadError."""
+    compat = _compat_in(words)
+    request = Request(compat, program)
+    options = Getopt(words, SHORT_OPTIONS[compat], LONG_OPTIONS)
+    steps = iter(options)
+    while True:
+        try:
+            option, argument = next(steps)
+        except StopIteration:
+            break
+        except UsageError as error:
+            warn(program, error.message)
+            return _usage(program, compat, EXIT_USAGE)
+        if option == "h":
+            return _usage(program, compat, 0)
+        if option == "version":
+            from bhyveload import __version__
+
+            sys.stdout.write(f"bhyve (bhyveload) {__version__}\n")
+            return 0
+        _act(request, option, argument or "")
+        if request.line.listing:
+            sys.stdout.writelines(f"{name}\n" for name in request.line.listing)
+            return 0
+    if len(options.operands) > 1:
+        return _usage(program, compat, EXIT_USAGE)
+    if options.operands:
+        request.config.set("name", options.operands[0])
+    name = request.config.get("name")
+    if name is None:
+        _tell_what_is_missing(request.config)
+        return _usage(program, compat, EXIT_USAGE)
+    if request.config.truth("config.dump", False):
+        sys.stdout.writelines(f"{line}\n" for line in request.config.dump())
+        return EXIT_DUMPED
+    pins_of(request.config, topology_of(request.config).cpus, compat)
+    memory = memory_of(request.config, compat)
+    with _opened(name, compat) as vm:
+        _check_memory(program, request, vm, memory)
+        return _run(program, request, vm)
+
+
+def _compat_in(words: Sequence[str]) -> Compat:
+    """--compat decides about the options in front of it as well."""
+    found: Compat = "current"
+    with contextlib.suppress(UsageError):
+        for option, argument in Getopt(words, SHORT_OPTIONS["current"], LONG_OPTIONS):
+            if option == "compat":
+                if argument not in ("13.2", "current"):
+                    raise BhyveError(f"--compat knows 13.2 and current, not '{argument}'", 64)
+                found = "13.2" if argument == "13.2" else "current"
+    return found
+
+
+def _usage(program: str, compat: Compat, status: int) -> int:
+    sys.stderr.write(usage(program, compat))
+    return status
+
+
+def _act(request: Request, option: str, argument: str) -> None:
+    if len(option) == 1:
+        request.line.option(option, argument)
+    elif option == "accel":
+        if argument not in ACCELERATORS:
+            raise UsageError(f"--accel {argument}: must be one of {', '.join(ACCELERATORS)}")
+        request.accel = argument
+    elif option == "dry-run":
+        request.dry_run = True
+    elif option == "no-sandbox":
+        request.confined = False
+    elif option == "timeout":
+        request.timeout = timeout_of(argument)
+    elif option == "user":
+        request.user = argument
+
+
+def _tell_what_is_missing(config: Config) -> None:
+    """libvirt asks so for what a bhyve has: it looks for these words on standard error."""
+    for line in config.dump():
+        path, _, value = line.partition("=")
+        words = path.split(".")
+        if words[0] == "pci" and words[-1] == "device" and value in _IMPOSSIBLE and len(words) == 5:
+            sys.stderr.write(f'pci slot {escape(":".join(words[2:4]))}: unknown device "{value}"\n')
+
+
+def _opened(name: str, compat: Compat) -> VirtualMachine:
+    """The VM ``name``, loaded and ours alone.  Raises BhyveError in bhyve's words (bhyverun.c:do_open)."""
+    words = "no bootrom was configured" if compat == "current" else "virtual machine cannot be booted"
+    opening = "vm_openf" if compat == "current" else "vm_create"
+    try:
+        return VirtualMachine.open(name, require_loaded=True)
+    except (VmNotFound, VmNotLoaded) as error:
+        raise BhyveError(words, hint=f"{error.message}: {error.hint}") from None
+    except VmBusy as error:
+        raise BhyveError("could not activate CPU 0: Device busy", EX_OSERR, hint=error.message) from None
+    except VmNameError as error:
+        raise BhyveError(error.message.replace("vm_create", opening), hint=error.hint) from None
+    except VmStorageError as error:
+        raise BhyveError(f"{opening}: {error.message}", hint=error.hint) from None
+
+
+def _check_memory(program: str, request: Request, vm: VirtualMachine, memory: int) -> None:
+    given = request.config.get("memory.size")
+    if given == DEFAULT_MEMORY or memory == vm.memory_size:
+        return
+    if request.compat == "13.2":
+        raise BhyveError(
+            "Unable to setup memory (22)", bare=True, hint=f"it was loaded with -m {vm.memory_size >> 20}M"
+        )
+    warn(program, f"-m {given}: ignored, the VM was loaded with -m {vm.memory_size >> 20}M")
+
+
+def _run(program: str, request: Request, vm: VirtualMachine) -> int:
+    _refuse(request.config)
+    guest = guest_of(request.config, vm.name, request.compat, os.uname().nodename)
+    _warn_of_the_ineffective(program, request, guest, vm)
+    from bhyveload.running.accelerator import choose
+
+    accel, sentence = choose(request.accel)
+    options = _options(program, request, guest, vm, accel)
+    if request.dry_run:
+        from bhyveload.handoff.qemu.session import Qemu
+
+        print(shlex.join(Qemu().command(vm, options, "STUB")))
+        return 0
+    if sentence:
+        warn(program, sentence)
+    return _run_guest(program, request, guest, vm, options)
+
+
+def _refuse(config: Config) -> None:
+    """What a VM that bhyveload has loaded cannot have here.  Raises HandoffError."""
+    instead = "bhyveload loads the guest without one: leave -l bootrom out"
+    for key in ("bootrom", "lpc.bootrom"):
+        if config.raw(key) is not None:
+            raise HandoffError("a boot ROM is not possible here (QEMU on Linux)", instead)
+    if config.find("tpm") is not None:
+        raise HandoffError("-l tpm is not possible here (QEMU on Linux)", "leave it out")
+    if config.find("domains") is not None:
+        raise HandoffError("-n is not possible for a VM that bhyveload has loaded", "leave it out")
+
+
+def _warn_of_the_ineffective(program: str, request: Request, guest: Guest, vm: VirtualMachine) -> None:
+    state = vm.state or {}
+    flags = state.get("flags")
+    flags = flags if isinstance(flags, dict) else {}
+    if guest.wired and not flags.get("wired"):
+        warn(program, "-S: no effect, the VM was loaded without it")
+    if guest.incore and not flags.get("incore"):
+        warn(program, "-C: no effect, the VM was loaded without it")
+    if request.config.truth("x86.strictio", False):
+        warn(program, "-e: no effect here, QEMU ignores I/O ports that are not there")
+    if request.line.items:
+        warn(program, "-f: no effect, only boot ROMs look there")
+
+
+def _options(program: str, request: Request, guest: Guest, vm: VirtualMachine, accel: str) -> Options:
+    from bhyveload.handoff.qemu.guest.machine import backings_of, guest_options
+
+    paths = [backing.path for backing in backings_of(guest)]
+    loaded = _loaded_in_other_formats(program, vm, paths)
+    return guest_options(guest, accel, loaded, user=request.user, confined=request.confined)
+
+
+def _loaded_in_other_formats(program: str, vm: VirtualMachine, paths: Sequence[str]) -> list[tuple[str, Disk]]:
+    """Those of the guest's disks that bhyveload was given as something else than raw files, ready for QEMU."""
+    from bhyveload.handoff.disks import disks_of, unpacked
+
+    found = []
+    for disk in disks_of(vm.state or {}):
+        if (disk.format != "raw" or disk.compression) and any(_same(disk.path, path) for path in paths):
+            ready = unpacked(disk, UnpackProgress(program))
+            if ready.snapshot:
+                warn(program, f"{disk.path}: what the guest writes is dropped at the end of the run")
+            found.append((disk.path, ready))
+    return found
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
+def _run_guest(program: str, request: Request, guest: Guest, vm: VirtualMachine, options: Options) -> int:
+    from bhyveload.bhyve.devices import PciSerial, Stdio
+    from bhyveload.handoff.outcome import POWERED_OFF
+    from bhyveload.handoff.qemu.session import Qemu
+    from bhyveload.running.bhyve_signals import BhyveSignals
+    from bhyveload.running.terminal import Terminal
+    from bhyveload.running.title import set_title
+
+    backends = [port.backend for port in guest.serial_ports]
+    backends += [device.backend for device in guest.devices if isinstance(device, PciSerial)]
+    terminal = Terminal()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminal)
+        signals = stack.enter_context(BhyveSignals(terminal.resume))
+        session = stack.enter_context(contextlib.closing(Qemu().start(vm, options)))
+        for lack in session.lacks:
+            warn(program, f"sandbox: {lack}")
+        if any(isinstance(backend, Stdio) for backend in backends):
+            terminal.attach(session, None)
+        set_title("bhyve", f"bhyve: {vm.name}")
+        signals.attach(session)
+        result = session.wait(request.timeout)
+    if signals.fatal:
+        vm.close()
+        signals.die()
+    _tell(program, vm.name, options.accel, result)
+    if guest.destroy_on_power_off and result.outcome == POWERED_OFF:
+        vm.destroy()
+    return result.exit_status
+
+
+def _tell(program: str, name: str, accel: str, result: RunResult) -> None:
+    from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
+
+    for line in result.messages.splitlines():
+        if not any(words in line for words in _NOTHING_WRONG):
+            warn(program, line)
+    if result.outcome in (HALTED, TRIPLE_FAULT, TIMED_OUT):
+        warn(program, f"{name}: {result.outcome}")
+    elif result.outcome == REBOOTED and accel == "kvm" and result.seconds < _SUSPICIOUS_SECONDS:
+        warn(program, f"{name}: reset at once: perhaps a triple fault, which KVM does not tell from a reboot")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

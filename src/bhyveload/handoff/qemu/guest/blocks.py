@@ -1,0 +1,120 @@
+"""The files behind a guest's disks, with bhyve's options: one QEMU block node each.
+
+bhyve takes every file as raw, whatever is in it.  A file that bhyveload was given in another format is used in that
+format: the guest that was loaded from it must find the same disk.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.bhyve.start import failed_start
+from bhyveload.handoff.qemu.drives import block_node, escape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.bhyve.devices import Backing
+    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.vm.memsize import Compat
+
+
+class Block:
+    """One node: its ``name``, the ``arguments`` that make it, and what the device on it must say (``properties``)."""
+
+    def __init__(self, name: str, arguments: list[str], properties: list[str], read_only: bool) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.properties = properties
+        self.read_only = read_only
+
+
+class Blocks:
+    """Makes the nodes of one guest.
+
+    ``loaded``: the disks that bhyveload was given and that are not raw files, ready for QEMU.
+    ``everything``: the paths of all the guest's disks; one that is there twice is shared.
+    """
+
+    def __init__(
+        self, files: Files, compat: Compat, loaded: Sequence[tuple[str, Disk]], everything: Sequence[str]
+    ) -> None:
+        self._files = files
+        self._compat = compat
+        self._loaded = loaded
+        self._everything = [os.path.realpath(path) for path in everything]
+
+    def make(self, name: str, backing: Backing, *, writable: bool = False, lines: Sequence[str] = ()) -> Block:
+        """A node for ``backing``.  ``writable``: the device refuses a read-only one, so what is written to such a disk
+        goes into a temporary file.
+
+        Raises BhyveError: it cannot be opened; ``lines`` are what the emulation says then.  HandoffError.
+        """
+        read_only = backing.read_only or self._only_readable(backing.path, lines)
+        shared = self._everything.count(os.path.realpath(backing.path)) > 1
+        properties = ["share-rw=on"] if shared else []
+        if backing.synchronous:
+            properties.append("write-cache=off")
+        disk = self._other_format(backing.path)
+        if disk is not None:
+            return Block(name, block_node(name, disk.changed(read_only=read_only), self._files), properties, read_only)
+        if read_only and writable:
+            return Block(name, self._temporary(name, backing.path), properties, False)
+        return Block(name, self._raw(name, backing, read_only, shared), properties, read_only)
+
+    def _only_readable(self, path: str, lines: Sequence[str]) -> bool:
+        """bhyve falls back to reading (block_if.c:blockif_open)."""
+        for flags, read_only in ((os.O_RDWR, False), (os.O_RDONLY, True)):
+            try:
+                os.close(os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+                return read_only
+            except OSError as error:
+                reason = str(error.strerror)
+            except ValueError:
+                reason = "Invalid argument"
+        more = [f"{line}: {reason}" for line in lines]
+        raise failed_start(self._compat, reason, f"bhyve: Could not open backing file: {path}: {reason}", *more)
+
+    def _other_format(self, path: str) -> Disk | None:
+        for source, disk in self._loaded:
+            try:
+                if os.path.samefile(source, path):
+                    return disk
+            except OSError:
+                continue
+        return None
+
+    def _temporary(self, name: str, path: str) -> list[str]:
+        from bhyveload.handoff.disks import Disk
+
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.lseek(fd, 0, os.SEEK_END)
+        finally:
+            os.close(fd)
+        return block_node(name, Disk(path, True, size=size, snapshot=True), self._files)
+
+    def _raw(self, name: str, backing: Backing, read_only: bool, shared: bool) -> list[str]:
+        file, device = self._files.file(backing.path, read_only)
+        below: dict[str, Any] = {"driver": "host_device" if device else "file", "filename": escape(file)}
+        node: dict[str, Any] = {"driver": "raw", "node-name": name}
+        if read_only:
+            node["read-only"] = below["read-only"] = "on"
+        elif not backing.no_delete:
+            node["discard"] = below["discard"] = "unmap"
+        if backing.no_cache:
+            node["cache.direct"] = below["cache.direct"] = "on"
+        if shared:
+            below["locking"] = "off"
+        words = [f"{key}={value}" for key, value in node.items()]
+        words += [f"file.{key}={value}" for key, value in below.items()]
+        return ["-blockdev", ",".join(words)]
+
+
+def sectors(backing: Backing) -> list[str]:
+    """The device's properties for ``sectorsize=``."""
+    if not backing.logical:
+        return []
+    return [f"logical_block_size={backing.logical}", f"physical_block_size={backing.physical}"]

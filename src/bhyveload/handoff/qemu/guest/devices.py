@@ -1,0 +1,266 @@
+"""Each of bhyve's PCI devices as QEMU's arguments.
+
+Ids and registers are bhyve's where QEMU can: virtio is the legacy kind (``disable-modern``), e1000 is the 82545EM.
+What QEMU cannot have is one line that says what to do instead, before anything has been started.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.bhyve import devices as dev
+from bhyveload.bhyve.start import failed_start
+from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.drives import escape
+from bhyveload.handoff.qemu.guest.blocks import Blocks, sectors
+from bhyveload.handoff.qemu.guest.consoles import port_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bhyveload.bhyve.emulations import Address
+    from bhyveload.errors import BhyveError
+    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.guest.slots import Slots
+    from bhyveload.vm.memsize import Compat
+
+AHCI_PORTS = 6  # of ich9-ahci
+_TAG_MAX = 31
+_INTERFACE_MAX = 15
+_VNC_BASE = 5900
+_FORWARD = re.compile(r"(tcp|udp)?:([0-9.]*):(\d{1,5})-([0-9.]*):(\d{1,5})")
+
+
+class Builder:
+    """Builds the devices of one guest.  ``msi_x``: virtio devices have MSI-X, else one interrupt line."""
+
+    def __init__(self, slots: Slots, files: Files, blocks: Blocks, compat: Compat, msi_x: bool) -> None:
+        self.compat = compat
+        self.slots = slots
+        self.files = files
+        self.blocks = blocks
+        self.msi_x = msi_x
+
+    def arguments(self, device: dev.Device) -> list[str]:
+        """What makes ``device``.  Raises BhyveError, HandoffError."""
+        build: Callable[[Builder, dev.Device], list[str]] = _BUILDERS[type(device)]
+        return build(self, device)
+
+    def device(self, kind: str, address: Address, *properties: str) -> list[str]:
+        words = [kind, f"id={self.slots.name(address)}", self.slots.place(address), *properties]
+        return ["-device", ",".join(word for word in words if word)]
+
+    def virtio(self, kind: str, address: Address, *properties: str) -> list[str]:
+        interrupts = "" if self.msi_x else "vectors=0"
+        return self.device(kind, address, *properties, interrupts, "disable-modern=on")
+
+
+def _virtio_block(builder: Builder, device: dev.VirtioBlock) -> list[str]:
+    name = f"{builder.slots.name(device.address)}.disk"
+    block = builder.blocks.make(name, device.backing, lines=["Could not open backing file"])
+    discard = "discard=off" if device.backing.no_delete else ""
+    properties = [f"drive={name}", f"serial={escape(device.serial)}", discard, *sectors(device.backing)]
+    return block.arguments + builder.virtio("virtio-blk-pci", device.address, *properties, *block.properties)
+
+
+def _ahci(builder: Builder, device: dev.Ahci) -> list[str]:
+    """QEMU's controller has 6 ports, bhyve's 32: the further ones get controllers behind it."""
+    name = builder.slots.name(device.address)
+    arguments = builder.device("ich9-ahci", device.address)
+    controllers = {0: name}
+    slot = device.address.slot
+    for port in device.ports:
+        number = port.number // AHCI_PORTS
+        if number not in controllers:
+            slot = builder.slots.free_slot(slot)
+            controllers[number] = f"{name}.{number}"
+            arguments += ["-device", f"ich9-ahci,id={controllers[number]},addr={slot:#x}.0x0"]
+        arguments += _ahci_port(builder, port, f"{controllers[number]}.{port.number % AHCI_PORTS}", name)
+    return arguments
+
+
+def _ahci_port(builder: Builder, port: dev.AhciPort, bus: str, controller: str) -> list[str]:
+    name = f"{controller}.disk{port.number}"
+    disk = port.kind == "hd"
+    if disk and port.backing.logical not in (0, 512):
+        raise HandoffError(
+            f"{port.backing.path}: QEMU's SATA disks have sectors of 512 bytes",
+            f"sectorsize=512/{port.backing.physical}, or virtio-blk",
+        )
+    backing = port.backing if disk else port.backing._replace(read_only=True)  # else QEMU wants it for itself
+    block = builder.blocks.make(name, backing, writable=disk)
+    properties = [f"bus={bus}", f"drive={name}", f"serial={escape(port.serial)}", f"model={escape(port.model)}"]
+    properties += [f"ver={escape(port.revision)}"]
+    if disk and port.rotation:
+        properties.append(f"rotation_rate={port.rotation}")
+    if disk:
+        properties += sectors(port.backing)
+    return [*block.arguments, "-device", ",".join(["ide-hd" if disk else "ide-cd", *properties, *block.properties])]
+
+
+def _nvme(builder: Builder, device: dev.Nvme) -> list[str]:
+    name = f"{builder.slots.name(device.address)}.disk"
+    sizes = [f"logical_block_size={device.sector_size}", f"physical_block_size={device.sector_size}"]
+    properties = [f"drive={name}", f"serial={escape(device.serial)}", f"max_ioqpairs={device.queues}"]
+    if device.backing is None:
+        memory = builder.files.memory(device.ram << 20)
+        node = ["-blockdev", f"driver=raw,node-name={name},file.driver={memory}"]
+        return node + builder.device("nvme", device.address, *properties, *(sizes if device.sector_size else ()))
+    block = builder.blocks.make(name, device.backing)
+    given = sizes if device.sector_size else sectors(device.backing)
+    return block.arguments + builder.device("nvme", device.address, *properties, *given, *block.properties)
+
+
+def _network(builder: Builder, device: dev.Network) -> list[str]:
+    name = f"{builder.slots.name(device.address)}.net"
+    arguments: list[str] = []
+    properties = [f"mac={device.mac}", "romfile="]  # no network boot: it would only take guest memory and time
+    if device.backend is not None:
+        arguments = ["-netdev", _net_backend(builder, name, device)]
+        properties.insert(0, f"netdev={name}")
+    if device.model == "e1000":
+        return arguments + builder.device("e1000-82545em", device.address, *properties)
+    if device.mtu:
+        properties.append(f"host_mtu={device.mtu}")
+    return arguments + builder.virtio("virtio-net-pci", device.address, *properties)
+
+
+def _net_backend(builder: Builder, name: str, device: dev.Network) -> str:
+    backend = device.backend
+    if isinstance(backend, dev.Slirp):
+        words = [f"user,id={name}", f"restrict={'off' if backend.open else 'on'}"]
+        for rule in backend.forward:
+            match = _FORWARD.fullmatch(rule)
+            if match is None or not all(0 < int(port) < 65536 for port in match.group(3, 5)):
+                raise HandoffError(f"hostfwd={rule}: not understood", "as in hostfwd=tcp:127.0.0.1:2222-:22")
+            words.append(f"hostfwd={rule}")
+        return ",".join(words)
+    if isinstance(backend, dev.Tap):
+        if len(os.fsencode(backend.interface)) > _INTERFACE_MAX or not re.fullmatch(r"[\w.:@-]+", backend.interface):
+            raise _no_tap(builder.compat, backend.interface, "no interface on Linux can have that name")
+        try:
+            return f"tap,id={name},{builder.files.tap(backend.interface)}"
+        except HandoffError as error:
+            raise _no_tap(builder.compat, backend.interface, error.hint or error.message) from None
+    assert backend is not None
+    kind = getattr(backend, "kind", "") or f"the network '{getattr(backend, 'name', '')}'"
+    raise _impossible(
+        device.address, f"{device.model} on {kind}", f"type=tap with a tap interface, {device.model},tapN or slirp"
+    )
+
+
+def _no_tap(compat: Compat, interface: str, hint: str) -> BhyveError:
+    reason = os.strerror(errno.ENOENT)
+    return failed_start(compat, reason, f"open of tap device /dev/{interface} failed", hint=hint)
+
+
+def _random(builder: Builder, device: dev.Random) -> list[str]:
+    return builder.virtio("virtio-rng-pci", device.address)
+
+
+def _virtio_console(builder: Builder, device: dev.VirtioConsole) -> list[str]:
+    name = builder.slots.name(device.address)
+    arguments = builder.virtio("virtio-serial-pci", device.address, "max_ports=17")
+    for port in device.ports:
+        chardev = f"{name}.port{port.number}"
+        try:
+            where = builder.files.unix_listener(port.path)
+        except OSError as error:
+            line = f"cannot create port {port.name}: {error.strerror}"
+            raise failed_start(builder.compat, str(error.strerror), line, hint=port.path) from None
+        arguments += ["-chardev", f"socket,id={chardev},{where},server=on,wait=off"]
+        # QEMU keeps port 0 for its console
+        words = [f"bus={name}.0", f"nr={port.number + 1}", f"chardev={chardev}", f"name={escape(port.name)}"]
+        arguments += ["-device", ",".join(["virtserialport", *words])]
+    return arguments
+
+
+def _share(builder: Builder, device: dev.Share) -> list[str]:
+    if len(os.fsencode(device.tag)) > _TAG_MAX:
+        raise HandoffError(f"virtio-9p: share name '{device.tag}': QEMU's have at most {_TAG_MAX} bytes")
+    try:
+        os.listdir(device.path)
+    except OSError as error:
+        line = f"virtio-9p: failed to open '{device.path}': {error.strerror}"
+        raise failed_start(builder.compat, str(error.strerror), line) from None
+    name = f"{builder.slots.name(device.address)}.share"
+    read_only = ",readonly=on" if device.read_only else ""
+    share = f"local,id={name},path={escape(device.path)},security_model=none{read_only}"
+    tag = f"mount_tag={escape(device.tag)}"
+    return ["-fsdev", share, *builder.virtio("virtio-9p-pci", device.address, f"fsdev={name}", tag)]
+
+
+def _input(builder: Builder, device: dev.InputDevice) -> list[str]:
+    return builder.virtio("virtio-input-host-pci", device.address, f"evdev={escape(device.path)}")
+
+
+def _pci_serial(builder: Builder, device: dev.PciSerial) -> list[str]:
+    name = f"{builder.slots.name(device.address)}.port"
+    chardev, arguments = port_arguments(
+        name, device.backend, builder.files, f"uart at {device.address}", builder.compat
+    )
+    # FreeBSD's uart(4) takes a serial port that it does not know only with an old programming interface
+    return arguments + builder.device("pci-serial", device.address, f"chardev={chardev}", "prog_if=1")
+
+
+def _frame_buffer(builder: Builder, device: dev.FrameBuffer) -> list[str]:
+    if device.path:
+        raise HandoffError(f"fbuf: VNC on the socket {device.path} is not possible here", "tcp=127.0.0.1:5900")
+    if device.port < _VNC_BASE:
+        raise HandoffError(f"fbuf: VNC on port {device.port}: QEMU's begin at {_VNC_BASE}", f"tcp=:{_VNC_BASE}")
+    host = f"[{device.host}]" if ":" in device.host else device.host
+    vnc = f"{escape(host)}:{device.port - _VNC_BASE}"
+    arguments: list[str] = []
+    if device.password:
+        secret = f"{builder.slots.name(device.address)}.password"
+        data = builder.files.secret(device.password)
+        arguments += ["-object", f"secret,id={secret},{data}"]
+        vnc += f",password-secret={secret}"
+    arguments += ["-vnc", vnc]
+    screen = ["vgamem_mb=32", f"xres={device.width}", f"yres={device.height}"]
+    return arguments + builder.device("VGA", device.address, *screen)
+
+
+def _usb(builder: Builder, device: dev.Usb) -> list[str]:
+    name = builder.slots.name(device.address)
+    tablets = [word for _ in range(device.tablets) for word in ("-device", f"usb-tablet,bus={name}.0")]
+    return builder.device("nec-usb-xhci", device.address) + tablets
+
+
+def _sound(builder: Builder, device: dev.Sound) -> list[str]:
+    name = builder.slots.name(device.address)
+    codec = ["-device", f"hda-duplex,bus={name}.0,audiodev={name}.audio"]
+    return ["-audiodev", f"none,id={name}.audio", *builder.device("ich9-intel-hda", device.address), *codec]
+
+
+def _scsi(_builder: Builder, device: dev.Scsi) -> list[str]:
+    raise _impossible(device.address, f"virtio-scsi on {device.device}", "virtio-blk, ahci-hd or nvme with the disk")
+
+
+def _passthru(_builder: Builder, device: dev.Passthru) -> list[str]:
+    raise _impossible(device.address, f"passthru of {device.device}", "a device that is emulated")
+
+
+def _impossible(address: Address, what: str, instead: str) -> HandoffError:
+    return HandoffError(f"pci slot {address}: {what} is not possible here (QEMU on Linux)", f"use {instead}")
+
+
+_BUILDERS: dict[type, Callable[[Builder, Any], list[str]]] = {
+    dev.Ahci: _ahci,
+    dev.FrameBuffer: _frame_buffer,
+    dev.InputDevice: _input,
+    dev.Network: _network,
+    dev.Nvme: _nvme,
+    dev.Passthru: _passthru,
+    dev.PciSerial: _pci_serial,
+    dev.Random: _random,
+    dev.Scsi: _scsi,
+    dev.Share: _share,
+    dev.Sound: _sound,
+    dev.Usb: _usb,
+    dev.VirtioBlock: _virtio_block,
+    dev.VirtioConsole: _virtio_console,
+}

@@ -1,0 +1,39 @@
+"""Sockets that listen for QEMU, which may not make any itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+_BACKLOG = 1
+
+
+def listening(host: str, port: int) -> int:
+    """A descriptor of a socket that listens on TCP ``host``:``port``.  Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        return sock.detach()
+
+
+def listening_at(path: str) -> int:
+    """The same at the Unix socket ``path``; one that nobody serves any more is replaced.  Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or _is_served(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        sock.listen(_BACKLOG)
+        return sock.detach()
+
+
+def _is_served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        return sock.connect_ex(path) != errno.ECONNREFUSED
