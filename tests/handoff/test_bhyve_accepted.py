@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bhyve_lines import LINES
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.guest import guest_of
 from bhyveload.bhyve.usage import SHORT_OPTIONS
@@ -28,6 +27,7 @@ from bhyveload.handoff.qemu.guest.machine import guest_options
 from bhyveload.handoff.qemu.session import QemuSession
 from guest.build import build_probe, missing_tools
 from guest.loader import LoadedVm, load_probe
+from support.bhyve_lines import LINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

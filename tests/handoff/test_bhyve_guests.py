@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from bhyve_lines import LINES
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.emulations import Address
 from bhyveload.bhyve.guest import Guest, guest_of
@@ -20,6 +19,7 @@ from bhyveload.handoff.qemu.files import Paths
 from bhyveload.handoff.qemu.guest.blocks import Blocks
 from bhyveload.handoff.qemu.guest.machine import guest_arguments, guest_options
 from bhyveload.handoff.qemu.guest.slots import Slots
+from support.bhyve_lines import LINES
 
 
 def guest(words: list[str]) -> Guest:
