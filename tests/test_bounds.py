@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from bhyveload.device import Buffer
 from bhyveload.errors import BhyveloadError, FileSystemError, HandoffError
 from bhyveload.freebsd_errno import EINVAL, EIO
 from bhyveload.fs import compressed
-from bhyveload.fs.interface import Buffer
 from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.handoff.pvh.entry_state import EntryState, entry_state

@@ -24,7 +24,7 @@ LEVELS = (
     {"confined"},
     {"host"},
     {"vm"},
-    {"need", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root"},
+    {"need", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root", "device"},
     {"errors", "syscall"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}

@@ -15,7 +15,6 @@ from bhyveload.confined.confinement import confine
 from bhyveload.errors import LoaderError, ReportError
 from bhyveload.host.callbacks import USERBOOT_EXIT_REBOOT, LoaderCallbacks, loader_environment
 from bhyveload.host.console import FdConsole
-from bhyveload.image.magic import media_sector_size
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
 from bhyveload.need import DISKS, EVERYTHING, GROUPS, load_all
@@ -31,9 +30,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.confined.child import Leave
+    from bhyveload.device import Device
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
-    from bhyveload.host.interface import BlockDevice, HeldConsole, HostDirectory
+    from bhyveload.host.interface import HeldConsole, HostDirectory
     from bhyveload.userboot.search import LoaderObject, Loaders
     from bhyveload.vm.interface import Machine, Memory
     from bhyveload.vm.resident import ResidentMemory
@@ -48,7 +48,7 @@ _SEGMENT_FIELDS = ("base", "limit", "access")
 
 def load(
     vm: Machine,
-    disks: Sequence[BlockDevice] = (),
+    disks: Sequence[Device] = (),
     environment: Sequence[str] = (),
     *,
     host_directory: HostDirectory | None = None,
@@ -100,7 +100,7 @@ def load(
             timeout,
         )
     vcpu = vcpu_of(result.pop("vcpu", None))
-    result["disks"] = [_describe_disk(disk) for disk in disks]
+    result["disks"] = [disk.describe() for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()
@@ -179,7 +179,7 @@ class _Silence:
 def _run_until_loaded(
     vm: Machine,
     console: HeldConsole,
-    disks: Sequence[BlockDevice],
+    disks: Sequence[Device],
     environment: Sequence[str],
     host_directory: HostDirectory | None,
     current: bool,
@@ -194,7 +194,7 @@ def _run_until_loaded(
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
-        if not options.batch or any(getattr(disk, "compression", "") for disk in disks):
+        if not options.batch or any(disk.describe().get("compression") for disk in disks):
             # a prompt must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
 
@@ -302,17 +302,3 @@ def _u64(number: object) -> int:
     if not isinstance(number, int) or not 0 <= number < 1 << 64:
         raise TypeError
     return number
-
-
-def _describe_disk(disk: BlockDevice) -> dict[str, Any]:
-    """A disk's entry in state.json (docs/state-json.md)."""
-    describe = getattr(disk, "describe", None)
-    if describe is not None:
-        return dict(describe())
-    return {
-        "path": os.path.abspath(getattr(disk, "name", "")),
-        "format": "raw",
-        "size": disk.size,
-        "read_only": disk.read_only,
-        "sector_size": media_sector_size(disk),
-    }

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.confined.child import Leave
-    from bhyveload.host.interface import BlockDevice
+    from bhyveload.device import Device
 
 
 def list_boot_environments(
-    disks: Sequence[BlockDevice], *, sandbox: Sandbox | bool = True, timeout: float | None = None
+    disks: Sequence[Device], *, sandbox: Sandbox | bool = True, timeout: float | None = None
 ) -> dict[str, Any]:
     """ "pools": each with "name" and "boot_environments" (fs/zfs/facts.py), or "error" and "hint" where it cannot be
     used.  A confined child reads the disks; nothing is written to them.

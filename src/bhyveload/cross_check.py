@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bhyveload.host.interface import BlockDevice, HostDirectory
+    from bhyveload.device import Device
+    from bhyveload.host.interface import HostDirectory
     from bhyveload.report import LoadReport
     from bhyveload.sandbox import Sandbox
 
@@ -44,7 +45,7 @@ class CrossCheck:
 
 def cross_check(
     memory_size: int,
-    disks: Sequence[BlockDevice] = (),
+    disks: Sequence[Device] = (),
     environment: Sequence[str] = (),
     *,
     loaders: Loaders | None = None,

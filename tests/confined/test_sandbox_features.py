@@ -20,6 +20,7 @@ import pytest
 from bhyveload.image.raw import RawImage
 from bhyveload.sandbox import Sandbox
 from support import zfs_pools
+from support.devices import Hostless
 from support.end_to_end import program
 from support.golden import Record, kernel_of_a_record, records
 
@@ -123,8 +124,8 @@ def test_the_library_is_confined_without_being_asked(tmp_path: Path) -> None:
     from bhyveload.loader.state import Options
     from bhyveload.vm.scratch import ScratchMachine
 
-    class Spy:
-        size, sector_size, read_only, name = 1 << 20, 512, True, "spy"
+    class Spy(Hostless):
+        size, name = 1 << 20, "spy"
 
         def read(self, offset: int, length: int) -> bytes:
             os.open("/etc/passwd", os.O_RDONLY)

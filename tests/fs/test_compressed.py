@@ -28,7 +28,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.fs.interface import Buffer, File
+    from bhyveload.device import Buffer
+    from bhyveload.fs.interface import File
 
 GENERATOR = random.Random(1)
 MIXED = b"".join(

@@ -15,6 +15,7 @@ from bhyveload.errors import BhyveloadError, FileSystemError
 from bhyveload.freebsd_errno import EFBIG, EINVAL, EIO, ELOOP, ENOENT, ENOTDIR, EROFS
 from bhyveload.fs import iso9660
 from bhyveload.fs.stat import DT_DIR, DT_REG, S_IFLNK, S_IFMT
+from support.devices import Hostless
 from support.places import DATA
 
 if sys.version_info >= (3, 14):
@@ -64,7 +65,7 @@ TWIDDLES = [
 ]
 
 
-class Disk:
+class Disk(Hostless):
     """A disk in memory."""
 
     sector_size = 512

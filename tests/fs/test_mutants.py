@@ -26,6 +26,7 @@ from bhyveload.inspect.tree import Walk, find
 from bhyveload.inspect.volumes import Disks
 from bhyveload.partition.slices import PARTWILD, SLICEWILD, lsdev_lines, open_slice
 from bhyveload.partition.table import read_table
+from support.devices import Hostless
 from support.images import MIB, bsd_label, gpt_disk, make_ufs, mbr_disk, write_at
 from support.ufs_images import DATA as UFS_DATA
 from support.ufs_images import decompress
@@ -38,7 +39,7 @@ LARGEST_STRUCTURE = 16384  # larger reads are files' contents
 NUMBERS = (0, 1, 2, 3, 0x7F, 0xFF, 0x1FF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
 
 
-class Disk:
+class Disk(Hostless):
     """A disk in memory that remembers what was read of it, and takes no writes."""
 
     read_only = True

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO, EROFS
+from support.devices import Hostless
 
 SECTOR = 512
 _PATCH = struct.Struct("<IB")
 _MAX_PATCHES = 32
 
 
-class BytesDevice:
+class BytesDevice(Hostless):
     """A read-only disk of exactly these bytes."""
 
     sector_size = SECTOR

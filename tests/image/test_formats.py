@@ -172,7 +172,7 @@ def test_a_chain_of_backing_files(raw: Path, tmp_path: Path) -> None:
     disk = open_disk(str(top), allow_backing=True, sandbox=False)
     expected = as_raw(top, "qcow2", tmp_path / "again")
     compare_reads(disk, expected)
-    described = disk.describe()  # type: ignore[union-attr]
+    described = disk.describe()
     assert described["backing"] == [
         {"path": str(middle), "format": "qcow2"},
         {"path": str(bottom), "format": "vmdk"},

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bhyveload.confined.child import run_child
+from bhyveload.device import Device
 from bhyveload.errors import BhyveloadError, ImageError
-from bhyveload.host.interface import BlockDevice
 from bhyveload.image import zstd  # noqa: F401  (imported before the limits are set)
 from bhyveload.image.container import Container
 from bhyveload.image.magic import detect, media_sector_size
@@ -44,26 +44,26 @@ from support.image_testing import (
 
 MEMORY = 64 * MIB
 SECONDS = 2.0
-Build = Callable[[BlockDevice], BlockDevice]
+Build = Callable[[Device], Device]
 
 
-def qcow2(device: BlockDevice) -> BlockDevice:
+def qcow2(device: Device) -> Device:
     return Qcow2Image(device, "mutant", lambda _name, _form: BytesDevice(b"below" * 1000))
 
 
-def vmdk(device: BlockDevice) -> BlockDevice:
+def vmdk(device: Device) -> Device:
     return VmdkImage(device, "mutant", lambda names: [BytesDevice(bytes(MIB)) for _ in names])
 
 
-def vhd(device: BlockDevice) -> BlockDevice:
+def vhd(device: Device) -> Device:
     return VhdImage(device, "mutant")
 
 
-def vhdx(device: BlockDevice) -> BlockDevice:
+def vhdx(device: Device) -> Device:
     return VhdxImage(device, "mutant")
 
 
-def xz(device: BlockDevice) -> BlockDevice:
+def xz(device: Device) -> Device:
     try:
         return XzImage(device, "mutant")
     except NoIndex:
@@ -184,7 +184,7 @@ def test_any_bytes_at_all(magic: bytes, rest: bytes) -> None:
         assert isinstance(detect(device, "any"), str)
     except ImageError:
         pass
-    assert media_sector_size(device) in (512, 4096)
+    assert media_sector_size(device.size, device.read) in (512, 4096)
 
 
 WORDS = [

@@ -170,7 +170,7 @@ def test_unpacked_once(tmp_path: Path, folder: Path, packer: str, sandbox: bool)
         disk = open_disk(str(path), progress=told, sandbox=sandbox)
         assert (disk.name, disk.size, disk.read_only) == (str(path), len(SAMPLE), True)
         assert bytes(disk.read(0, disk.size)) == SAMPLE
-        assert disk.describe() == {  # type: ignore[union-attr]
+        assert disk.describe() == {
             "path": str(path),
             "format": "raw",
             "size": len(SAMPLE),
@@ -439,7 +439,7 @@ def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, f
         monkeypatch.setattr(xz, "MAX_BLOCK", 100)
     disk = open_disk(f"{image}.xz")
     compare_reads(disk, SAMPLE, reads=20)
-    assert disk.describe()["format"] == ("vhd" if name == "vhd" else name)  # type: ignore[union-attr]
+    assert disk.describe()["format"] == ("vhd" if name == "vhd" else name)
     disk.close()
 
 

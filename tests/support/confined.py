@@ -9,8 +9,9 @@ from typing import Any
 
 from bhyveload.confined.child import Leave, run_child
 from bhyveload.confined.confinement import confine
+from bhyveload.device import Device
 from bhyveload.errors import BhyveloadError
-from bhyveload.host.interface import BlockDevice, HostDirectory
+from bhyveload.host.interface import HostDirectory
 from bhyveload.sandbox import Sandbox
 from bhyveload.syscall import call, checked
 from bhyveload.vm.memory import GuestMemory
@@ -24,7 +25,7 @@ def try_confined(
     *,
     sandbox: Sandbox | None = None,
     folder: HostDirectory | None = None,
-    disks: Sequence[BlockDevice] = (),
+    disks: Sequence[Device] = (),
     memory: GuestMemory | None = None,
 ) -> str:
     """How ``action`` ended in the sandbox: "done: VALUE", an errno's name, another error's text, or FORBIDDEN."""

@@ -6,16 +6,17 @@ import errno
 import os
 from pathlib import Path
 
+from bhyveload.device import Buffer
 from bhyveload.errors import FileSystemError, VmStorageError
 from bhyveload.freebsd_errno import EIO
-from bhyveload.host.interface import Buffer
 from bhyveload.image.raw import RawImage
 from bhyveload.vm.memory import GuestMemory
+from support.devices import Hostless
 
 NEVER = 1 << 60
 
 
-class FaultyDisk:
+class FaultyDisk(Hostless):
     """``disk``, whose reads from number ``first`` on (0 is the first) fail as ``kind`` says, ``count`` of them.
 
     "eio": the error of a host that cannot read; "short": half of the bytes; "zeros": all bytes zero, as a sparse copy
@@ -32,7 +33,9 @@ class FaultyDisk:
         self.sector_size = disk.sector_size
         self.read_only = disk.read_only
         self.name = disk.name
-        self.descriptor = disk.descriptor
+
+    def descriptors(self) -> tuple[int, ...]:
+        return self.disk.descriptors()
 
     def read(self, offset: int, length: int) -> Buffer:
         number = self.reads

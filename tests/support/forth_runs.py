@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bhyveload.device import Device
 from bhyveload.host.callbacks import LoaderCallbacks, LoaderEnd, loader_environment
 from bhyveload.host.directory import open_host_directory
-from bhyveload.host.interface import BlockDevice, HostDirectory
+from bhyveload.host.interface import HostDirectory
 from bhyveload.loader.batch import lock_variables
 from bhyveload.loader.main import loader_main
 from bhyveload.loader.state import Loader, Options
@@ -44,7 +45,7 @@ class ForthRun:
 
 def run_forth(
     keys: bytes,
-    disks: list[BlockDevice] | None = None,
+    disks: list[Device] | None = None,
     host_directory: HostDirectory | None = None,
     current: bool = True,
     options: Options | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from bhyveload.confined.child import Leave, run_child
 from bhyveload.confined.confinement import confine
+from bhyveload.device import Device
 from bhyveload.host.callbacks import (
     GuestReady,
     LoaderCallbacks,
@@ -16,7 +17,7 @@ from bhyveload.host.callbacks import (
     SwapInterpreter,
     loader_environment,
 )
-from bhyveload.host.interface import BlockDevice, HostDirectory
+from bhyveload.host.interface import HostDirectory
 from bhyveload.loader.batch import lock_variables
 from bhyveload.loader.console import InputEnded
 from bhyveload.loader.main import loader_main
@@ -77,7 +78,7 @@ class _Memory(GuestMemory):
 
 
 def run(
-    disks: Sequence[BlockDevice],
+    disks: Sequence[Device],
     keys: bytes = b"",
     *,
     environment: Sequence[bytes] = (),

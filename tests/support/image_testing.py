@@ -8,18 +8,19 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bhyveload.device import Buffer, Device
 from bhyveload.errors import BhyveloadError, FileSystemError
 from bhyveload.freebsd_errno import EIO
-from bhyveload.host.interface import BlockDevice, Buffer
 from bhyveload.image.open import open_disk
 from bhyveload.image.vhdx_format import crc32c
+from support.devices import Hostless
 from support.images import MIB, require, run_tool
 
 __all__ = ["MIB", "require", "run_tool"]
 
 
-class BytesDevice:
-    """A BlockDevice over bytes."""
+class BytesDevice(Hostless):
+    """A Device over bytes."""
 
     sector_size = 512
     read_only = True
@@ -91,7 +92,7 @@ def read_all(path: Path | str, allow_backing: bool = False) -> bytes:
         disk.close()
 
 
-def compare_reads(disk: BlockDevice, expected: bytes, reads: int = 150, seed: int = 2) -> None:
+def compare_reads(disk: Device, expected: bytes, reads: int = 150, seed: int = 2) -> None:
     """``disk`` is ``expected`` with zero bytes behind it, whole and at random places, on and off every boundary."""
     assert len(expected) <= disk.size < len(expected) + 2 * MIB
     expected = expected.ljust(disk.size, b"\0")
@@ -107,7 +108,7 @@ def compare_reads(disk: BlockDevice, expected: bytes, reads: int = 150, seed: in
         assert piece == expected[offset : offset + length], (offset, length)
 
 
-def outcome(build: Callable[[BlockDevice], BlockDevice], content: bytes, seed: int) -> str:
+def outcome(build: Callable[[Device], Device], content: bytes, seed: int) -> str:
     """Open and read a doubtful image here and there: "read", or the class of the error, which must be one of ours."""
     chance = random.Random(seed)
     try:

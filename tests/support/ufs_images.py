@@ -17,6 +17,7 @@ from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
 from bhyveload.fs import ufs
 from bhyveload.fs.ufs_file import Node
+from support.devices import Hostless
 from support.places import TESTS
 
 DATA = TESTS / "data" / "ufs"
@@ -43,8 +44,8 @@ def manifest() -> dict[str, Any]:
     return {name: content["files"] for name, content in recorded.items() if not name.startswith("_")}
 
 
-class MemoryDisk:
-    """A BlockDevice over a bytearray that counts what is asked of it."""
+class MemoryDisk(Hostless):
+    """A Device over a bytearray that counts what is asked of it."""
 
     def __init__(self, content: bytearray, read_only: bool = False) -> None:
         self.content = content

@@ -26,6 +26,7 @@ from bhyveload.host.directory import HostDirectory, open_host_directory
 from bhyveload.userboot.run import prepare
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
+from support.devices import Hostless
 from support.places import DATA, TESTS
 
 if sys.version_info >= (3, 14):
@@ -59,7 +60,7 @@ def build(directory: Path, *flags: str, name: str = "userboot_test.so", source: 
     return bytes(data)
 
 
-class MemoryDisk:
+class MemoryDisk(Hostless):
     sector_size = 512
 
     def __init__(self, data: bytes, read_only: bool = False) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import random
 from collections.abc import Iterator
 
-from bhyveload.fs.interface import Device
+from bhyveload.device import Device
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFMT
 from bhyveload.fs.zfs.zpl import ZfsFileSystem
+from support.devices import Hostless
 from support.zfs_pools import SECTOR, disk, vdev_partition
 
 VDEV_LABEL_START = 4 << 20
@@ -37,7 +38,7 @@ def tree_of(filesystem: ZfsFileSystem, path: bytes = b"") -> Iterator[tuple[str,
             yield full.decode(), ["f", digest.hexdigest()]
 
 
-class Damaged:
+class Damaged(Hostless):
     """A vdev's device, a share of whose data sectors (labels excluded) read as something else."""
 
     sector_size = SECTOR

@@ -22,6 +22,7 @@ from bhyveload.errors import (
     VmNameError,
 )
 from bhyveload.host.console import FdConsole
+from bhyveload.image.magic import RAW
 from bhyveload.image.named import named_disk
 from bhyveload.image.open import disk_in
 from bhyveload.image.raw import RawImage, open_raw
@@ -302,7 +303,7 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
         )
         if disk.read_only and not request.dry_run:
             why = "opened read-only"
-            if not isinstance(disk, RawImage):
+            if disk.kind != RAW:
                 why = f"{'an' if disk.kind == 'xz' else 'a'} {disk.kind} image is only read"
             warn(program, f"{disk.name}: {why}: the loader cannot save anything there (nextboot, boot-once)")
         disks.append(disk)

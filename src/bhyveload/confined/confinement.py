@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bhyveload.confined.child import Leave
-    from bhyveload.host.interface import BlockDevice, Console, HostDirectory
+    from bhyveload.device import Device
+    from bhyveload.host.interface import Console, HostDirectory
     from bhyveload.sandbox import Sandbox
     from bhyveload.vm.interface import Memory
 
@@ -19,7 +20,7 @@ def confine(
     leave: Leave,
     console: Console | None = None,
     memory: Memory | None = None,
-    disks: Sequence[BlockDevice] = (),
+    disks: Sequence[Device] = (),
     host_directory: HostDirectory | None = None,
     others: Sequence[int] = (),
 ) -> None:
@@ -35,14 +36,6 @@ def confine(
     if memory is not None:
         descriptors += memory.descriptors()
     for disk in disks:
-        descriptors += descriptors_of(disk)
+        descriptors += disk.descriptors()
     sandbox.enter(descriptors, getattr(host_directory, "fd", -1))
     need.confine()
-
-
-def descriptors_of(disk: BlockDevice) -> list[int]:
-    """What a disk reads and writes through.  A device over other devices names them as ``sources``."""
-    found = [disk.descriptor] if hasattr(disk, "descriptor") else []
-    for source in getattr(disk, "sources", ()):
-        found += descriptors_of(source)
-    return found

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from bhyveload.fs.interface import Buffer, File
+    from bhyveload.device import Buffer
+    from bhyveload.fs.interface import File
 
     class Engine(Protocol):
         """zlib's, bz2's, lzma's or zstd's decompressor object."""

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.fs.interface import Buffer
+    from bhyveload.device import Buffer
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.host.interface import HostFile
 

@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from bhyveload.device import Buffer, Device
 from bhyveload.fs.stat import Stat
 
-Buffer = bytes | memoryview
 Twiddle = Callable[[int], None]
-
-
-class Device(Protocol):
-    """What a file system reads: a BlockDevice or a part of one (host/interface.py); the same ``read`` and ``write``."""
-
-    size: int
-    sector_size: int
-    read_only: bool
-
-    def read(self, offset: int, length: int) -> Buffer: ...
-
-    def write(self, offset: int, data: Buffer) -> None: ...
 
 
 class File(Protocol):

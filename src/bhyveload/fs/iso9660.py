@@ -39,7 +39,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.fs.interface import Buffer, Device, Twiddle
+    from bhyveload.device import Buffer, Device
+    from bhyveload.fs.interface import Twiddle
 
 MAX_DESCRIPTORS = 256  # a volume has a handful
 MAX_DIRECTORY_SIZE = 32 << 20  # some 300,000 entries

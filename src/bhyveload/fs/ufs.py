@@ -28,7 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.fs.interface import Buffer, Device, Twiddle
+    from bhyveload.device import Buffer, Device
+    from bhyveload.fs.interface import Twiddle
     from bhyveload.fs.ufs_super import Superblock
 
 MAX_DIRECTORY_SIZE = 64 << 20  # a directory of a million names; bounds the search of a damaged one

@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.fs.interface import Buffer, Device, Twiddle
+    from bhyveload.device import Buffer, Device
+    from bhyveload.fs.interface import Twiddle
     from bhyveload.fs.ufs_super import Superblock
 
 MAX_READ = 1 << 32  # in one call: a sparse file can claim 2^63 bytes, nobody needs as many at once

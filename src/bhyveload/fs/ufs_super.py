@@ -45,7 +45,7 @@ from bhyveload.fs.ufs_format import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.fs.interface import Device
+    from bhyveload.device import Device
 
 ENDIAN_MISMATCH = "UFS superblock failed due to endian mismatch between machine and filesystem"
 

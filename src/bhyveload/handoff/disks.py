@@ -74,7 +74,6 @@ def disk_from_path(text: str, allow_backing: bool = False) -> Disk:
 
     Raises HandoffError when there is no such file, UsageError, and as open_disk().
     """
-    from bhyveload.image.magic import media_sector_size
     from bhyveload.image.named import named_disk
     from bhyveload.image.open import open_disk
 
@@ -84,10 +83,7 @@ def disk_from_path(text: str, allow_backing: bool = False) -> Disk:
         raise HandoffError(f"{path}: {'permission denied' if os.path.exists(path) else 'no such disk image'}")
     disk = open_disk(path, read_only=named.read_only, format=named.format, allow_backing=allow_backing or named.backing)
     try:
-        describe = getattr(disk, "describe", None)
-        if describe is not None:
-            return _from_entry(describe())
-        return Disk(os.path.abspath(path), disk.read_only, size=disk.size, sector_size=media_sector_size(disk))
+        return _from_entry(disk.describe())
     finally:
         disk.close()
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from bhyveload.host.interface import BlockDevice, Buffer, Console, HostDirectory, HostFile
+    from bhyveload.device import Buffer, Device
+    from bhyveload.host.interface import Console, HostDirectory, HostFile
     from bhyveload.vm.interface import Memory
 
 USERBOOT_VERSION = 5
@@ -77,7 +78,7 @@ class LoaderCallbacks:
         self,
         console: Console,
         memory: Memory,
-        disks: Sequence[BlockDevice] = (),
+        disks: Sequence[Device] = (),
         host_directory: HostDirectory | None = None,
         environment: Sequence[bytes] = (),
     ) -> None:
@@ -166,7 +167,7 @@ class LoaderCallbacks:
             return disk.size
         raise FileSystemError(ENOTTY, f"disk{unit}: ioctl {cmd:#x} is not supported")
 
-    def _disk(self, unit: int, number: int) -> BlockDevice:
+    def _disk(self, unit: int, number: int) -> Device:
         if not 0 <= unit < len(self.disks):
             raise FileSystemError(number, f"disk{unit}: there is no such disk")
         return self.disks[unit]

@@ -4,26 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-Buffer = bytes | memoryview
-
-
-class BlockDevice(Protocol):
-    """A disk image, whatever its container: ``size`` bytes that can be read anywhere.
-
-    ``read`` returns exactly ``length`` bytes: a memoryview of the mapped image where there is one (raw files), bytes
-    otherwise.  Raises FileSystemError(EIO) when the range does not lie in the device or the host cannot read it,
-    ImageError when the container is damaged there.
-    ``write`` overwrites in place; raises FileSystemError(EROFS) when the device is read-only, EIO otherwise.
-    """
-
-    size: int
-    sector_size: int
-    read_only: bool
-
-    def read(self, offset: int, length: int) -> Buffer: ...
-
-    def write(self, offset: int, data: Buffer) -> None: ...
-
 
 class Console(Protocol):
     """Where the loader talks: bytes out, bytes in."""

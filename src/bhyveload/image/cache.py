@@ -95,7 +95,7 @@ def flattened(disk: ImageDisk, progress: Progress | None = None, sandbox: Sandbo
     Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.
     """
     folder = _folder()
-    path = os.path.join(folder, _entry_name(disk.sources, "flat"))
+    path = os.path.join(folder, _entry_name(disk.files, "flat"))
     if _use(path):
         return path
     part = _locked_part(path)

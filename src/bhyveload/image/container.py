@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from bhyveload.errors import FileSystemError, ImageError
 from bhyveload.freebsd_errno import EIO, EROFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Protocol
+    from typing import Any, Protocol
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
 
     # A stretch of the disk: (where in the file, bytes, None), (ZERO, bytes, None) or (PIECE, bytes, the bytes)
     Run = tuple[int, int, Buffer | None]
@@ -27,6 +29,46 @@ ZERO = -1
 PIECE = -2
 
 
+class ReadOnlyImage:
+    """What the readers of image formats have in common: a Device (device.py) put together from ``sources``, which it
+    owns, that takes no writes."""
+
+    format = ""
+    read_only = True
+    sector_size = SECTOR_SIZE  # bhyveload(8) never says anything else
+    size: int
+
+    def __init__(self, name: str, *sources: Device) -> None:
+        self.name = name
+        self.sources: list[Device] = list(sources)
+
+    @property
+    def kind(self) -> str:
+        """In words, for messages."""
+        return self.format
+
+    def write(self, offset: int, data: Buffer) -> None:
+        raise refuse_write(self.name, self.kind)
+
+    def descriptors(self) -> list[int]:
+        return [fd for source in self.sources for fd in source.descriptors()]
+
+    def describe(self) -> dict[str, Any]:
+        """What can be said without the user's choices (image.disk.ImageDisk has these)."""
+        return {
+            "path": os.path.abspath(self.name),
+            "format": self.format,
+            "size": self.size,
+            "read_only": True,
+            "sector_size": self.sector_size,
+        }
+
+    def close(self) -> None:
+        """Close the sources.  Views already handed out stay valid."""
+        for source in self.sources:
+            source.close()
+
+
 class Container:
     """An image file (image.raw.RawImage, or whatever holds it) as structures and data lie in it.
 
@@ -37,7 +79,7 @@ class Container:
     __slots__ = ("advice", "name", "size", "slack", "source")
 
     def __init__(
-        self, source: BlockDevice, name: str, advice: str = "qemu-img check tells more about a damaged image"
+        self, source: Device, name: str, advice: str = "qemu-img check tells more about a damaged image"
     ) -> None:
         self.advice = advice
         self.slack = 1
@@ -121,7 +163,7 @@ class Cache:
 
 
 def check_range(name: str, size: int, offset: int, length: int) -> None:
-    """The BlockDevice contract.  Raises FileSystemError(EIO)."""
+    """The contract of Device.  Raises FileSystemError(EIO)."""
     if offset < 0 or length < 0 or offset + length > size:
         raise FileSystemError(EIO, f"{name}: {length} bytes at {offset} lie outside the {size}-byte disk")
     if length > MAX_READ:

@@ -21,7 +21,7 @@ import stat
 from bhyveload.confined.child import run_child
 from bhyveload.confined.confinement import confine
 from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
-from bhyveload.image.container import SECTOR_SIZE, refuse_write
+from bhyveload.image.container import SECTOR_SIZE, ReadOnlyImage
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.stack import BACKING, FilesWanted, Layer, build, load_format
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.confined.child import Leave
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.cache import Progress
 
 MAX_CHAIN = 16  # backing files, one on top of the other
@@ -43,36 +43,20 @@ _SURVEY_LIMIT = 60.0  # seconds
 _QEMU_NAMES = {"vpc": "vhd"}  # formats as qemu-img writes them into a qcow2 image
 
 
-class ImageDisk:
-    """A BlockDevice (host/interface.py) that is built at its first read.
+class ImageDisk(ReadOnlyImage):
+    """A Device (device.py) that is built at its first read.
 
     ``format`` as in state.json; ``compression`` "" or one of magic.COMPRESSIONS; ``writable``: the file may be written,
     if not by the loader; ``snapshot``: nothing can overwrite data in it; ``backing``: (path, format), topmost first.
     """
 
-    __slots__ = (
-        "_device",
-        "_layer",
-        "_table",
-        "backing",
-        "compression",
-        "format",
-        "media_sector_size",
-        "name",
-        "read_only",
-        "sector_size",
-        "size",
-        "snapshot",
-        "writable",
-    )
-
     def __init__(self, name: str, layer: Layer, table: dict[tuple[str, str], Layer], facts: dict[str, Any]) -> None:
-        self.name = name
+        super().__init__(name)
+        self.files = [layer.file, *(other.file for other in table.values())]
+        self.sources.extend(self.files)
         self._layer = layer
         self._table = table
-        self._device: BlockDevice | None = None
-        self.read_only = True
-        self.sector_size = SECTOR_SIZE  # bhyveload(8) never says anything else
+        self._device: Device | None = None
         self.format = layer.form
         self.size: int = facts["size"]
         self.media_sector_size: int = facts["sector_size"]
@@ -88,7 +72,7 @@ class ImageDisk:
             device = self._device = self._build()
         return device.read(offset, length)
 
-    def _build(self) -> BlockDevice:
+    def _build(self) -> Device:
         try:
             device = build(self._layer, self._table)
         except FilesWanted:
@@ -101,14 +85,6 @@ class ImageDisk:
     def kind(self) -> str:
         """In words: "qcow2", "qcow2.xz", "xz" (a raw one in it)."""
         return ".".join(word for word in (self.format, self.compression) if word and word != RAW)
-
-    @property
-    def sources(self) -> list[RawImage]:
-        """The files, for confined/confinement.py."""
-        return [self._layer.file, *(layer.file for layer in self._table.values())]
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.kind)
 
     def describe(self) -> dict[str, Any]:
         """The disk's entry in state.json (docs/state-json.md)."""
@@ -128,10 +104,8 @@ class ImageDisk:
         return entry
 
     def close(self) -> None:
-        """Close the files.  Views already handed out stay valid."""
         self._device = None
-        for file in self.sources:
-            file.close()
+        super().close()
 
 
 class Opener:
@@ -322,7 +296,7 @@ def _survey(layer: Layer, table: dict[tuple[str, str], Layer]) -> dict[str, Any]
             raise ImageError(f"{layer.path}: a disk of {device.size} bytes")
         return {
             "size": device.size,
-            "sector_size": media_sector_size(device),
+            "sector_size": media_sector_size(device.size, device.read),
         }
     except FilesWanted as wanted:
         return {"want": wanted.kind, "of": wanted.of, "names": wanted.names, "form": wanted.form}

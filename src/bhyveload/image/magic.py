@@ -9,7 +9,9 @@ from bhyveload.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.host.interface import BlockDevice
+    from collections.abc import Callable
+
+    from bhyveload.device import Buffer, Device
 
 RAW = "raw"
 FORMATS = ("qcow2", "vmdk", "vhd", "vhdx")
@@ -47,7 +49,7 @@ _CONVERT = "qemu-img convert, or the program that made it, can make a raw image 
 _GPT_SIGNATURE = b"EFI PART"
 
 
-def detect(file: BlockDevice, name: str) -> str:
+def detect(file: Device, name: str) -> str:
     """ "raw", one of FORMATS or one of COMPRESSIONS.  Raises ImageError for kinds that are known but not read."""
     head = bytes(file.read(0, min(file.size, 512)))
     for magic, kind in _MAGICS:
@@ -65,8 +67,9 @@ def detect(file: BlockDevice, name: str) -> str:
     return RAW
 
 
-def media_sector_size(disk: BlockDevice) -> int:
-    """4096 when only that shows a GPT, as partition.table finds it; else 512."""
-    if disk.size < 4096 + len(_GPT_SIGNATURE) or bytes(disk.read(512, len(_GPT_SIGNATURE))) == _GPT_SIGNATURE:
+def media_sector_size(size: int, read: Callable[[int, int], Buffer]) -> int:
+    """4096 when only that shows a GPT, as partition.table finds it; else 512.  ``read``: (offset, length) of a disk of
+    ``size`` bytes."""
+    if size < 4096 + len(_GPT_SIGNATURE) or bytes(read(512, len(_GPT_SIGNATURE))) == _GPT_SIGNATURE:
         return 512
-    return 4096 if bytes(disk.read(4096, len(_GPT_SIGNATURE))) == _GPT_SIGNATURE else 512
+    return 4096 if bytes(read(4096, len(_GPT_SIGNATURE))) == _GPT_SIGNATURE else 512

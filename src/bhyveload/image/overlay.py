@@ -11,26 +11,27 @@ from bhyveload.freebsd_errno import EIO, EROFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from collections.abc import Sequence
+    from typing import Any
+
+    from bhyveload.device import Buffer, Device
 
 _SECTOR = 512
 _MAX_SECTORS = 1 << 17  # 64 MiB
 
 
 class Overlay:
-    """The BlockDevice ``disk`` as far as reading goes (host/interface.py); as writable as it is."""
+    """The Device (device.py) ``disk`` as far as reading goes; as writable as it is."""
 
-    __slots__ = ("_disk", "_sectors", "format", "name", "read_only", "sector_size", "size", "sources")
+    __slots__ = ("_disk", "_sectors", "name", "read_only", "sector_size", "size")
 
-    def __init__(self, disk: BlockDevice) -> None:
+    def __init__(self, disk: Device) -> None:
         self._disk = disk
-        self.sources = (disk,)
         self._sectors: dict[int, bytes] = {}
         self.size = disk.size
         self.sector_size = disk.sector_size
         self.read_only = disk.read_only
-        self.name = getattr(disk, "name", "")
-        self.format = getattr(disk, "format", "raw")
+        self.name = disk.name
 
     def read(self, offset: int, length: int) -> Buffer:
         """As the disk underneath, with what has been written.  Raises FileSystemError(EIO)."""
@@ -68,6 +69,12 @@ class Overlay:
             low, high = max(offset, at), min(offset + length, at + len(sector))
             sector[low - at : high - at] = data[low - offset : high - offset]
             self._sectors[number] = bytes(sector)
+
+    def descriptors(self) -> Sequence[int]:
+        return self._disk.descriptors()
+
+    def describe(self) -> dict[str, Any]:
+        return self._disk.describe()
 
     def close(self) -> None:
         """Forget what was written; the disk underneath stays open."""

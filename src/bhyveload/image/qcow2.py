@@ -12,7 +12,7 @@ import struct
 import zlib
 
 from bhyveload.errors import ImageError
-from bhyveload.image.container import PIECE, SECTOR_SIZE, ZERO, Cache, Container, check_range, refuse_write
+from bhyveload.image.container import PIECE, SECTOR_SIZE, ZERO, Cache, Container, ReadOnlyImage, check_range
 from bhyveload.image.qcow2_format import (
     ALL_ALLOCATED,
     COMPRESSION_TYPE,
@@ -46,11 +46,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.container import Decompressor, Run
 
     # (name as written in the image, its format or "") -> the disk behind it
-    OpenBacking = Callable[[str, str], BlockDevice]
+    OpenBacking = Callable[[str, str], Device]
 
 REPAIR = "qemu-img check -r all repairs it"
 
@@ -151,16 +151,14 @@ class Header:
             raise file.damaged(40, f"the L1 table's offset {self.l1_offset:#x} is not that of a cluster")
 
 
-class Qcow2Image:
-    """A BlockDevice (host/interface.py) over a qcow2 file; owns ``source``."""
+class Qcow2Image(ReadOnlyImage):
+    """A Device (device.py) over a qcow2 file; owns ``source``."""
 
     format = "qcow2"
-    read_only = True
-    sector_size = SECTOR_SIZE
 
-    def __init__(self, source: BlockDevice, name: str, open_backing: OpenBacking | None = None) -> None:
+    def __init__(self, source: Device, name: str, open_backing: OpenBacking | None = None) -> None:
         """Raises ImageError: damaged, of an unknown kind, or with a backing file and no ``open_backing``."""
-        self.name = name
+        super().__init__(name, source)
         self._file = file = Container(source, name)
         header = Header(file)
         self.size = header.size
@@ -172,7 +170,7 @@ class Qcow2Image:
         self._l1 = file.structure(header.l1_offset, header.l1_size * 8, "the L1 table")
         self._unpacked = Cache()
         self._zstd = _zstd_decompressor() if header.zstd else None
-        self._backing: BlockDevice | None = None
+        self._backing: Device | None = None
         if header.backing:
             if open_backing is None:
                 raise file.refused(
@@ -180,6 +178,7 @@ class Qcow2Image:
                     "--allow-backing follows backing files; only use it on images whose names you trust",
                 )
             self._backing = open_backing(header.backing, header.backing_format)
+            self.sources.append(self._backing)
 
     def read(self, offset: int, length: int) -> Buffer:
         """Raises FileSystemError(EIO) outside the disk, ImageError where the image is damaged."""
@@ -304,20 +303,6 @@ class Qcow2Image:
         if len(data) != 1 << self._bits:
             raise self._file.damaged(place, f"a compressed cluster makes {len(data)} bytes")
         return data
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.format)
-
-    @property
-    def sources(self) -> list[BlockDevice]:
-        """The devices that this one reads."""
-        return [self._file.source] if self._backing is None else [self._file.source, self._backing]
-
-    def close(self) -> None:
-        for device in (self._file.source, self._backing):
-            close = getattr(device, "close", None)
-            if close is not None:
-                close()
 
 
 def _contiguous(entries: tuple[int, ...], index: int, cluster_size: int) -> int:

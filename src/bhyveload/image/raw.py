@@ -14,11 +14,14 @@ import stat
 
 from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS, from_host
+from bhyveload.image.magic import RAW, media_sector_size
 from bhyveload.need import settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.host.interface import Buffer
+    from typing import Any
+
+    from bhyveload.device import Buffer
 
 SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (spec/disks.md 1)
 
@@ -27,10 +30,12 @@ _READ_ONLY_REASONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 
 
 class RawImage:
-    """A BlockDevice over an open file or block device (host/interface.py); owns ``fd``.
+    """A Device over an open file or block device (host/interface.py); owns ``fd``.
 
     Raises InputError when the descriptor cannot be measured or mapped.
     """
+
+    kind = RAW  # in words, as image.disk.ImageDisk has it
 
     __slots__ = ("_view", "descriptor", "name", "read_only", "sector_size", "size")
 
@@ -68,6 +73,26 @@ class RawImage:
                 done += os.pwrite(self.descriptor, memoryview(data)[done:], offset + done)
         except OSError as error:
             raise FileSystemError(from_host(error.errno), f"{self.name}: write at {offset}: {error.strerror}") from None
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.descriptor,)
+
+    def describe(self) -> dict[str, Any]:
+        """The disk's entry in state.json (docs/state-json.md)."""
+        return {
+            "path": os.path.abspath(self.name),
+            "format": RAW,
+            "size": self.size,
+            "read_only": self.read_only,
+            "sector_size": media_sector_size(self.size, self._pread),
+        }
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        """Not through the mapping: who looks there at a file that became shorter is ended by SIGBUS."""
+        try:
+            return os.pread(self.descriptor, length, offset)
+        except OSError:
+            return b""
 
     def close(self) -> None:
         """Close the descriptor.  Views already handed out stay valid: the last one takes the mapping with it."""

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bhyveload.host.interface import BlockDevice
+    from bhyveload.device import Device
     from bhyveload.image.raw import RawImage
 
     # (path of the file that names it, name) -> the file
@@ -65,14 +65,14 @@ def load_format(form: str) -> None:
             ) from None
 
 
-def build(layer: Layer, table: Table) -> BlockDevice:
+def build(layer: Layer, table: Table) -> Device:
     """The disk in ``layer``.  Raises ImageError, FilesWanted."""
-    source: BlockDevice = layer.file
+    source: Device = layer.file
     if layer.in_blocks:
         source = _reader("xz")(source, layer.path)
     if layer.form == "qcow2":
 
-        def open_backing(name: str, form: str) -> BlockDevice:
+        def open_backing(name: str, form: str) -> Device:
             below = table.get((layer.path, name))
             if below is None:
                 raise FilesWanted(BACKING, layer.path, [name], form)
@@ -81,7 +81,7 @@ def build(layer: Layer, table: Table) -> BlockDevice:
         return _reader("qcow2")(source, layer.path, open_backing)
     if layer.form == "vmdk":
 
-        def open_extents(names: Sequence[str]) -> list[BlockDevice]:
+        def open_extents(names: Sequence[str]) -> list[Device]:
             parts = [table.get((layer.path, name)) for name in names]
             missing = [name for name, part in zip(names, parts, strict=True) if part is None]
             if missing:
@@ -94,10 +94,10 @@ def build(layer: Layer, table: Table) -> BlockDevice:
     return source
 
 
-def _reader(form: str) -> Callable[..., BlockDevice]:
+def _reader(form: str) -> Callable[..., Device]:
     name, kind = _MODULES[form]
     module = sys.modules.get(name)
     if module is None:
         raise ImageError(f"the reader of {form} images has not been loaded")
-    reader: Callable[..., BlockDevice] = getattr(module, kind)
+    reader: Callable[..., Device] = getattr(module, kind)
     return reader

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.xz import XzImage
 
     Progress = Callable[[int, int], None]
@@ -86,7 +86,7 @@ def prepare(compression: str) -> None:
 
 
 def unpack(
-    source: BlockDevice,
+    source: Device,
     names: tuple[str, str],
     compression: str,
     fd: int,
@@ -155,7 +155,7 @@ def unpack_blocks(
     return image.size
 
 
-def flatten(disk: BlockDevice, names: tuple[str, str], fd: int, limit: int, room: int, progress: Progress) -> int:
+def flatten(disk: Device, names: tuple[str, str], fd: int, limit: int, room: int, progress: Progress) -> int:
     """As unpack(): write the content of ``disk`` into ``fd``."""
     if disk.size > limit:
         raise _too_large(names[0], limit)
@@ -171,7 +171,7 @@ def _too_large(name: str, limit: int) -> ImageError:
     return ImageError(f"{name}: more than {limit} bytes come out of it, which is too much for the file system")
 
 
-def _skip_padding(source: BlockDevice, position: int) -> int:
+def _skip_padding(source: Device, position: int) -> int:
     """Where the zero bytes behind a stream end."""
     while position < source.size:
         piece = bytes(source.read(position, min(_CHUNK, source.size - position)))

@@ -9,7 +9,7 @@ program that made the image, and may then see a disk that ends a little earlier.
 
 from __future__ import annotations
 
-from bhyveload.image.container import SECTOR_SIZE, ZERO, Container, check_range, refuse_write
+from bhyveload.image.container import SECTOR_SIZE, ZERO, Container, ReadOnlyImage, check_range
 from bhyveload.image.vhd_format import (
     BAT_ENTRY,
     BAT_UNUSED,
@@ -33,20 +33,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.container import Run
 
 
-class VhdImage:
-    """A BlockDevice (host/interface.py) over a VHD file; owns ``source``."""
+class VhdImage(ReadOnlyImage):
+    """A Device (device.py) over a VHD file; owns ``source``."""
 
     format = "vhd"
-    read_only = True
-    sector_size = SECTOR_SIZE
 
-    def __init__(self, source: BlockDevice, name: str) -> None:
+    def __init__(self, source: Device, name: str) -> None:
         """Raises ImageError: damaged, or of an unknown kind."""
-        self.name = name
+        super().__init__(name, source)
         self._file = file = Container(source, name)
         at = 0
         if bytes(file.structure(0, len(FOOTER_COOKIE), "the VHD footer")) != FOOTER_COOKIE:
@@ -114,14 +112,6 @@ class VhdImage:
             else:
                 yield sector * SECTOR_SIZE + self._bitmap_size + start, size, None
             offset += size
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.format)
-
-    def close(self) -> None:
-        close = getattr(self._file.source, "close", None)
-        if close is not None:
-            close()
 
 
 def _checksum(data: Buffer, at: int) -> int:

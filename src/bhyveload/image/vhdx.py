@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from bhyveload.image.container import SECTOR_SIZE, ZERO, Container, check_range, refuse_write
+from bhyveload.image.container import ZERO, Container, ReadOnlyImage, check_range
 from bhyveload.image.vhdx_format import (
     BAT_ENTRY,
     BAT_OFFSET,
@@ -55,20 +55,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.container import Run
 
 
-class VhdxImage:
-    """A BlockDevice (host/interface.py) over a VHDX file; owns ``source``."""
+class VhdxImage(ReadOnlyImage):
+    """A Device (device.py) over a VHDX file; owns ``source``."""
 
     format = "vhdx"
-    read_only = True
-    sector_size = SECTOR_SIZE
 
-    def __init__(self, source: BlockDevice, name: str) -> None:
+    def __init__(self, source: Device, name: str) -> None:
         """Raises ImageError: damaged, or of an unknown kind."""
-        self.name = name
+        super().__init__(name, source)
         self._file = file = Container(source, name)
         if bytes(file.structure(0, len(FILE_SIGNATURE), "the VHDX signature")) != FILE_SIGNATURE:
             raise file.damaged(0, "no VHDX signature")
@@ -122,14 +120,6 @@ class VhdxImage:
             else:
                 raise self._file.damaged(0, f"block {number} has state {state}")
             offset += size
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.format)
-
-    def close(self) -> None:
-        close = getattr(self._file.source, "close", None)
-        if close is not None:
-            close()
 
 
 def _sound(data: Buffer) -> bool:

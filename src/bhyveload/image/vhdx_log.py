@@ -7,6 +7,7 @@ allocation table, metadata, never the guest's blocks.
 
 from __future__ import annotations
 
+from bhyveload.image.container import ReadOnlyImage
 from bhyveload.image.vhdx_format import (
     DATA_DESCRIPTOR,
     DATA_SECTOR_LOW,
@@ -25,7 +26,7 @@ from bhyveload.image.vhdx_format import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.container import Container
 
     Pages = dict[int, bytes]  # offset in the file -> 4096 bytes
@@ -33,17 +34,17 @@ if TYPE_CHECKING:
 _ZEROS = bytes(DATA_SECTOR_SIZE)
 
 
-class Replayed:
-    """A BlockDevice: the file as it is once its log has been replayed."""
+class Replayed(ReadOnlyImage):
+    """The file as it is once its log has been replayed."""
 
-    read_only = True
+    format = "vhdx"
 
-    def __init__(self, source: BlockDevice, pages: Pages, size: int) -> None:
+    def __init__(self, source: Device, pages: Pages, size: int) -> None:
+        super().__init__(source.name, source)
         self._source = source
         self._pages = pages
         self._first = min(pages, default=size)
         self._last = max(pages, default=-1)
-        self.sector_size = source.sector_size
         self.size = max(source.size, size, self._last + DATA_SECTOR_SIZE if pages else 0)
 
     def read(self, offset: int, length: int) -> Buffer:
@@ -61,14 +62,6 @@ class Replayed:
                 begin, stop = max(at, offset), min(at + DATA_SECTOR_SIZE, end)
                 data[begin - offset : stop - offset] = page[begin - at : stop - at]
         return memoryview(data)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        self._source.write(offset, data)
-
-    def close(self) -> None:
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
 
 
 class _Entry:
@@ -140,7 +133,7 @@ class _Log:
         return best
 
 
-def replayed(file: Container, guid: bytes, offset: int, length: int) -> BlockDevice:
+def replayed(file: Container, guid: bytes, offset: int, length: int) -> Device:
     """What ``file`` is after its log, which lies at ``offset``.  Raises ImageError."""
     if not 0 < length <= MAX_LOG or length % DATA_SECTOR_SIZE:
         raise file.damaged(offset, f"a VHDX log of {length} bytes")

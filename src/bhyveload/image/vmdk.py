@@ -15,9 +15,9 @@ from bhyveload.image.container import (
     ZERO,
     Cache,
     Container,
+    ReadOnlyImage,
     check_range,
     joined,
-    refuse_write,
 )
 from bhyveload.image.vmdk_descriptor import Descriptor
 from bhyveload.image.vmdk_format import (
@@ -51,11 +51,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.container import Run
 
     # names as written in the descriptor -> the files of these names, in that order
-    OpenExtents = Callable[[Sequence[str]], Sequence[BlockDevice]]
+    OpenExtents = Callable[[Sequence[str]], Sequence[Device]]
 
 
 class SparseExtent:
@@ -203,20 +203,16 @@ class ZeroExtent:
         return bytes(length)
 
 
-class VmdkImage:
-    """A BlockDevice (host/interface.py) over a VMDK file and those beside it; owns ``source``."""
+class VmdkImage(ReadOnlyImage):
+    """A Device (device.py) over a VMDK file and those beside it; owns ``source``."""
 
     format = "vmdk"
-    read_only = True
-    sector_size = SECTOR_SIZE
 
-    def __init__(self, source: BlockDevice, name: str, open_extents: OpenExtents | None = None) -> None:
+    def __init__(self, source: Device, name: str, open_extents: OpenExtents | None = None) -> None:
         """Raises ImageError: damaged, of an unknown kind, or a descriptor without ``open_extents``."""
-        self.name = name
-        self._source = source
+        super().__init__(name, source)
         file = Container(source, name)
         self._extents: list[SparseExtent | FlatExtent | ZeroExtent] = []
-        self._files: list[BlockDevice] = []
         if bytes(source.read(0, min(source.size, len(DESCRIPTOR_MAGIC)))) == DESCRIPTOR_MAGIC:
             self._follow(file, open_extents)
         else:
@@ -238,8 +234,9 @@ class VmdkImage:
         names = descriptor.file_names()
         if names and open_extents is None:
             raise file.refused("the VMDK descriptor's extents cannot be opened here")
-        self._files = list(open_extents(names)) if names and open_extents is not None else []
-        files = dict(zip(names, self._files, strict=True))
+        opened = open_extents(names) if names and open_extents is not None else []
+        self.sources += opened
+        files = dict(zip(names, opened, strict=True))
         for kind, sectors, name, start in descriptor.extents:
             if kind == "ZERO":
                 self._extents.append(ZeroExtent(sectors))
@@ -266,12 +263,3 @@ class VmdkImage:
                 first, last = max(begin, offset), min(limit, end)
                 pieces.append(extent.read(first - begin, last - first))
         return joined(pieces, length)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.format)
-
-    def close(self) -> None:
-        for device in (self._source, *self._files):
-            close = getattr(device, "close", None)
-            if close is not None:
-                close()

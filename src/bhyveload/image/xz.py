@@ -9,13 +9,13 @@ from __future__ import annotations
 import lzma
 import zlib
 
-from bhyveload.image.container import PIECE, SECTOR_SIZE, Cache, Container, check_range, refuse_write
+from bhyveload.image.container import PIECE, Cache, Container, ReadOnlyImage, check_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bhyveload.host.interface import BlockDevice, Buffer
+    from bhyveload.device import Buffer, Device
     from bhyveload.image.container import Run
 
 HEADER_MAGIC = b"\xfd7zXZ\0"
@@ -32,16 +32,14 @@ class NoIndex(Exception):
     """The file cannot be read block by block, or not cheaply: it has to be unpacked."""
 
 
-class XzImage:
-    """A BlockDevice (host/interface.py) over a .xz file; owns ``source``."""
+class XzImage(ReadOnlyImage):
+    """A Device (device.py) over a .xz file; owns ``source``."""
 
     format = "xz"
-    read_only = True
-    sector_size = SECTOR_SIZE
 
-    def __init__(self, source: BlockDevice, name: str) -> None:
+    def __init__(self, source: Device, name: str) -> None:
         """Raises ImageError (damaged) and NoIndex (one block, or large ones)."""
-        self.name = name
+        super().__init__(name, source)
         self._file = Container(source, name, "download or copy the file again")
         self._blocks: list[tuple[int, int, int, bytes]] = []  # place, packed size, size, the stream's flags
         self._starts = [0]  # of the blocks in the disk, and the disk's end
@@ -132,16 +130,8 @@ class XzImage:
             raise self._file.damaged(place, f"an xz block of {len(data)} bytes, the index says {size}")
         return data
 
-    def write(self, offset: int, data: Buffer) -> None:
-        raise refuse_write(self.name, self.format)
 
-    def close(self) -> None:
-        close = getattr(self._file.source, "close", None)
-        if close is not None:
-            close()
-
-
-def blocks_of(source: BlockDevice, name: str) -> int:
+def blocks_of(source: Device, name: str) -> int:
     """In how many blocks the file can be read; 0: not block by block.  Raises ImageError."""
     try:
         return XzImage(source, name).blocks

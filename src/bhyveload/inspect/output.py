@@ -8,7 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bhyveload.fs.interface import Buffer, File
+    from bhyveload.device import Buffer
+    from bhyveload.fs.interface import File
 
 PIECE = 4 << 20  # bytes of a file held at a time
 _BUFFER = 1 << 16

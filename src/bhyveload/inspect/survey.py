@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from bhyveload.device import Device
     from bhyveload.fs.interface import DiskFileSystem
-    from bhyveload.host.interface import BlockDevice
     from bhyveload.inspect.volumes import Disks, Volume
 
     Facts = dict[str, Any]
@@ -26,7 +26,7 @@ _MAX_SCRIPT = 1 << 16
 _VERSION_MARK = b'USERLAND_VERSION="'  # of /bin/freebsd-version
 
 
-def survey(images: Sequence[BlockDevice], disks: Disks) -> Facts:
+def survey(images: Sequence[Device], disks: Disks) -> Facts:
     """``disks``, ``pools`` and ``boot`` (None where nothing is): JSON types only, sizes and offsets in bytes."""
     return {
         "schema": 1,
@@ -36,14 +36,15 @@ def survey(images: Sequence[BlockDevice], disks: Disks) -> Facts:
     }
 
 
-def _disk(image: BlockDevice, disks: Disks, unit: int) -> Facts:
+def _disk(image: Device, disks: Disks, unit: int) -> Facts:
     table = disks.tables[unit]
     whole, *parts = [volume for volume in disks.volumes if volume.unit == unit]
+    entry = image.describe()
     facts: Facts = {
         "name": whole.name,
-        "path": getattr(image, "name", ""),
-        "format": getattr(image, "format", "raw"),
-        "compression": getattr(image, "compression", ""),
+        "path": image.name,
+        "format": entry["format"],
+        "compression": entry.get("compression", ""),
         "size": image.size,
     }
     if isinstance(table, FileSystemError):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from bhyveload.fs.interface import Device, DiskFileSystem
+    from bhyveload.device import Device
+    from bhyveload.fs.interface import DiskFileSystem
     from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Protocol
 
-    from bhyveload.host.interface import BlockDevice
+    from bhyveload.device import Device
 
     class Request(Protocol):
         """cli.bhyvedisk.Request."""
@@ -37,7 +37,7 @@ def prepare(command: str) -> None:
         hashlib.sha256(b"")  # OpenSSL looks for its algorithms at the first use
 
 
-def work(request: Request, disks: Sequence[BlockDevice], output: Output, warn: Callable[[str], None]) -> dict[str, Any]:
+def work(request: Request, disks: Sequence[Device], output: Output, warn: Callable[[str], None]) -> dict[str, Any]:
     """Carry it out: data to ``output``, words to ``warn``.
 
     The report: "damage" how much could not be read, "mode" of a file that was copied, "output" the host's errno when
@@ -59,7 +59,7 @@ def work(request: Request, disks: Sequence[BlockDevice], output: Output, warn: C
 
 
 def _carry_out(
-    request: Request, images: Sequence[BlockDevice], output: Output, warn: Callable[[str], None]
+    request: Request, images: Sequence[Device], output: Output, warn: Callable[[str], None]
 ) -> dict[str, Any]:
     disks = Disks(images)
     if request.doubtful and disks.is_empty(len(images) - 1):
@@ -81,7 +81,7 @@ def _carry_out(
     return report
 
 
-def _info(images: Sequence[BlockDevice], disks: Disks, output: Output, json: bool) -> None:
+def _info(images: Sequence[Device], disks: Disks, output: Output, json: bool) -> None:
     from bhyveload.inspect.listing import printable
     from bhyveload.inspect.survey import describe, survey
     from bhyveload.jsontext import dumps

@@ -66,7 +66,7 @@ def _pool_trouble(loader: Loader, currdev: str) -> tuple[str, str] | None:
 def _image(loader: Loader, spec: DeviceSpec) -> str:
     """The name of the image that currdev lies in, as the user gave it."""
     if spec.kind == "disk" and 0 <= spec.unit < len(loader.host.disks):
-        return str(getattr(loader.host.disks[spec.unit], "name", ""))
+        return loader.host.disks[spec.unit].name
     return ""
 
 

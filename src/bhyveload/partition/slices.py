@@ -9,7 +9,10 @@ from bhyveload.partition.table import BSD, GPT, ISO9660, best_partition, read_ta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.fs.interface import Buffer, Device
+    from collections.abc import Sequence
+    from typing import Any
+
+    from bhyveload.device import Buffer, Device
     from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
 
@@ -24,15 +27,16 @@ _MAX_NESTING = 3  # slices within slices that lsdev shows: a hostile table may c
 
 
 class Partition:
-    """A Device: part of another one.
+    """A Device (device.py): part of another one.
 
     ``size`` is the partition's length, but as in loader(8) reads go on behind its end as far as the disk does.
     """
 
-    __slots__ = ("device", "offset", "read_only", "sector_size", "size")
+    __slots__ = ("device", "name", "offset", "read_only", "sector_size", "size")
 
     def __init__(self, device: Device, offset: int, size: int) -> None:
         self.device = device
+        self.name = device.name
         self.offset = offset
         self.size = size
         self.sector_size = device.sector_size
@@ -52,6 +56,15 @@ class Partition:
         if offset < 0:
             raise FileSystemError(EIO, f"write at {offset}: before the start of the partition")
         self.device.write(self.offset + offset, data)
+
+    def descriptors(self) -> Sequence[int]:
+        return self.device.descriptors()
+
+    def describe(self) -> dict[str, Any]:
+        return self.device.describe()
+
+    def close(self) -> None:
+        """Nothing: the device is not this one's."""
 
 
 def open_slice(device: Device, slice: int, partition: int, table: Table | None = None) -> tuple[int, int, int, int]:

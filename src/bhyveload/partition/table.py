@@ -15,7 +15,7 @@ from bhyveload.partition.mbr_format import DOSPTYP_386BSD, DOSPTYP_DOS, DOSPTYP_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.fs.interface import Device
+    from bhyveload.device import Device
     from bhyveload.partition.entry import ReadSectors
 
 GPT = "gpt"

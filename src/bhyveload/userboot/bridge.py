@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from bhyveload.device import Buffer
     from bhyveload.host.callbacks import LoaderCallbacks
-    from bhyveload.host.interface import Buffer, HostFile
+    from bhyveload.host.interface import HostFile
 
 MAX_OPEN = 64  # libsa has SOPEN_MAX 64 descriptors
 MAX_READ = 64 << 20  # more than the loader's whole heap

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bhyveload.device import Buffer
 from bhyveload.errors import FileSystemError
 from bhyveload.fs.zfs.blkptr import BlockPointer
 from bhyveload.fs.zfs.pool import Pool
@@ -22,6 +23,7 @@ from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.fs.zfs.zio import BlockReader
 from bhyveload.fs.zfs.zpl import ZfsFileSystem
 from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.partition.slices import Partition
 
 SECTOR = 512
 START = 2048
@@ -33,15 +35,11 @@ WHOLE = ("raidz2",)
 RECORDS = (*REDUCED, *WHOLE, "deg-raidz2-2of5", "deg-raidz2-3of5")
 
 
-class Watched:
+class Watched(Partition):
     """The ZFS partition of a disk, which remembers the sectors that were read."""
 
-    sector_size = SECTOR
-    read_only = True
-
     def __init__(self, disk: RawImage) -> None:
-        self.disk = disk
-        self.size = disk.size - (START + TABLE - 7) * SECTOR
+        super().__init__(disk, START * SECTOR, disk.size - (START + TABLE - 7) * SECTOR)
         self.kept = bytearray(disk.size // SECTOR)
         self.keep(0, START + LABELS)
         end = START + self.size // (256 << 10) * (256 << 10) // SECTOR
@@ -51,19 +49,19 @@ class Watched:
     def keep(self, first: int, last: int) -> None:
         self.kept[first:last] = b"\1" * (last - first)
 
-    def read(self, offset: int, length: int) -> memoryview:
+    def read(self, offset: int, length: int) -> Buffer:
         start = START * SECTOR + offset
         self.keep(start // SECTOR, -(-(start + length) // SECTOR))
-        return self.disk.read(start, length)
+        return super().read(offset, length)
 
     def write(self, offset: int, data: object) -> None:
         raise OSError("the recipe only reads its images")
 
     def reduced(self) -> bytes:
-        content = bytearray(self.disk.size)
+        content = bytearray(self.device.size)
         for number, kept in enumerate(self.kept):
             if kept:
-                content[number * SECTOR : (number + 1) * SECTOR] = self.disk.read(number * SECTOR, SECTOR)
+                content[number * SECTOR : (number + 1) * SECTOR] = self.device.read(number * SECTOR, SECTOR)
         return bytes(content)
 
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from bhyveload.device import Buffer
 from bhyveload.errors import FileSystemError
-from bhyveload.fs.interface import Buffer
 from bhyveload.fs.zfs import zfs_format as zf
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.image.raw import RawImage
 from support import harness
+from support.devices import Hostless
 from support.zfs_pools import disk, disk_names, open_pools, vdev_partition
 from support.zfs_writer import (
     BLAKE3,
@@ -300,7 +301,7 @@ def _pairs(tree: object, number: int) -> dict[str, object]:
     return {**found, "id": number}
 
 
-class Counting:
+class Counting(Hostless):
     """Counts the distinct bytes that are read."""
 
     def __init__(self, inner: object) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from bhyveload.device import Buffer
 from bhyveload.errors import BhyveloadError
-from bhyveload.fs.interface import Buffer
 from bhyveload.fs.zfs import checksum, label
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.fs.zfs.zpl import ZfsFileSystem
+from support.devices import Hostless
 from support.zfs_pools import SECTOR, disk, disk_names, vdev_partition
 
 PATHS = (b"/", b"/boot", b"/boot/links", b"/boot/names", b"/boot/sizes")
@@ -27,7 +28,7 @@ MULTIPLE = int(os.environ.get("BHYVELOAD_MUTANTS", "1"))
 Patch = tuple[int, bytes]
 
 
-class Patched:
+class Patched(Hostless):
     """A device with some bytes changed; remembers what was read."""
 
     sector_size = SECTOR

@@ -17,7 +17,8 @@ from .checksum import verify_embedded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.fs.interface import Device, Twiddle
+    from bhyveload.device import Device
+    from bhyveload.fs.interface import Twiddle
 
     from .nvlist import NvList
 

@@ -16,7 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bhyveload.fs.interface import Device, Twiddle
+    from bhyveload.device import Device
+    from bhyveload.fs.interface import Twiddle
 
     from .nvlist import NvList
     from .vdev import Vdev

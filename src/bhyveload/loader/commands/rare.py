@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from bhyveload.fs.interface import Buffer
+    from bhyveload.device import Buffer
     from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
@@ -22,13 +22,14 @@ _MIN_VDISK = 1 << 20
 
 
 class FileDisk:
-    """A disk in a guest's file (vdisk): a Device, read-only."""
+    """A disk in a guest's file (vdisk): a Device (device.py), read-only."""
 
     sector_size = 512
     read_only = True
 
     def __init__(self, file: OpenFile, size: int) -> None:
         self._file = file
+        self.name = file.name
         self.size = size // 512 * 512
 
     def read(self, offset: int, length: int) -> Buffer:
@@ -38,6 +39,16 @@ class FileDisk:
 
     def write(self, offset: int, data: Buffer) -> None:
         raise FileSystemError(EROFS, f"{self._file.name}: a mapped file is not written")
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None of its own: the disk that the file is on has them."""
+        return ()
+
+    def describe(self) -> dict[str, Any]:
+        return {"path": self.name, "format": "raw", "size": self.size, "read_only": True, "sector_size": 512}
+
+    def close(self) -> None:
+        """Nothing: a file of the loader's is not closed."""
 
 
 def map_vdisk(loader: Loader, argv: list[str]) -> int:

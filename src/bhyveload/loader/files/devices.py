@@ -25,7 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.fs.interface import Device, FileSystem
+    from bhyveload.device import Device
+    from bhyveload.fs.interface import FileSystem
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.partition.table import Table
 

@@ -18,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from bhyveload.fs.interface import Device, File, FileSystem, Twiddle
+    from bhyveload.device import Device
+    from bhyveload.fs.interface import File, FileSystem, Twiddle
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.environment import Environment

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from bhyveload.fs.interface import Buffer, Device, File, FileSystem
+    from bhyveload.device import Buffer, Device
+    from bhyveload.fs.interface import File, FileSystem
     from bhyveload.loader.files.files import Files
 
 F_READ, F_WRITE = 1, 2

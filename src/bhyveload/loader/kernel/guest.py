@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from struct import Struct
 
-    from bhyveload.host.interface import Buffer
+    from bhyveload.device import Buffer
     from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Loader
 

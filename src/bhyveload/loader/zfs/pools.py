@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.fs.interface import Device
+    from bhyveload.device import Device
     from bhyveload.fs.zfs.pool import Pool
     from bhyveload.loader.state import Loader
 

@@ -13,9 +13,10 @@ from bhyveload.partition.table import read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-    from bhyveload.fs.interface import Buffer, Device
+    from bhyveload.device import Buffer, Device
     from bhyveload.loader.state import Loader
     from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
@@ -37,6 +38,7 @@ class _RawReads:
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self.name = device.name
         self.size = device.size
         self.sector_size = device.sector_size
         self.reads = 0
@@ -47,6 +49,15 @@ class _RawReads:
 
     def write(self, offset: int, data: Buffer) -> None:
         self._device.write(offset, data)
+
+    def descriptors(self) -> Sequence[int]:
+        return self._device.descriptors()
+
+    def describe(self) -> dict[str, Any]:
+        return self._device.describe()
+
+    def close(self) -> None:
+        """Nothing: the device is not this one's."""
 
 
 def walk_disks(loader: Loader, probe: Probe) -> None:
