@@ -54,6 +54,7 @@ static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : :
 static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
 static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
 static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+static inline u16 inw(u16 port) { u16 v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 
 static void
@@ -702,7 +703,15 @@ finish(const char *end)
 		__asm__ volatile("lidt %0; ud2" : : "m"(no_idt));
 	else if (same((const u8 *)end, "poweroff", 9))
 		outw(0x604, 0x2000);
-	else if (same((const u8 *)end, "spin", 5))
+	else if (same((const u8 *)end, "button", 7)) {
+		outw(0x604, 1); /* PM1_CNT: SCI_EN, as ACPI's owner */
+		outw(0x602, 0x100); /* PM1_EN: the power button */
+		text("listening\n");
+		while (!(inw(0x600) & 0x100))
+			__asm__ volatile("pause");
+		text("pressed\n");
+		outw(0x604, 0x2001);
+	} else if (same((const u8 *)end, "spin", 5))
 		for (;;)
 			__asm__ volatile("pause");
 	for (;;)

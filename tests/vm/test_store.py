@@ -223,6 +223,7 @@ def test_memory_sizes_that_cannot_be(size: int, vmm_directory: Path) -> None:
 
 
 def test_default_directory(monkeypatch: pytest.MonkeyPatch, vmm_directory: Path) -> None:
+    monkeypatch.setattr(store, "DEV_VMM", "/nonexistent")
     assert prepare_directory() == str(vmm_directory)
     assert vmm_directory.stat().st_mode & 0o777 == 0o700
     for empty in ("", None):
@@ -231,6 +232,19 @@ def test_default_directory(monkeypatch: pytest.MonkeyPatch, vmm_directory: Path)
         else:
             monkeypatch.setenv("BHYVE_VMM_DIR", empty)
         assert default_directory() == f"/dev/shm/vmm-{os.geteuid()}"
+
+
+def test_dev_vmm_is_roots_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where root has made it: its VMs' managers look there."""
+    monkeypatch.delenv("BHYVE_VMM_DIR")
+    monkeypatch.setattr(store, "DEV_VMM", str(tmp_path / "dev-vmm"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_directory() == "/dev/shm/vmm-0"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "dev-vmm").symlink_to(tmp_path / "real")
+    assert default_directory() == str(tmp_path / "real")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert default_directory() == "/dev/shm/vmm-1000"
 
 
 def test_directories_of_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

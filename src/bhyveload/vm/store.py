@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes; spec/amd64-handoff.md 8
+DEV_VMM = "/dev/vmm"  # where FreeBSD's VMs are, and where their managers look
 _MAX_STATE = 64 << 20
 _ATTEMPTS = 100
 _ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
@@ -46,8 +47,14 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 def default_directory() -> str:
-    """Where VMs are kept: $BHYVE_VMM_DIR, or /dev/shm/vmm-<uid>."""
-    return os.environ.get("BHYVE_VMM_DIR") or f"/dev/shm/vmm-{os.geteuid()}"
+    """Where VMs are kept: $BHYVE_VMM_DIR, or /dev/shm/vmm-<uid>; for root /dev/vmm where it has made that a directory,
+    or a link to one (docs/callers.md)."""
+    named = os.environ.get("BHYVE_VMM_DIR")
+    if named:
+        return named
+    if os.geteuid() == 0 and sys.platform == "linux" and os.path.isdir(DEV_VMM) and os.access(DEV_VMM, os.W_OK):
+        return os.path.realpath(DEV_VMM)
+    return f"/dev/shm/vmm-{os.geteuid()}"
 
 
 def prepare_directory(directory: str | None = None) -> str:

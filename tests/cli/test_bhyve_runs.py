@@ -1,0 +1,341 @@
+"""bhyve with a guest in it: ends, signals, titles, consoles, and the loops of those who call it.
+
+The loops are those of FreeBSD's share/examples/bhyve/vmrun.sh and of vm-bhyve's lib/vm-run, in a few lines of sh.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bhyveload.host import nmdm
+from support.end_to_end import PROGRAMS, load, needs_gcc, needs_qemu, plain_environment, program
+
+pytestmark = [needs_qemu, needs_gcc]
+NAME = "vm-1.test"
+LINE = f"-s 0,hostbridge -s 31,lpc -c 1 -AHPw -u --accel tcg -l com1,{{console}} {NAME}"
+needs_pgrep = pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is not installed (procps)")
+
+
+@pytest.fixture(autouse=True)
+def null_modems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    place = tmp_path / "nmdm"
+    monkeypatch.setenv("BHYVE_NMDM_DIR", str(place))
+    yield place
+    for lock in place.glob("*.lock"):
+        os.kill(int(lock.read_text()), signal.SIGTERM)
+
+
+def loaded(disk: Path, end: str) -> None:
+    load("-d", disk, "-m", "64M", *plain_environment([f"probe.end={end}"]), name=NAME)
+
+
+class Running:
+    """A bhyve whose guest has come to the end of its report."""
+
+    def __init__(self, console: str = "stdio", *words: str, until: bytes = b"probe=end") -> None:
+        command = [str(PROGRAMS / "bhyve"), *words, *LINE.format(console=console).split()]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.out = b""
+        self.read_until(until)
+
+    def read_until(self, text: bytes) -> None:
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        limit = time.monotonic() + 60
+        while text not in self.out and time.monotonic() < limit and select.select((fd,), (), (), 60)[0]:
+            data = os.read(fd, 65536)
+            assert data, (self.out[-500:], self.process.stderr and self.process.stderr.read())
+            self.out += data
+        assert text in self.out
+
+    @property
+    def qemu(self) -> int:
+        """The process id of its QEMU."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+    def end(self) -> tuple[int, bytes]:
+        out, err = self.process.communicate(timeout=60)
+        self.out += out
+        return self.process.returncode, err
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come about")
+
+
+@pytest.mark.parametrize(("end", "status"), [("reboot", 0), ("poweroff", 1), ("halt", 2), ("triple", 3)])
+def test_ends(probe_disk: Path, end: str, status: int) -> None:
+    loaded(probe_disk, end)
+    done = program("bhyve", *LINE.format(console="stdio").split(), check=status)
+    assert f"end={end}".encode() in done.out
+    assert (Path(os.environ["BHYVE_VMM_DIR"]) / NAME).is_dir()  # stays for the caller's destroy
+    program("bhyvectl", f"--vm={NAME}", "--destroy", check=0)
+
+
+def test_it_can_be_destroyed_at_power_off(probe_disk: Path) -> None:
+    """-D: at power-off, not at a reboot."""
+    for end, status, there in (("reboot", 0, True), ("poweroff", 1, False)):
+        loaded(probe_disk, end)
+        program("bhyve", "-D", *LINE.format(console="stdio").split(), check=status)
+        assert (Path(os.environ["BHYVE_VMM_DIR"]) / NAME).exists() is there
+
+
+@needs_pgrep
+def test_its_title(probe_disk: Path) -> None:
+    """What vm-bhyve, iohyve and CBSD look for, and libvirt compares; it is the process that takes the signals."""
+    loaded(probe_disk, "spin")
+    guest = Running()
+    pid = str(guest.process.pid)
+    for words in (["-fx", f"bhyve: {NAME}"], ["-f", f"bhyve[: ].* ?{NAME}"], ["-x", "bhyve"]):
+        found = subprocess.run(["pgrep", *words], capture_output=True, text=True, check=False).stdout.split()
+        assert pid in found
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == f"bhyve: {NAME}".encode()
+    shown = subprocess.run(["ps", "-o", "ucomm=,args=", "-p", pid], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["bhyve", "bhyve:", NAME]
+    guest.process.kill()
+    guest.end()
+
+
+def test_sigterm_is_the_power_button(probe_disk: Path) -> None:
+    """As often as it comes."""
+    loaded(probe_disk, "button")
+    guest = Running(until=b"listening")
+    for _ in range(3):
+        guest.process.send_signal(signal.SIGTERM)
+    status, _ = guest.end()
+    assert (status, guest.out.count(b"pressed")) == (1, 1)
+
+
+def test_sigterm_before_the_guest_listens_ends_bhyve(probe_disk: Path) -> None:
+    loaded(probe_disk, "spin")
+    guest = Running()
+    qemu = guest.qemu
+    guest.process.send_signal(signal.SIGTERM)
+    assert guest.end()[0] == -signal.SIGTERM
+    assert gone(qemu)
+    assert (Path(os.environ["BHYVE_VMM_DIR"]) / NAME / "state.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_other_signals_end_it_as_they_end_anything(probe_disk: Path, number: signal.Signals) -> None:
+    loaded(probe_disk, "button")
+    guest = Running(until=b"listening")
+    qemu = guest.qemu
+    guest.process.send_signal(number)
+    assert guest.end()[0] == -number  # never 0, 1 or 2
+    assert gone(qemu)
+
+
+def test_a_killed_qemu_is_an_error(probe_disk: Path) -> None:
+    loaded(probe_disk, "spin")
+    guest = Running()
+    os.kill(guest.qemu, signal.SIGKILL)
+    status, err = guest.end()
+    assert status == 4
+    assert b"bhyve: qemu-system-x86_64: died by signal 9" in err
+
+
+def test_a_killed_bhyve_takes_qemu_with_it(probe_disk: Path) -> None:
+    loaded(probe_disk, "spin")
+    guest = Running()
+    qemu = guest.qemu
+    guest.process.kill()
+    guest.end()
+    wait_for(lambda: gone(qemu))
+    program("bhyvectl", f"--vm={NAME}", "--destroy", check=0)
+
+
+def test_only_one_at_a_time(probe_disk: Path) -> None:
+    loaded(probe_disk, "spin")
+    guest = Running()
+    done = program("bhyve", *LINE.format(console="stdio").split(), check=71)
+    assert done.messages.startswith("bhyve: could not activate CPU 0: Device busy")
+    guest.process.kill()
+    guest.end()
+
+
+def test_the_debugger_lets_it_go(probe_disk: Path) -> None:
+    """-G w: nothing runs until a debugger says so; what the debugger speaks is the remote protocol of gdb."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    loaded(probe_disk, "poweroff")
+    words = ["-G", f"w127.0.0.1:{port}", *LINE.format(console="stdio").split()]
+    process = subprocess.Popen([PROGRAMS / "bhyve", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    stdout = process.stdout
+    assert stdout is not None
+
+    def connected() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as debugger:
+                assert not select.select((stdout,), (), (), 0.5)[0]  # the guest waits
+                debugger.sendall(b"$c#63")
+                assert process.wait(60) == 1
+                return True
+        except ConnectionRefusedError:
+            return False
+
+    wait_for(connected)
+    assert b"probe=end" in stdout.read()
+    stdout.close()
+
+
+def test_a_processor_stays_where_it_was_put(probe_disk: Path) -> None:
+    loaded(probe_disk, "spin")
+    cpu = min(os.sched_getaffinity(0))
+    guest = Running("stdio", "-p", f"0:{cpu}")
+    threads = Path(f"/proc/{guest.qemu}/task")
+    masks = [os.sched_getaffinity(int(path.name)) for path in threads.iterdir()]
+    assert {cpu} in masks
+    guest.process.kill()
+    guest.end()
+    done = program("bhyve", "-p", "0:1000", *LINE.format(console="stdio").split(), check=4)
+    assert "vcpu 0 cannot run on hostcpu 1000" in done.messages
+
+
+VMRUN = """
+round=0
+for end in reboot reboot poweroff; do
+    bhyveload -c stdio -m 64M -d "$DISK" -e probe.end=$end --batch $NAME || exit 99
+    bhyve -c 1 -m 64M -H -A -P -s 0:0,hostbridge -s 1:0,lpc -s 2:0,virtio-blk,"$DISK" -l com1,stdio --accel tcg $NAME
+    code=$?
+    echo "round $round ended with $code"
+    round=$((round + 1))
+    [ $code -eq 0 ] || break
+done
+case $code in
+0 | 1 | 2) bhyvectl --vm=$NAME --destroy > /dev/null 2>&1 ;;
+esac
+echo "destroyed with $?"
+[ ! -e "$BHYVE_VMM_DIR/$NAME" ] && echo "gone"
+"""
+
+
+def shell(script: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    path = f"{PROGRAMS}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "NAME": NAME, **{key: str(value) for key, value in variables.items()}}
+    return subprocess.run(
+        ["/bin/sh"], input=script, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_loop_of_vmrun(probe_disk: Path) -> None:
+    """Loaded again over the VM of before, run while the status is 0, destroyed at the end."""
+    done = shell(VMRUN, DISK=probe_disk)
+    told = [line for line in done.stdout.splitlines() if line.startswith(("round", "destroyed", "gone", "probe=end"))]
+    ended = [f"round {number} ended with {code}" for number, code in enumerate((0, 0, 1))]
+    assert told == [*(line for end in ended for line in ("probe=end", end)), "destroyed with 0", "gone"], done.stderr
+
+
+VM_BHYVE = """
+cd /
+end=reboot
+while :; do
+    bhyvectl --destroy --vm=$NAME > /dev/null 2>&1
+    bhyveload -c $CONSOLE -m 64M -e autoboot_delay=3 -e probe.end=$end --batch -d "$DISK" $NAME || exit 99
+    bhyve -s 0,hostbridge -s 31,lpc -s 0:4:0,virtio-blk,"$DISK" -c 1 -m 64M -AHPw \
+        -U 5d8ab6ee-1111-4222-8333-0123456789ab -u -l com1,$CONSOLE --accel tcg $NAME > "$LOG" 2>&1 &
+    pid=$!
+    if [ $end = button ]; then
+        while ! grep -q ready "$MARK" 2> /dev/null; do sleep 0.1; done
+        [ -e "$BHYVE_VMM_DIR/$NAME" ] || echo "not in the VM directory"
+        found=$(pgrep -fx "bhyve: $NAME")
+        [ "$found" = $pid ] || echo "pgrep finds '$found', not $pid"
+        kill $found
+        sleep 1
+        kill $found 2> /dev/null
+    fi
+    wait $pid
+    code=$?
+    echo "ended with $code"
+    [ $code -eq 0 ] || break
+    end=button
+done
+bhyvectl --destroy --vm=$NAME
+echo "destroyed with $?"
+"""
+
+
+@needs_pgrep
+def test_the_loop_of_vm_bhyve(probe_disk: Path, tmp_path: Path) -> None:
+    """The console is a null modem whose reader stays, loader to guest to loader; the end is by title and SIGTERM."""
+    console, mark, log = f"/dev/nmdm-{NAME}.1A", tmp_path / "mark", tmp_path / "log"
+    reader = os.open(nmdm.terminal_of(f"/dev/nmdm-{NAME}.1B"), os.O_RDWR | os.O_NOCTTY)
+    seen = bytearray()
+    script = subprocess.Popen(
+        ["/bin/sh", "-c", VM_BHYVE],
+        env={
+            **os.environ,
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "NAME": NAME,
+            "DISK": str(probe_disk),
+            "CONSOLE": console,
+            "MARK": str(mark),
+            "LOG": str(log),
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + 90
+    while script.poll() is None and time.monotonic() < limit:
+        if select.select((reader,), (), (), 0.1)[0]:
+            seen += os.read(reader, 65536)
+        if b"listening" in seen:
+            mark.write_text("ready")
+    while select.select((reader,), (), (), 0.5)[0]:
+        seen += os.read(reader, 65536)
+    os.close(reader)
+    out, _ = script.communicate(timeout=10)
+    assert out.splitlines() == ["ended with 0", "ended with 1", "destroyed with 0"], log.read_text()
+    assert bytes(seen).count(b"probe=end") == 2  # both rounds of the guest
+    assert bytes(seen).count(b"Booting [/boot/kernel/kernel]") == 2  # and of the loader
+    assert b"pressed" in seen
+
+
+def test_a_port_is_forwarded(probe_disk: Path) -> None:
+    """slirp's hostfwd: the host's port listens while the guest runs, and is free afterwards."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    loaded(probe_disk, "spin")
+    guest = Running("stdio", "-s", f"5,virtio-net,slirp,open,hostfwd=tcp:127.0.0.1:{port}-:22")
+    socket.create_connection(("127.0.0.1", port), 10).close()
+    guest.process.send_signal(signal.SIGTERM)
+    guest.end()
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+
+
+def test_two_consoles(probe_disk: Path) -> None:
+    """COM1 is the terminal, COM2 a port that one client may have."""
+    loaded(probe_disk, "poweroff")
+    done = program("bhyve", "-l", "com2,tcp=127.0.0.1:0", *LINE.format(console="stdio").split(), check=1)
+    assert b"probe=end" in done.out
