@@ -25,7 +25,7 @@ LEVELS = (
     {"host"},
     {"vm"},
     {"need", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root", "device"},
-    {"errors", "syscall"},
+    {"errors", "syscall", "libc"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.

@@ -17,9 +17,9 @@ from bhyveload.errors import UsageError
 from bhyveload.handoff.pvh.pvh_image import write_image, write_stub_elf
 from bhyveload.handoff.pvh.stub import build_stub
 from bhyveload.jsontext import dumps
+from bhyveload.libc import strtol, strtoul
 from bhyveload.loader.environment import Environment
 from bhyveload.loader.parse import ParseError, parse
-from bhyveload.loader.strtol import strtol, strtoul
 from bhyveload.userboot.dynamic import Dynamic
 from bhyveload.userboot.headers import parse_headers
 from bhyveload.vm.memory import GuestMemory

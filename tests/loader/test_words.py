@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bhyveload.freebsd_errno import ENOENT, EPERM
+from bhyveload.libc import strtol, strtoul, to_int
 from bhyveload.loader.environment import Environment, Variable, no_set, no_unset
 from bhyveload.loader.parse import MAXARGS, PARSE_BUFSIZE, ParseError, backslash, failure_line, parse
-from bhyveload.loader.strtol import strtol, strtoul, to_int
 
 _libc = ctypes.CDLL(None)
 _libc.strtol.restype = ctypes.c_long

@@ -15,6 +15,7 @@ import stat
 from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS, from_host
 from bhyveload.image.magic import RAW, media_sector_size
+from bhyveload.libc import pwrite_all
 from bhyveload.need import settle
 
 TYPE_CHECKING = False
@@ -68,9 +69,7 @@ class RawImage:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
         settle()
         try:
-            done = 0
-            while done < length:
-                done += os.pwrite(self.descriptor, memoryview(data)[done:], offset + done)
+            pwrite_all(self.descriptor, data, offset)
         except OSError as error:
             raise FileSystemError(from_host(error.errno), f"{self.name}: write at {offset}: {error.strerror}") from None
 

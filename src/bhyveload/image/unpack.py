@@ -6,6 +6,7 @@ import errno
 import os
 
 from bhyveload.errors import HostError, ImageError
+from bhyveload.libc import pwrite_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,9 +202,7 @@ def _write(names: tuple[str, str], fd: int, data: bytes, offset: int, room: int)
             written += len(piece)
             if written > room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            done = 0
-            while done < len(piece):
-                done += os.pwrite(fd, piece[done:], offset + at + done)
+            pwrite_all(fd, piece, offset + at)
     except OSError as error:
         raise HostError(
             f"{names[0]}: cannot be unpacked in {names[1]}: {error.strerror}",

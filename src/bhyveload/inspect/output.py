@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from bhyveload.libc import write_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,8 +61,7 @@ class Output:
 
     def _write(self, view: memoryview) -> None:
         try:
-            while view:
-                view = view[os.write(self.fd, view) :]
+            write_all(self.fd, view)
         except OSError as error:
             raise OutputFailed(error.errno or 0) from None
 

@@ -10,8 +10,8 @@ import time
 
 from bhyveload.errors import LoaderError
 from bhyveload.host.callbacks import LoaderEnd
+from bhyveload.libc import strtol, strtoul, to_int
 from bhyveload.loader.environment import no_unset
-from bhyveload.loader.strtol import strtol, strtoul, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

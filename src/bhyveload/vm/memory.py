@@ -13,6 +13,7 @@ import mmap
 import os
 
 from bhyveload.errors import MemoryAccessError, VmMemoryError, VmStorageError
+from bhyveload.libc import pwrite_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,14 +101,7 @@ class GuestMemory:
     def _write_batch(self, batch: Sequence[Buffer], want: int, at: int) -> None:
         done = os.pwritev(self.fd, batch, at)
         if done != want:  # a short write: only a full file system or a signal does this
-            self._finish(b"".join(batch)[done:], at + done)
-
-    def _finish(self, rest: bytes, at: int) -> None:
-        while rest:
-            done = os.pwrite(self.fd, rest, at)
-            if done == 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            rest, at = rest[done:], at + done
+            pwrite_all(self.fd, memoryview(b"".join(batch))[done:], at + done)
 
     def zero(self, gpa: int, length: int) -> None:
         """Make [gpa, gpa + length) zero."""

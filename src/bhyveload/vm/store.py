@@ -29,6 +29,7 @@ from bhyveload.errors import (
     VmStorageError,
 )
 from bhyveload.jsontext import dumps
+from bhyveload.libc import write_all
 from bhyveload.vm.memory import GuestMemory, split_memory
 
 TYPE_CHECKING = False
@@ -438,8 +439,7 @@ class VirtualMachine:
             os.path.join(self.path, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         try:
-            while data:
-                data = data[os.write(fd, data) :]
+            write_all(fd, data)
         finally:
             os.close(fd)
 

@@ -17,7 +17,7 @@ from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.dmu import Dnode
 from bhyveload.fs.zfs.label import Leaf, Reads
 from support import harness
-from support.zfs_pools import disk, disk_names, pool_names, vdev_partition, writable_disk
+from support.zfs_pools import disk, disk_names, open_pools, pool_names, vdev_partition, writable_disk
 from support.zfs_writer import fat_zap, micro_zap, name_hash
 
 NAMES = st.binary(min_size=1, max_size=60).map(lambda name: name.replace(b"\0", b"\1"))
@@ -225,7 +225,7 @@ def test_raidz_columns_cover_the_block_once(data: st.DataObject) -> None:
 
 
 def test_removing_the_last_variable_removes_the_store() -> None:
-    benv = nvlist.NvList()
+    benv = nvlist.NvList([])
     assert bootenv.put(benv, "one", "1", None) == 0
     assert bootenv.put(benv, "two", "yes", "DATA_TYPE_STRING") == 0
     bootenv.drop(benv, "one")
@@ -256,7 +256,7 @@ def test_any_stored_variable_can_be_shown(variables: nvlist.NvList) -> None:
 def test_the_loader_takes_any_boot_environment_block(variables: nvlist.NvList, once: bool, text: bytes) -> None:
     """Labels with right checksums around whatever a guest wrote."""
     image = writable_disk("bootenv.0")
-    benv = nvlist.NvList()
+    benv = nvlist.NvList([])
     benv.set(zf.BOOTENV_VERSION, nvlist.DATA_TYPE_UINT64, zf.VB_NVLIST)
     if once:
         benv.set(zf.FREEBSD_BOOTONCE, nvlist.DATA_TYPE_STRING, text)
@@ -269,3 +269,21 @@ def test_the_loader_takes_any_boot_environment_block(variables: nvlist.NvList, o
     outcome = harness.run([image], keys, environment=[b"autoboot_delay=NO", b"LINES=2000"])
     assert outcome.end == "exit"
     assert b"List of configured nvstores" in outcome.console
+
+
+@pytest.mark.parametrize("text", ["1_000", "--5", "+-5", "0o17", "", "12 ", "0x", "9" * 30, "٣"])
+def test_what_strtoll_does_not_take_whole_is_no_number_of_an_nvstore(text: str) -> None:
+    benv = nvlist.NvList([])
+    with pytest.raises(FileSystemError) as caught:
+        bootenv.put(benv, "number", text, "DATA_TYPE_INT64")
+    assert caught.value.errno == EINVAL
+    assert not benv.pairs
+
+
+def test_a_file_is_not_read_before_its_start() -> None:
+    fs = open_pools("bootenv.0").dataset("")
+    file = fs.open(fs.lookup(b"/"))
+    for offset, length in ((-1, 10), (0, -1)):
+        with pytest.raises(FileSystemError) as caught:
+            file.read(offset, length)
+        assert caught.value.errno == EINVAL

@@ -14,6 +14,7 @@ from bhyveload.freebsd_errno import EIO
 
 from . import zap
 from . import zfs_format as zf
+from .meanwhile import Meanwhile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,12 +112,8 @@ def of_sa(dnode: Dnode, objects: ObjectReader, layouts: Layouts) -> Attributes:
     if dnode.bonuslen:
         _collect(dnode, dnode.bonus, layouts, found)
         if dnode.spill is not None and ("ZPL_SIZE" not in found or _needs_link_text(found)):
-            reads = objects.blocks.reads
-            was, reads.paused = reads.paused, True
-            try:
+            with Meanwhile(objects.blocks.reads, paused=True):
                 _collect(dnode, objects.read_block_pointer(dnode.spill), layouts, found)
-            finally:
-                reads.paused = was
     elif dnode.spill is not None:
         _collect(dnode, objects.read_block_pointer(dnode.spill), layouts, found)
     result = Attributes()

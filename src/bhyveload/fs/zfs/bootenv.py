@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, ENXIO
+from bhyveload.libc import whole_long
 
 from . import nvlist as nv
 from . import zfs_format as zf
@@ -214,23 +215,11 @@ def _value(kind: int, text: str) -> int | bytes:
     if kind not in _WIDTHS:
         raise FileSystemError(EINVAL, "ZFS: nvstore: no such type")
     bits, signed = _WIDTHS[kind]
-    value = _strtoll(text) & (1 << bits) - 1
+    number = whole_long(text, unsigned=not signed)
+    if number is None:
+        raise FileSystemError(EINVAL, f"ZFS: nvstore: {text} is no number")
+    value = number & (1 << bits) - 1
     return value - (1 << bits) if signed and value >> bits - 1 else value
-
-
-def _strtoll(text: str) -> int:
-    """strtoll(text, &end, 0) that must take all of it."""
-    digits = text.strip()
-    sign = -1 if digits.startswith("-") else 1
-    digits = digits.lstrip("+-") if digits[:1] in ("+", "-") else digits
-    try:
-        if digits.lower().startswith("0x"):
-            return sign * int(digits[2:], 16)
-        if digits.startswith("0") and len(digits) > 1:
-            return sign * int(digits, 8)
-        return sign * int(digits, 10)
-    except ValueError as error:
-        raise FileSystemError(EINVAL, f"ZFS: nvstore: {text} is no number") from error
 
 
 def drop(benv: NvList | None, name: str) -> None:

@@ -11,6 +11,7 @@ from bhyveload.freebsd_errno import EIO
 
 from . import blkptr
 from . import zfs_format as zf
+from .meanwhile import Meanwhile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ class LastBlock:
         """What zfs_close does."""
         self.dnode = None
         self.data = b""
+
+    def kept(self) -> Meanwhile:
+        """``with last.kept()``: it is the same behind as before, whatever is read within."""
+        return Meanwhile(self, dnode=self.dnode, block=self.block, data=self.data)
 
 
 class ObjectReader:

@@ -11,6 +11,7 @@ from .checksum import Salt
 from .dmu import LastBlock, ObjectReader, Objset
 from .indirect import Mapping
 from .label import NO_UBERBLOCK, Uberblock
+from .meanwhile import Meanwhile
 from .vdev import Vdev, printable
 from .zio import BlockReader
 from .zpl import ZfsFileSystem
@@ -265,17 +266,11 @@ class Pool:
         mos = self._require_mos()
         number = number or dsl.root_dataset(mos)
         pointer = dsl.objset_pointer(mos, number)
-        reads = self.blocks.reads
-        was, reads.paused = reads.paused, True
-        last = self.objects.last
-        kept = last.dnode, last.block, last.data
         try:
-            name = self.dataset_name(number)
+            with Meanwhile(self.blocks.reads, paused=True), self.objects.last.kept():
+                name = self.dataset_name(number)
         except FileSystemError:
             name = f"{self.name}: object {number}"
-        finally:
-            reads.paused = was
-            last.dnode, last.block, last.data = kept
         if number not in self._told and blkptr.decode(pointer).encrypted:
             self._told.add(number)
             self.printer(f"ZFS: the dataset {name} is encrypted and cannot be read")

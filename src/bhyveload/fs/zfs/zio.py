@@ -12,6 +12,7 @@ from bhyveload.freebsd_errno import EINVAL, EIO
 from . import blkptr, checksum
 from . import zfs_format as zf
 from .decompress import compression_name, decompress, supported_by_loader
+from .meanwhile import Meanwhile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,13 +166,11 @@ class BlockReader:
             shifts = [self.top_vdevs[dva.vdev].ashift for dva in bp.dvas if dva.vdev in self.top_vdevs]
             size = max(size, 1 << min(max(min(shifts), 9), 16)) if shifts else size
         if size > zf.SPA_GANGBLOCKSIZE:
-            said, self.printer = self.printer, lambda _: None
             try:
-                return self.read_bp(bp.gang_header(size), depth + 1)
+                with Meanwhile(self, printer=lambda _: None):
+                    return self.read_bp(bp.gang_header(size), depth + 1)
             except FileSystemError:
                 pass  # written before the pool's headers grew
-            finally:
-                self.printer = said
         return self.read_bp(bp.gang_header(zf.SPA_GANGBLOCKSIZE), depth + 1)
 
 

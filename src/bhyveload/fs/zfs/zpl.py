@@ -8,12 +8,13 @@ directories, data past the last block) this is right instead.
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
-from bhyveload.freebsd_errno import EIO, EMLINK, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS
+from bhyveload.freebsd_errno import EINVAL, EIO, EMLINK, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFMT, Stat
 
 from . import attributes, blkptr, zap
 from . import zfs_format as zf
 from .dmu import Objset
+from .meanwhile import Meanwhile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,10 +49,13 @@ class ZfsFile:
         self.size = size
 
     def read(self, offset: int, length: int) -> list[Buffer]:
-        """Pieces of whole records of [offset, offset + length), clipped to the file.  Raises FileSystemError (EIO)."""
+        """Pieces of whole records of [offset, offset + length), clipped to the file.  Raises FileSystemError: EIO,
+        EINVAL (before the file's start)."""
+        if offset < 0 or length < 0:
+            raise FileSystemError(EINVAL, f"ZFS: {length} bytes at {offset}")
         self._filesystem.touch_attributes(self._node)
         length = min(length, self.size - offset)
-        if length <= 0 or offset < 0:
+        if length <= 0:
             return []
         return self._filesystem.objects.read(self._node.dnode, offset, length)
 
@@ -149,15 +153,8 @@ class ZfsFileSystem:
         return attributes.of_sa(dnode, self.objects, self._layouts)
 
     def _load_layouts(self) -> Layouts:
-        reads = self.objects.blocks.reads
-        last = self.objects.last
-        kept = last.dnode, last.block, last.data
-        was, reads.paused = reads.paused, True
-        try:
+        with Meanwhile(self.objects.blocks.reads, paused=True), self.objects.last.kept():
             return attributes.load_layouts(self.objset, self.objset.dnode(zf.MASTER_NODE_OBJ))
-        finally:
-            reads.paused = was
-            last.dnode, last.block, last.data = kept
 
     def touch_attributes(self, node: Node) -> None:
         """What zfs_stat reads at every read and readdir: the spill block of an object without a bonus."""

@@ -11,6 +11,7 @@ import struct
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.pvh.extents import data_extents, round_page
 from bhyveload.handoff.pvh.stub import ROM_END
+from bhyveload.libc import pwrite_all
 from bhyveload.vm.memory import MB, PAGE_SIZE, VM_HIGHMEM_BASE
 
 TYPE_CHECKING = False
@@ -103,14 +104,14 @@ def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: Gues
     )
     note = _NOTE.pack(4, 4, XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", stub.base)
     try:
-        _write_all(fd, head + b"".join(headers) + note, 0)
-        _write_all(fd, stub.image, at)
+        pwrite_all(fd, head + b"".join(headers) + note, 0)
+        pwrite_all(fd, stub.image, at)
         for to, first, last in places:
             while memory is not None and first < last:
                 data = os.pread(memory.fd, min(last - first, _COPY_STEP), first)
                 if not data:
                     raise HandoffError("guest memory: the memory file is shorter than the VM's memory")
-                _write_all(fd, data, to)
+                pwrite_all(fd, data, to)
                 first, to = first + len(data), to + len(data)
         os.ftruncate(fd, offset)
     except OSError as error:
@@ -119,10 +120,3 @@ def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: Gues
 
 def _load(offset: int, address: int, size: int) -> bytes:
     return _PROGRAM_HEADER.pack(_PT_LOAD, _PF_RWX, offset, address, address, size, size, PAGE_SIZE)
-
-
-def _write_all(fd: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done

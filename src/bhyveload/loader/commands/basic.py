@@ -11,9 +11,9 @@ import time
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import strerror
 from bhyveload.host.callbacks import USERBOOT_EXIT_QUIT, USERBOOT_EXIT_REBOOT
+from bhyveload.libc import strtol, to_int
 from bhyveload.loader.commands.options import options
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
-from bhyveload.loader.strtol import strtol, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import time
 
 from bhyveload.errors import FileSystemError, KernelError, LoaderError
+from bhyveload.libc import strtol, to_int
 from bhyveload.loader.kernel.formats import exec_file
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.modules import load_kernel_or_module
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
-from bhyveload.loader.strtol import strtol, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ Letters and texts: spec/kernel-loading.md 1, spec/errata.md A13, C2.
 
 from __future__ import annotations
 
+from bhyveload.libc import strtol, to_int
 from bhyveload.loader.commands.options import options
 from bhyveload.loader.kernel import modules
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.modules import load_kernel_or_module
 from bhyveload.loader.state import CMD_CRIT, CMD_ERROR, CMD_FATAL, CMD_OK, CMD_WARN
-from bhyveload.loader.strtol import strtol, to_int
 from bhyveload.need import need
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, EPART, ESLICE, EUNIT, strerror
-from bhyveload.loader.strtol import strtol, to_int
+from bhyveload.libc import strtol, to_int
 from bhyveload.partition.slices import (
     PARTISGPT,
     PARTNONE,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from struct import Struct
 
 from bhyveload.errors import FileSystemError
+from bhyveload.libc import strtol, to_int
 from bhyveload.loader.kernel.elf_format import MDT_MODULE, MDT_PNP_INFO, MDT_VERSION
-from bhyveload.loader.strtol import strtol, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

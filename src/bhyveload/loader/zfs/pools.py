@@ -9,10 +9,10 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError, LoaderError
 from bhyveload.freebsd_errno import EINVAL, ENXIO, EPERM, strerror
 from bhyveload.fs.zfs.poolset import PoolSet
+from bhyveload.libc import strtol, to_int
 from bhyveload.loader.batch import lock
 from bhyveload.loader.files.devices import DeviceSpec
 from bhyveload.loader.state import CMD_OK
-from bhyveload.loader.strtol import strtol, to_int
 from bhyveload.loader.zfs import nvstore
 from bhyveload.loader.zfs.vdev_probe import walk_disks
 from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD

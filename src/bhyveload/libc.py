@@ -1,6 +1,10 @@
-"""C's strtol(3) and strtoul(3) as libsa has them (stand/libsa/strtol.c, strtoul.c)."""
+"""What C's library has and Python's has not: strtol(3) and strtoul(3) as in libsa (stand/libsa/strtol.c, strtoul.c),
+and writing the whole of something."""
 
 from __future__ import annotations
+
+import errno
+import os
 
 LONG_MAX = (1 << 63) - 1
 ULONG_MAX = (1 << 64) - 1
@@ -46,6 +50,32 @@ def strtoul(text: str, base: int = 0) -> tuple[int, int]:
     if value > ULONG_MAX:
         return ULONG_MAX, end
     return (-value & ULONG_MAX if negative else value), end
+
+
+def whole_long(text: str, unsigned: bool = False) -> int | None:
+    """strtoll(text, &end, 0), or strtoull where ``unsigned``, that has to take all of ``text``: the number, None where
+    there is something else in it or it does not fit (errno is set then)."""
+    value, negative, end = _scan(text, 0)
+    if not text or end != len(text) or value > (ULONG_MAX if unsigned else LONG_MAX + negative):
+        return None
+    return -value if negative else value
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """write(2) until nothing is left.  Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """pwrite(2) until nothing is left.  Raises OSError: ENOSPC where the host takes nothing more."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        if not done:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view, offset = view[done:], offset + done
 
 
 def to_int(value: int) -> int:
