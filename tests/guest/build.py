@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
@@ -21,6 +22,13 @@ _EMULATION = {"amd64": "elf_x86_64", "i386": "elf_i386"}
 def missing_tools() -> str:
     """The tools that are needed and not installed, or an empty string."""
     return ", ".join(tool for tool in ("gcc", "ld") if shutil.which(tool) is None)
+
+
+@cache
+def quiet_about_rwx() -> tuple[str, ...]:
+    """A kernel's segments need no lecture; before binutils 2.39 ld gives none."""
+    known = subprocess.run(["ld", "--help"], check=True, capture_output=True, text=True).stdout
+    return tuple(option for option in ("--no-warn-rwx-segments",) if option in known)
 
 
 def build_probe(
@@ -56,7 +64,7 @@ def build_probe(
         objects.append(str(target))
     kernel = folder / name
     link = ["ld", "-m", _EMULATION[arch], "-nostdlib", "-static", "-z", "max-page-size=0x1000", "--build-id=none"]
-    link += ["-z", "noexecstack", "--no-warn-rwx-segments", "--orphan-handling=place"]
+    link += ["-z", "noexecstack", *quiet_about_rwx(), "--orphan-handling=place"]
     link += [f"--defsym=LOAD_ADDRESS={LOAD_ADDRESS[arch]:#x}", "-T", str(SOURCE / "probe.ld"), "-o", str(kernel)]
     subprocess.run([*link, *objects], check=True)
     return kernel

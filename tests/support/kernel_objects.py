@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from guest.build import quiet_about_rwx
+
 MDT_DEPEND, MDT_MODULE, MDT_VERSION, MDT_PNP_INFO = 1, 2, 3, 4
 KERNBASE = 0xFFFFFFFF80000000
 _EMULATION = {"amd64": "elf_x86_64", "i386": "elf_i386"}
@@ -146,7 +148,7 @@ def build_kernel(
     layout = _SCRIPT.replace("LOAD_ADDRESS", hex(address))
     script.write_text(layout if dynamic else _PLAIN.sub("", layout).replace(" :text :interpreter", " :text"))
     link: list[str | Path] = ["ld", "-m", _EMULATION[arch], "-z", "max-page-size=0x200000", "--build-id=none"]
-    link += ["-z", "noexecstack", "--no-warn-rwx-segments", "-z", "norelro", "-T", script, "-o", path, main]
+    link += ["-z", "noexecstack", *quiet_about_rwx(), "-z", "norelro", "-T", script, "-o", path, main]
     if dynamic:
         shared = work / "hack.pico"
         tool("ld", "-m", _EMULATION[arch], "-shared", "-o", shared, hack)

@@ -50,6 +50,7 @@ Look into a guest's disks: nothing is mounted, nothing is written to them.
 Without --partition and --dataset: the file system that would boot.
 PATH begins with `/' where it may be left away.  A last word that could be either is a path if the guest has it.
 """
+SHORT_OPTIONS = "d:lR"
 LONG_OPTIONS = {
     "disk": "d:",
     "partition": "partition:",
@@ -199,7 +200,7 @@ def parse(words: list[str]) -> Request:
     pending, behind = words[:last], words[last + 1 :]
     operands: list[str] = []
     while pending:
-        options = Options(pending, "d:lR", LONG_OPTIONS)
+        options = Options(pending, SHORT_OPTIONS, LONG_OPTIONS)
         for option, argument in options:
             _take(request, option, argument or "")
         pending = options.operands

@@ -64,7 +64,8 @@ Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 e
 EXIT_ERROR = 4
 _KEYS = b"\r\nCtrl-A h  this text\r\nCtrl-A x  end the run\r\nCtrl-A Ctrl-A  Ctrl-A itself\r\n"
 ACCELERATORS = ("auto", "kvm", "tcg")
-_LONG_OPTIONS = {
+SHORT_OPTIONS = "c:d:"
+LONG_OPTIONS = {
     "accel": "accel:",
     "allow-backing": "allow-backing",
     "cpus": "c:",
@@ -171,7 +172,7 @@ def parse(words: Sequence[str]) -> Arguments:
 def _options_around_operands(words: list[str], operands: list[str]) -> Iterator[tuple[str, str]]:
     """The options in ``words``, also those behind the VM's name; what is no option is added to ``operands``."""
     while words:
-        options = Getopt(words, "c:d:", _LONG_OPTIONS)
+        options = Getopt(words, SHORT_OPTIONS, LONG_OPTIONS)
         for option, value in options:
             yield option, value or ""
         operands += options.operands[:1]

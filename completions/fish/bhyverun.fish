@@ -1,0 +1,17 @@
+# Completion of bhyverun(8) for fish.
+
+complete -c bhyverun -f -a '(bhyvectl --list 2>/dev/null)'
+complete -c bhyverun -l accel -x -a 'auto kvm tcg' -d 'who runs the processor'
+complete -c bhyverun -s c -l cpus -x -d 'processors'
+complete -c bhyverun -s d -l disk -r -F -d 'a disk in place of those that were loaded'
+complete -c bhyverun -l allow-backing -d 'follow the names of backing files'
+complete -c bhyverun -l no-disk -d 'no disk at all'
+complete -c bhyverun -l net -x -a 'none user tap,' -d 'its network'
+complete -c bhyverun -l timeout -x -d 'end the run after that long'
+complete -c bhyverun -l user -x -a '(__fish_complete_users)' -d 'whom QEMU runs as'
+complete -c bhyverun -l no-sandbox -d 'do not confine QEMU'
+complete -c bhyverun -l dry-run -d 'print the QEMU command'
+complete -c bhyverun -l stub -r -F -d 'keep the start-up stub'
+complete -c bhyverun -l export -r -F -d 'write the VM as one PVH image'
+complete -c bhyverun -l help -d 'how it is used'
+complete -c bhyverun -l version -d 'its version'
