@@ -15,7 +15,9 @@ from bhyveload.cli.bhyvectl import RUNNING
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "completions"
-PROGRAMS = ("bhyveload", "bhyverun", "bhyvectl", "bhyvedisk")
+# what a program takes without doing anything, or only to refuse it
+NOT_OFFERED = {"bhyve": {"-A", "-I"}, "bhyvectl": {f"--{name}" for name in RUNNING}}
+PROGRAMS = ("bhyveload", "bhyverun", "bhyve", "bhyvectl", "bhyvedisk")
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +27,12 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options_of(program: str) -> set[str]:
-    """What the program takes, without what bhyvectl knows only to refuse it."""
+    """What the program takes."""
     module = importlib.import_module(f"bhyveload.cli.{program}")
-    short = getattr(module, "SHORT_OPTIONS", "").replace(":", "")
-    return {f"-{letter}" for letter in short} | {f"--{name}" for name in module.LONG_OPTIONS if name not in RUNNING}
+    short = getattr(module, "SHORT_OPTIONS", "")
+    short = (short if isinstance(short, str) else short["current"]).replace(":", "")
+    options = {f"-{letter}" for letter in short} | {f"--{name}" for name in module.LONG_OPTIONS}
+    return options - NOT_OFFERED.get(program, set())
 
 
 def needs(shell: str) -> None:
