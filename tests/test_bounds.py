@@ -7,26 +7,38 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import lzma
 import os
 import struct
+import sys
+import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from bhyveload.device import Buffer
-from bhyveload.errors import BhyveloadError, FileSystemError, HandoffError
+from bhyveload.errors import BhyveloadError, FileSystemError, HandoffError, ImageError
 from bhyveload.freebsd_errno import EINVAL, EIO
 from bhyveload.fs import compressed
 from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.handoff.pvh.entry_state import EntryState, entry_state
 from bhyveload.handoff.pvh.memory_map import map_fields
+from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.image.unpack import unpack
+from bhyveload.image.xz import NoIndex, XzImage
 from bhyveload.loader.commands import basic, boot
 from bhyveload.loader.files.open_file import F_READ, OpenFile
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
 from fuzzing import check_in_time
 from support.zfs_writer import OFF, Top, Writer, write_labels
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 MIB = 1 << 20
 SECONDS = 2.0
@@ -148,6 +160,126 @@ def test_much_out_of_little_bzip2_is_not_held(monkeypatch: pytest.MonkeyPatch) -
     zeros = compressed.open_bzip2(Text(bz2.compress(bytes(20 * MIB))), lambda text: None)
     assert b"".join(zeros.read(15 * MIB, 10)) == bytes(10)
     assert len(set(map(id, zeros._blocks.values()))) == 1
+
+
+EMPTY = {"xz": lzma.compress(b""), "zst": zstd.compress(b""), "gz": gzip.compress(b"")}
+OPENERS = {"xz": compressed.open_xz, "zst": compressed.open_zstd}
+
+
+@pytest.mark.parametrize("kind", ["xz", "zst"])
+@pytest.mark.parametrize("filler", ["streams", "zeros"])
+def test_very_many_empty_streams_in_a_file(kind: str, filler: str) -> None:
+    """A file can be longer than the disk: all its blocks may be the same one."""
+    data = EMPTY[kind] if filler == "streams" else bytes(1024)
+    file = OPENERS[kind](Prefixed(EMPTY[kind], Text(data, 1 << 40)), lambda text: None)
+    (error,) = in_time(lambda: file.read(0, 10))
+    assert isinstance(error, FileSystemError)
+    assert error.errno == EIO
+
+
+def test_deflate_blocks_without_content() -> None:
+    header = gzip.compress(b"")[:10]
+    file = compressed.open_gzip(Prefixed(header, Text(b"\0\0\0\xff\xff", 1 << 40)), lambda text: None)
+    (error,) = in_time(lambda: file.read(0, 10))
+    assert "nothing comes out" in error.message
+
+
+class Prefixed(Text):
+    """``data`` in front of another file."""
+
+    def __init__(self, data: bytes, rest: Text) -> None:
+        super().__init__(data, len(data) + rest.size)
+        self.rest = rest
+
+    def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        if offset >= len(self.data):
+            return self.rest.read(offset - len(self.data), length)
+        head = self.data[offset : offset + length]
+        return [head, *self.rest.read(0, length - len(head))]
+
+
+# Images that are unpacked
+
+
+def image_of(tmp_path: Path, name: str, pieces: Sequence[bytes | int]) -> RawImage:
+    """A file of these bytes; a number: so many zero bytes, which are a hole."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        for piece in pieces:
+            if isinstance(piece, int):
+                file.seek(piece, os.SEEK_CUR)
+            else:
+                file.write(piece)
+        file.truncate(file.tell())
+    return open_raw(str(path), read_only=True)
+
+
+def unpacked(source: RawImage, kind: str) -> int:
+    fd = os.memfd_create("unpacked")
+    try:
+        return unpack(source, (source.name, "/cache"), kind, fd, 1 << 40, 1 << 30, lambda done, total: None)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("kind", ["xz", "gz", "zst"])
+def test_very_many_empty_streams_in_an_image(kind: str, tmp_path: Path) -> None:
+    source = image_of(tmp_path, f"disk.{kind}", [EMPTY[kind] * (16 * MIB // len(EMPTY[kind]))])
+    (error,) = in_time(lambda: unpacked(source, kind))
+    assert isinstance(error, ImageError)
+    assert "streams with next to nothing" in error.message
+
+
+@pytest.mark.parametrize("kind", ["xz", "gz", "zst"])
+def test_very_much_padding(kind: str, tmp_path: Path) -> None:
+    packed = lzma.compress(b"x" * 512) if kind == "xz" else EMPTY[kind]
+    source = image_of(tmp_path, f"disk.{kind}", [packed, 64 << 30])
+    (error,) = in_time(lambda: unpacked(source, kind))
+    assert isinstance(error, ImageError)
+    assert "zero bytes" in error.message
+    if kind == "xz":
+        (error,) = in_time(lambda: XzImage(source, source.name))
+        assert "padding" in error.message
+
+
+@pytest.mark.parametrize("kind", ["xz", "gz", "zst"])
+def test_streams_of_some_size_and_padding_are_sound(kind: str, tmp_path: Path) -> None:
+    """As bgzip, pigz -i, pzstd and tapes make them."""
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "xz": lambda data: lzma.compress(data, preset=0),
+        "gz": gzip.compress,
+        "zst": zstd.compress,
+    }
+    pack = packers[kind]
+    streams = [pack(os.urandom(4096)) for _ in range(1500)]
+    source = image_of(tmp_path, f"disk.{kind}", [*streams, *[EMPTY[kind]] * 500, 8 * MIB if kind != "zst" else 0])
+    assert unpacked(source, kind) == 1500 * 4096
+    if kind == "xz":
+        with pytest.raises(NoIndex):
+            XzImage(source, source.name)  # more than 1,024 streams
+
+
+def test_xz_blocks_that_claim_to_be_very_long(tmp_path: Path) -> None:
+    """Gigabytes for one sector: they would be read into memory."""
+    size = 1 << 33
+    index = b"\0\1" + _vli(size) + _vli(512)
+    index += bytes(-len(index) % 4)
+    index += zlib.crc32(index).to_bytes(4, "little")
+    flags = b"\0\1"
+    header = b"\xfd7zXZ\0" + flags + zlib.crc32(flags).to_bytes(4, "little")
+    tail = (len(index) // 4 - 1).to_bytes(4, "little") + flags
+    footer = zlib.crc32(tail).to_bytes(4, "little") + tail + b"YZ"
+    source = image_of(tmp_path, "disk.xz", [header, size, index, footer])
+    with pytest.raises(ImageError, match=f"block of {size} bytes for 512"):
+        XzImage(source, source.name)
+
+
+def _vli(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
 
 
 # ZFS

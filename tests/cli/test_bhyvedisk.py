@@ -20,7 +20,7 @@ from bhyveload.cli.bhyvedisk import Request, parse
 from bhyveload.errors import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_SOFTWARE, EX_USAGE, FileSystemError, UsageError
 from bhyveload.inspect import tree
 from bhyveload.inspect.listing import checksum_line, mode_text, shown, time_text
-from bhyveload.inspect.survey import human_size
+from bhyveload.inspect.sizes import human_size
 from bhyveload.inspect.tree import Walk, find, members
 from support import zfs_pools
 from support.images import MIB, bsd_label, gpt_disk, make_ufs, mbr_disk, put, require, standard_disk, write_at
@@ -193,6 +193,58 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     status, count, kibibytes = map(int, done.stdout.split())
     assert (status, count) == (0, size)
     assert kibibytes < 100 * 1024
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_that_claims_more_than_any_disk_has(tmp_path: Path, version: int) -> None:
+    """Its holes stay holes, and how much is coming is said."""
+    tree = plant(tmp_path / "tree", {"a": b"a" * 5000})
+    image = make_ufs(tree, tmp_path / "u", 2 * MIB, 4096, 512, version=version)
+    content = bytearray(image.read_bytes())
+    at = content.index((5000).to_bytes(8, "little"))
+    size = 1 << 38 if version == 2 else 1 << 36
+    content[at : at + 8] = size.to_bytes(8, "little")
+    image.write_bytes(content)
+    copy = tmp_path / "copy"
+    done = run("cp", image, "/a", copy)
+    claimed = "256.0 GiB" if version == 2 else "64.0 GiB"
+    assert done.stderr.decode().startswith(
+        f"bhyvedisk.py: disk0:/a: {claimed}, of which the disks hold 2.0 MiB at most"
+    )
+    assert done.returncode == 0
+    assert copy.stat().st_size == size
+    assert copy.stat().st_blocks * 512 < 64 << 10
+    with copy.open("rb") as file:
+        head = file.read(8192)
+        file.seek(size - 10)
+        assert file.read() == bytes(10)
+    assert head[:5000] == b"a" * 5000
+
+
+def test_copies_with_holes_are_the_same(tmp_path: Path) -> None:
+    """Where holes and data alternate: at the front, at the end, in the indirect blocks."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    generator = random.Random(3)
+    files = {}
+    for name, size in (("front", 300_000), ("end", 300_000), ("mixed", 5_000_000), ("empty", 0), ("all", 900_001)):
+        with (tree / name).open("wb") as file:
+            if name not in ("front", "all", "empty"):
+                file.write(b"data" * 5000)
+            if name == "mixed":
+                for _ in range(30):
+                    file.seek(generator.randrange(size) & -4096)
+                    file.write(generator.randbytes(generator.choice((100, 4096, 70_000))))
+            if name == "front":
+                file.seek(size - 10)
+                file.write(b"0123456789")
+            file.truncate(size)
+        files[name] = (tree / name).read_bytes()
+    image = make_ufs(tree, tmp_path / "u", 16 * MIB, 4096, 512)
+    for name, content in files.items():
+        assert output("cp", image, "/" + name, tmp_path / "copy") == b""
+        assert (tmp_path / "copy").read_bytes() == content
+        assert output("cat", image, "/" + name) == content
 
 
 def zfs_disks(folder: Path, pool: str) -> list[Path]:

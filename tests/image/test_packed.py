@@ -420,8 +420,8 @@ def test_an_entry_of_somebody_else_is_not_used(tmp_path: Path, folder: Path) -> 
 def test_a_great_many_tiny_streams(tmp_path: Path) -> None:
     """What is handed back to the next stream is little: otherwise this would copy gigabytes."""
     path = tmp_path / "disk"
-    path.write_bytes(gzip.compress(b"") * 20_000 + gzip.compress(b"end"))
-    assert read_packed(path) == b"end"
+    path.write_bytes(gzip.compress(bytes(4096)) * 20_000 + gzip.compress(b"end"))
+    assert read_packed(path) == bytes(4096 * 20_000) + b"end"
 
 
 # What FreeBSD's project offers for download: FreeBSD-14.3-RELEASE-amd64.{raw,qcow2,vmdk,vhd}.xz
@@ -464,6 +464,38 @@ def test_a_python_that_lacks_the_library(tmp_path: Path, packer: str, module: st
     assert answer.stdout.startswith("this Python cannot") and hint in answer.stdout
 
 
+def test_what_a_killed_run_left_growing(tmp_path: Path, folder: Path) -> None:
+    """Of whatever image: the next one to unpack anything removes it; one that is at work is left alone."""
+    folder.mkdir(parents=True, mode=0o700)
+    dead, alive, other = (folder / name for name in ("1-dead.part", "2-alive.part", "3-other"))
+    for path in (dead, alive, other):
+        path.write_bytes(bytes(4096))
+    path = tmp_path / "disk.gz"
+    path.write_bytes(gzip.compress(SAMPLE))
+    with alive.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert read_packed(path) == SAMPLE
+        assert not dead.exists()
+        assert alive.exists()
+        assert other.exists()
+
+
+def test_what_grows_counts_against_the_limit(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    alive, old = folder / "2-alive.part", folder / "3-old"
+    alive.write_bytes(os.urandom(8 * MIB))
+    old.write_bytes(os.urandom(1 * MIB))
+    os.utime(old, (1, 1))
+    monkeypatch.setattr(cache, "LIMIT", 8 * MIB)
+    path = tmp_path / "disk.gz"
+    path.write_bytes(gzip.compress(SAMPLE))
+    with alive.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert read_packed(path) == SAMPLE
+    assert alive.exists()
+    assert not old.exists()
+
+
 # The user's view
 
 
@@ -489,8 +521,9 @@ def test_interrupted(tmp_path: Path, folder: Path, number: int, status: int | No
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
         assert run.stdout is not None
         part = wait_for(folder)
+        said = os.read(run.stdout.fileno(), 4096)
         run.send_signal(number)
-        said = run.stdout.read()  # ends when the child, which has it too, is gone
+        said += run.stdout.read()  # ends when the child, which has it too, is gone
         run.wait()
     assert b"unpacking it into" in said and b"Traceback" not in said
     if status is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import stock_like
+from bhyveload.errors import LoaderError
 from bhyveload.host.directory import open_host_directory
 from support import harness
 from support.end_to_end import bhyveload
@@ -202,3 +203,24 @@ def test_including(tmp_path: Path) -> None:
 def test_long_lines_continue_as_further_lines(tmp_path: Path) -> None:
     lines = simple(tmp_path, "@set autoboot_delay=NO\n@echo " + "x" * 300 + "\n")
     assert "x" * 249 in lines
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("@include /boot/loader.rc\n", "64 deep"),
+        ("@-include /boot/loader.rc\n@-include /boot/loader.rc\n", "64 deep"),
+    ],
+)
+def test_a_script_that_includes_itself(tmp_path: Path, lines: str, why: str) -> None:
+    """FreeBSD's loader crashes; here the load ends, and says why."""
+    with pytest.raises(LoaderError, match=f"include each other {why}"):
+        simple(tmp_path, lines)
+
+
+def test_scripts_that_include_the_next_one_twice(tmp_path: Path) -> None:
+    """Not deep, but each of them doubles what is to be run."""
+    files: dict[str, str | bytes] = {f"boot/{number}": f"@include /boot/{number + 1}\n" * 2 for number in range(40)}
+    files |= {"boot/40": "", "boot/loader": "$Interpreter:simp\0", "boot/loader.rc": "@include /boot/0\n"}
+    with pytest.raises(LoaderError, match="include each other 10000 times"):
+        run(tmp_path, files, b"quit\n", interpreter="simp")

@@ -280,7 +280,7 @@ def _look(
 
     prepare(request.command)
 
-    output = Output(1 if target is None else target.fd)
+    output = Output(1) if target is None else Output(target.fd, target.is_new)
 
     def child(leave: Leave) -> dict[str, Any]:
         if isinstance(sandbox, Sandbox):

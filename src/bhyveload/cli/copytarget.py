@@ -7,13 +7,11 @@ import os
 import stat
 
 from bhyveload.errors import UsageError
+from bhyveload.host.new_file import NewFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-
-_TRIES = 100
 
 
 class CopyTarget:
@@ -25,7 +23,7 @@ class CopyTarget:
     """
 
     def __init__(self, path: str, source: str, disks: Sequence[str] = ()) -> None:
-        self._temporary = ""
+        self._new: NewFile | None = None
         self._mode: int | None = None
         if path.endswith("/") or os.path.isdir(path):
             name = source.rstrip("/").rpartition("/")[2]
@@ -48,43 +46,31 @@ class CopyTarget:
             self._mode = stat.S_IMODE(status.st_mode)
         except FileNotFoundError:
             pass
-        folder, name = os.path.split(self.path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        for attempt in range(_TRIES):
-            temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.{attempt}")
-            try:
-                fd = os.open(temporary, flags, 0o600)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                error.filename = self.path  # not the name that only we know
-                raise
-            self._temporary = temporary
-            return fd
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path)
+        self._new = NewFile(self.path)
+        return self._new.fd
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is an empty file of its own, in which holes may stay holes: not a device, not a FIFO."""
+        return self._new is not None
 
     def commit(self, mode: int) -> None:
         """The copy is complete.  A new file gets the permissions ``mode`` less the umask, an old one keeps its own."""
-        if self._temporary:
-            umask = os.umask(0o077)
-            os.umask(umask)
-            os.fchmod(self.fd, mode & ~umask if self._mode is None else self._mode)
-        fd, self.fd = self.fd, -1
-        os.close(fd)  # network file systems report a full disk only here
-        if self._temporary:
-            os.rename(self._temporary, self.path)
-            self._temporary = ""
+        if self._new is None:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+            return
+        umask = os.umask(0o077)
+        os.umask(umask)
+        os.fchmod(self.fd, mode & ~umask if self._mode is None else self._mode)
+        os.close(os.dup(self.fd))  # network file systems report a full disk only here
+        self._new.place()
 
     def __enter__(self) -> CopyTarget:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.fd >= 0:
+    def __exit__(self, *_: object) -> None:
+        if self._new is not None:
+            self._new.close()
+        elif self.fd >= 0:
             os.close(self.fd)
-        if self._temporary:
-            try:
-                os.unlink(self._temporary)
-            except OSError:
-                pass

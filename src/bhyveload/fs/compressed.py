@@ -46,6 +46,8 @@ BLOCK = 256 << 10  # decompressed data is kept in blocks of this size
 KEEP = 32 << 20  # bytes of decompressed data kept: a kernel's symbols lie this near to its section headers
 LIMIT = 1 << 30  # bytes of decompressed data: what a kernel finds mapped when it starts
 HELD = 160 << 20  # bytes that may come out of one piece of bzip2 before anybody has asked for them; zeros are free
+IDLE = 64 << 20  # bytes that may go in and have nothing come out
+SPARE_STREAMS, STREAM_SIZE = 1000, 4096  # streams in one file: so many, and one for each of these bytes that came out
 XZ_MEMORY = 256 << 20  # of the xz decoder: `xz -9` takes 65 MiB
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -113,6 +115,7 @@ class CompressedFile:
         self._dropped = 0  # blocks
         self._held = 0  # bytes in blocks that are not zero
         self._tail = bytearray()  # what came out behind the last full block
+        self._streams = 0  # that began, in all
         self._spent = 0  # bytes that came out in all, in this pass and those before
         self._needed = 0  # nothing before this offset is going to be read next
         self._consumed = start  # offset in the file up to which the engine was fed
@@ -232,6 +235,8 @@ class CompressedFile:
             size = min(Z_BUFSIZE - here % Z_BUFSIZE, Z_BUFSIZE - (here - skew) % Z_BUFSIZE, len(data))
             self._decompress(data[:size])
             self._consumed += size
+            if self._end is None and self._consumed - self._start > self._out + IDLE:
+                self._break(f"{self._format.reader}: nothing comes out of {IDLE >> 20} MiB", self._consumed)
             self._came_out[self._consumed] = self._out
             data = data[size:]
         if data:
@@ -245,18 +250,20 @@ class CompressedFile:
                 data = data.lstrip(b"\0")  # xz pads between streams
                 if not data:
                     return
+                self._streams += 1
+                if self._streams > SPARE_STREAMS + self._spent // STREAM_SIZE:
+                    self._break(f"{self._format.reader}: {self._streams} streams with next to nothing in them", end)
+                    return
                 self._engine = self._format.engine()
                 self._between = False
             saved = self._engine.copy() if isinstance(self._engine, _INFLATE) else None
             try:
                 self._drain(self._engine, data)
             except _TooLarge as error:
-                self._failure = str(error)
-                self._end = end
+                self._break(str(error), end)
                 return
             except self._format.errors as error:
-                self._failure = self._format.failure(error)
-                self._end = end
+                self._break(self._format.failure(error), end)
                 if saved is not None:
                     self._salvage(saved, data)
                 return
@@ -267,6 +274,11 @@ class CompressedFile:
                 self._end = end - len(data)
                 return
             self._between = True
+
+    def _break(self, failure: str, end: int) -> None:
+        """Nothing more comes out, and why; ``end``: what of the file has been used up."""
+        self._failure = failure
+        self._end = end
 
     def _drain(self, engine: Engine, data: bytes) -> None:
         """Everything that comes out for ``data``.  Raises the engine's errors, _TooLarge."""

@@ -30,6 +30,17 @@ class File(Protocol):
         ...
 
 
+class DiskFile(File, Protocol):
+    """A file on a disk's file system."""
+
+    def extent(self, offset: int) -> tuple[int, bool]:
+        """How many bytes from ``offset`` (below ``size``) are alike, and whether they are a hole.
+
+        Tells what it finds at once, not all there is: the next bytes may be alike as well.  Raises FileSystemError.
+        """
+        ...
+
+
 class FileSystem(Protocol):
     """A mounted file system.  Paths are bytes with `/` between components; nodes are opaque to callers.
 
@@ -61,6 +72,8 @@ class DiskFileSystem(FileSystem, Protocol):
         ...
 
     def child(self, found: Any) -> Any: ...
+
+    def open(self, node: Any) -> DiskFile: ...
 
 
 class FileSystemType(Protocol):

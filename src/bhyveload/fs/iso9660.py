@@ -149,6 +149,10 @@ class Iso9660File:
             pieces.append(self._device.read(block * ISO_DEFAULT_BLOCK_SIZE + first, last - first))
         return pieces
 
+    def extent(self, offset: int) -> tuple[int, bool]:
+        """There are no holes."""
+        return self.size - offset, False
+
     def _count(self, first: int, last: int) -> None:
         twiddle = self._twiddle
         for _ in range(last - first + (first != self._block)):

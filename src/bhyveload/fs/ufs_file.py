@@ -108,6 +108,17 @@ class UfsFile:
         runs = self._runs(offset >> bshift, (end - 1) >> bshift)
         return self._pieces(runs, offset & (self._superblock.bsize - 1), end - offset)
 
+    def extent(self, offset: int) -> tuple[int, bool]:
+        """How many bytes from ``offset`` are alike, and whether they are a hole.  Raises FileSystemError as read()."""
+        bshift = self._superblock.bshift
+        block = offset >> bshift
+        pointers, count = self._map(block, (self.size - 1 >> bshift) - block + 1)
+        hole = pointers is None
+        if pointers is not None:
+            hole = not pointers[0]
+            count = next((index for index, pointer in enumerate(pointers) if (not pointer) != hole), count)
+        return min(block + count << bshift, self.size) - offset, hole
+
     def write(self, offset: int, data: Buffer) -> int:
         """Overwrite existing bytes in place; how many fitted before the end of the file.  Size and times stay.
 

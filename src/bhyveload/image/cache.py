@@ -4,8 +4,9 @@
 
 KEY is made of the compressed file's real path, size and time of modification: another file, another entry.  An entry
 appears by rename(2) when it is whole.  While it grows it is KEY-NAME.part, locked: a second process waits and then
-takes what the first one made; one that was killed leaves a .part that the next one overwrites.  The least recently
-used entries go when all together take more than LIMIT on the disk, and room is left for others.
+takes what the first one made; one that was killed leaves a .part that nobody locks, which the next one to unpack
+anything removes.  The least recently used entries go when all together, growing ones included, take more than LIMIT on
+the disk, and room is left for others.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def unpacked(
     if _use(path):
         return path
     prepare(compression)
+    _sweep(folder)
     part = _locked_part(path)
     try:
         if not _use(path):
@@ -318,21 +320,48 @@ def _remove(path: str) -> None:
         pass
 
 
-def _trim(folder: str, keep: str) -> None:
-    """Remove the least recently used entries while all of them are larger than LIMIT."""
+def _entries(folder: str) -> list[tuple[int, int, str]]:
+    """(time of last use, bytes on the disk, path) of each entry, growing ones too; what vanishes meanwhile is none."""
     entries = []
     try:
         for entry in os.scandir(folder):
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode) and not entry.name.endswith(".part"):
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(status.st_mode):
                 entries.append((status.st_mtime_ns, status.st_blocks * 512, entry.path))
     except OSError:
-        return  # somebody else is at it; the next one will do it
+        return []  # somebody else is at it; the next one will do it
+    return entries
+
+
+def _sweep(folder: str) -> None:
+    """Remove what killed processes left growing: files that nobody locks."""
+    for _, _, path in _entries(folder):
+        if not path.endswith(".part"):
+            continue
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+        except OSError:
+            pass  # somebody is at work on it
+        finally:
+            os.close(fd)
+
+
+def _trim(folder: str, keep: str) -> None:
+    """Remove the least recently used entries while all together are larger than LIMIT."""
+    entries = _entries(folder)
     total = sum(size for _, size, _ in entries)
     for _, size, path in sorted(entries):
         if total <= LIMIT:
             break
-        if path != keep:
+        if path != keep and not path.endswith(".part"):
             _remove(path)
             total -= size
 

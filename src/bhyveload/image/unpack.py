@@ -35,6 +35,9 @@ _FIRST_STEP = 1 << 12  # what is read of a stream first: what belongs to the nex
 _PIECE = 1 << 16  # the unit of holes
 _ZEROS = bytes(_CHUNK)
 _LZMA_MEMORY = 256 << 20
+MAX_PADDING = 64 << 20  # zero bytes between and behind streams, in all
+_SPARE_STREAMS = 1000  # so many streams more than ...
+_STREAM_SIZE = 4096  # ... one for each of these that came out; bgzip's have 64 KiB
 
 
 class _Gzip:
@@ -102,7 +105,7 @@ def unpack(
     Raises ImageError (damaged, cut short), HostError (no room).
     """
     name = names[0]
-    written = size = position = 0
+    written = size = position = padding = streams = 0
     stream = _OPENERS[compression]()
     fresh, step = True, _FIRST_STEP
     while True:
@@ -124,9 +127,16 @@ def unpack(
         written += _write(names, fd, data, size, room - written)
         size += len(data)
         if stream.eof:
-            position = _skip_padding(source, position - len(stream.unused_data))
+            end = position - len(stream.unused_data)
+            position = _skip_padding(source, end, MAX_PADDING - padding)
+            padding += position - end
+            if padding > MAX_PADDING:
+                raise _damaged(name, end, f"more than {MAX_PADDING >> 20} MiB of zero bytes are no part of a stream")
             if position == source.size:
                 return size
+            streams += 1
+            if streams > _SPARE_STREAMS + size // _STREAM_SIZE:
+                raise _damaged(name, end, f"{streams} streams with next to nothing in them")
             stream = _OPENERS[compression]()
             fresh, step = True, _FIRST_STEP
     raise _damaged(name, source.size, "nothing is there" if fresh else "it ends in the middle: the file is cut short")
@@ -172,16 +182,17 @@ def _too_large(name: str, limit: int) -> ImageError:
     return ImageError(f"{name}: more than {limit} bytes come out of it, which is too much for the file system")
 
 
-def _skip_padding(source: Device, position: int) -> int:
-    """Where the zero bytes behind a stream end."""
-    while position < source.size:
-        piece = bytes(source.read(position, min(_CHUNK, source.size - position)))
-        if piece[:1] != b"\0":
-            break
+def _skip_padding(source: Device, position: int, most: int) -> int:
+    """Where the zero bytes behind a stream end; a place more than ``most`` bytes away when they are more."""
+    end = min(source.size, position + most + 1)
+    step = 16  # mostly there are none
+    while position < end:
+        piece = bytes(source.read(position, min(step, end - position)))
         rest = len(piece.lstrip(b"\0"))
         position += len(piece) - rest
         if rest:
             break
+        step = _CHUNK
     return position
 
 

@@ -24,6 +24,9 @@ HEADER_SIZE = FOOTER_SIZE = 12
 MAX_BLOCK = 32 << 20  # bytes out of one block; xz -6 makes 24 MiB
 MAX_BLOCKS = 1 << 16
 MAX_STREAMS = 1 << 10
+MAX_PADDING = 64 << 20  # zero bytes between and behind streams, in all
+_OVERHEAD = 1 << 16  # what a block's headers and incompressible data may add to its size, and as much as its 16th part
+_STEP = 1 << 16
 MEMORY_LIMIT = 256 << 20  # of one decompressor: the dictionary of xz -9 has 64 MiB
 _CACHE_SIZE = 8 * MAX_BLOCK
 
@@ -42,6 +45,7 @@ class XzImage(ReadOnlyImage):
         super().__init__(name, source)
         self._file = Container(source, name, "download or copy the file again")
         self._blocks: list[tuple[int, int, int, bytes]] = []  # place, packed size, size, the stream's flags
+        self._padding = 0
         self._starts = [0]  # of the blocks in the disk, and the disk's end
         end = source.size
         for _ in range(MAX_STREAMS):
@@ -59,8 +63,7 @@ class XzImage(ReadOnlyImage):
     def _read_stream(self, end: int) -> int:
         """Add the blocks of the stream that ends at ``end``, last first; where the stream begins."""
         file = self._file
-        while end >= 4 and bytes(file.structure(end - 4, 4, "xz padding")) == bytes(4):
-            end -= 4
+        end = self._before_padding(end)
         footer = bytes(file.structure(end - FOOTER_SIZE, FOOTER_SIZE, "the xz stream footer"))
         if footer[10:] != FOOTER_MAGIC or zlib.crc32(footer[4:10]) != int.from_bytes(footer[:4], "little"):
             raise file.damaged(
@@ -83,15 +86,33 @@ class XzImage(ReadOnlyImage):
             size, position = _number(index, position)
             if size > MAX_BLOCK:
                 raise NoIndex
+            if packed > size + size // 16 + _OVERHEAD:
+                raise file.damaged(index_at, f"an xz block of {packed} bytes for {size}")
             sizes.append(((packed + 3) // 4 * 4, size))
         place = index_at
         for packed, size in reversed(sizes):
             place -= packed
-            self._blocks.append((place, packed, size, flags))
+            if size:
+                self._blocks.append((place, packed, size, flags))
         header = bytes(file.structure(place - HEADER_SIZE, HEADER_SIZE, "the xz stream header"))
         if header[:6] != HEADER_MAGIC or header[6:8] != flags:
             raise file.damaged(place - HEADER_SIZE, "the xz index does not fit the blocks")
         return place - HEADER_SIZE
+
+    def _before_padding(self, end: int) -> int:
+        """Where the zero bytes (four by four) begin that end at ``end``.  Raises ImageError: too many of them."""
+        step = 16  # mostly there are none
+        while end >= 4:
+            piece = bytes(self._file.structure(max(0, end - step), min(end, step), "xz padding"))
+            zeros = (len(piece) - len(piece.rstrip(b"\0"))) // 4 * 4
+            end -= zeros
+            self._padding += zeros
+            if self._padding > MAX_PADDING:
+                raise self._file.damaged(end, f"more than {MAX_PADDING >> 20} MiB of xz padding")
+            if zeros < len(piece) // 4 * 4:
+                break
+            step = _STEP
+        return end
 
     def read(self, offset: int, length: int) -> Buffer:
         """Raises FileSystemError(EIO) outside the disk, ImageError where the file is damaged."""

@@ -7,6 +7,7 @@ from bhyveload.freebsd_errno import EFTYPE, EISDIR, ELOOP, EMLINK, ENAMETOOLONG,
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFREG
 from bhyveload.inspect.listing import checksum_line, long_line, shown
 from bhyveload.inspect.output import pieces_of
+from bhyveload.inspect.sizes import human_size
 from bhyveload.inspect.tree import Walk, find, members
 
 TYPE_CHECKING = False
@@ -25,11 +26,13 @@ class Guest:
     """One file system of a guest and where to say what.
 
     ``device``: its name with colon; ``warn``: hears of what cannot be read.  ``damage``: how often it did.
+    ``room``: bytes that all disks have together.
     """
 
-    __slots__ = ("_output", "_warn", "damage", "device", "fs")
+    __slots__ = ("_output", "_room", "_warn", "damage", "device", "fs")
 
-    def __init__(self, device: str, fs: DiskFileSystem, output: Output, warn: Callable[[str], None]) -> None:
+    def __init__(self, device: str, fs: DiskFileSystem, output: Output, warn: Callable[[str], None], room: int) -> None:
+        self._room = room
         self.device = device
         self.fs = fs
         self._output = output
@@ -103,7 +106,13 @@ class Guest:
         if member.kind != S_IFREG:
             raise FileSystemError(EFTYPE, f"{self.device}{shown(member.path)}: not a regular file")
         try:
-            self._output.data(pieces_of(self.fs.open(member.node)))
+            file = self.fs.open(member.node)
+            if file.size > self._room:
+                self._warn(
+                    f"{self.device}{shown(member.path)}: {human_size(file.size)}, of which the disks hold "
+                    f"{human_size(self._room)} at most: the rest is holes, or the file system is damaged"
+                )
+            self._output.content(file)
         except FileSystemError as error:
             raise self._failure(error, path) from None
         return member.stat().mode

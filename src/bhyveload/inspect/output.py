@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bhyveload.device import Buffer
-    from bhyveload.fs.interface import File
+    from bhyveload.fs.interface import DiskFile, File
 
 PIECE = 4 << 20  # bytes of a file held at a time
 _BUFFER = 1 << 16
@@ -26,12 +26,16 @@ class OutputFailed(Exception):
 
 
 class Output:
-    """Buffers lines, passes on data.  Every method raises OutputFailed."""
+    """Buffers lines, passes on data.  Every method raises OutputFailed.
 
-    __slots__ = ("_held", "_pending", "fd", "terminal")
+    ``sparse``: the descriptor is that of a new, empty file, in which holes may stay holes.
+    """
 
-    def __init__(self, fd: int) -> None:
+    __slots__ = ("_held", "_pending", "_sparse", "fd", "terminal")
+
+    def __init__(self, fd: int, sparse: bool = False) -> None:
         self.fd = fd
+        self._sparse = sparse
         self._pending: list[bytes] = []
         self._held = 0
         try:
@@ -47,11 +51,37 @@ class Output:
         if self._held >= _BUFFER:
             self.flush()
 
-    def data(self, pieces: Iterable[Buffer]) -> None:
-        """Send bytes as they are."""
+    def content(self, file: DiskFile) -> None:
+        """Send a file.  Raises FileSystemError."""
         self.flush()
-        for piece in pieces:
-            self._write(memoryview(piece))
+        if not self._sparse:
+            for piece in pieces_of(file):
+                self._write(memoryview(piece))
+            return
+        position = 0
+        hole = False
+        while position < file.size:
+            length, hole = file.extent(position)
+            if not hole:
+                length = min(length, PIECE)
+                at = position
+                for piece in file.read(position, length):
+                    self._write_at(memoryview(piece), at)
+                    at += len(piece)
+                length = at - position
+                if not length:
+                    return
+            position += length
+        if hole:
+            self._write_at(memoryview(b"\0"), file.size - 1)
+
+    def _write_at(self, view: memoryview, offset: int) -> None:
+        try:
+            while view:
+                done = os.pwrite(self.fd, view, offset)
+                view, offset = view[done:], offset + done
+        except OSError as error:
+            raise OutputFailed(error.errno or 0) from None
 
     def flush(self) -> None:
         data = b"".join(self._pending)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import ENOENT
 from bhyveload.fs.stat import S_IFMT, S_IFREG
+from bhyveload.inspect.sizes import human_size
 from bhyveload.need import need
 from bhyveload.partition.table import ISO9660, NONE
 
@@ -259,15 +260,3 @@ def _boot_lines(boot: Facts) -> Iterator[str]:
     if boot["interpreter"]:
         what.append(f"scripts: {boot['interpreter']}")
     yield f"boots {boot['device']} {', '.join(what)}"
-
-
-def human_size(size: int) -> str:
-    """`512 B`, `64.0 KiB`, `1.5 GiB`."""
-    if size < 1024:
-        return f"{size} B"
-    value = float(size)
-    unit = 0
-    while value >= 1024 and unit < 6:
-        value /= 1024
-        unit += 1
-    return f"{value:.1f} {' KMGTPE'[unit]}iB"

@@ -68,7 +68,7 @@ def _carry_out(
         _info(images, disks, output, "json" in request.flags)
         return {}
     device, fs = disks.file_system(request.partition, request.dataset)
-    guest = Guest(device, fs, output, warn)
+    guest = Guest(device, fs, output, warn, sum(image.size for image in images))
     path = os.fsencode(request.path)
     report: dict[str, Any] = {}
     if request.command == "ls":

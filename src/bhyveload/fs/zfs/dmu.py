@@ -127,22 +127,47 @@ class ObjectReader:
         if size > zf.SPA_MAXBLOCKSIZE:
             self.blocks.printer(f"ZFS: I/O error - blocks larger than {zf.SPA_MAXBLOCKSIZE} are not supported")
             raise FileSystemError(EIO, f"ZFS: object {dnode.number} has blocks of {size} bytes")
-        if number > dnode.maxblkid:
+        stored, _ = self._pointer(dnode, number)
+        if stored is None:
             return zeros(size)
-        shift = dnode.indblkshift - zf.SPA_BLKPTRSHIFT
-        mask = (1 << shift) - 1
-        data: Buffer = dnode.block_pointers
-        for level in range(dnode.nlevels - 1, -1, -1):
-            place = (number >> level * shift & mask) * zf.BLKPTR_SIZE
-            if place + zf.BLKPTR_SIZE > len(data):
-                raise FileSystemError(EIO, f"ZFS: block {number} of object {dnode.number} is out of reach")
-            if blkptr.is_hole(data, place):
-                return zeros(size)
-            data = self.blocks.read(bytes(data[place : place + zf.BLKPTR_SIZE]))
+        data = self.blocks.read(stored)
         if len(data) != size:
             # only a damaged pool: the dnode and the block pointer disagree about the block's size
             return bytes(data[:size]).ljust(size, b"\0")
         return data
+
+    def _pointer(self, dnode: Dnode, number: int) -> tuple[bytes | None, int]:
+        """The stored pointer to data block ``number``, and 0; or None, and the level in which there is a hole."""
+        if number > dnode.maxblkid:
+            return None, dnode.nlevels
+        shift = dnode.indblkshift - zf.SPA_BLKPTRSHIFT
+        mask = (1 << shift) - 1
+        data: Buffer = dnode.block_pointers
+        level = dnode.nlevels - 1
+        while True:
+            place = (number >> level * shift & mask) * zf.BLKPTR_SIZE
+            if place + zf.BLKPTR_SIZE > len(data):
+                raise FileSystemError(EIO, f"ZFS: block {number} of object {dnode.number} is out of reach")
+            if blkptr.is_hole(data, place):
+                return None, level
+            stored = bytes(data[place : place + zf.BLKPTR_SIZE])
+            if not level:
+                return stored, 0
+            data = self.blocks.read(stored)
+            level -= 1
+
+    def extent(self, dnode: Dnode, offset: int) -> tuple[int, bool]:
+        """How many bytes from ``offset`` are alike, as far as one way through the levels tells, and whether they are a
+        hole."""
+        size = dnode.bsize
+        if not size:
+            raise FileSystemError(EIO, f"ZFS: object {dnode.number} has blocks of no size")
+        number = offset // size
+        if number > dnode.maxblkid:
+            return 1 << 63, True
+        stored, level = self._pointer(dnode, number)
+        span = 1 << level * (dnode.indblkshift - zf.SPA_BLKPTRSHIFT)  # blocks below one pointer of that level
+        return (number // span + 1) * span * size - offset, stored is None
 
     def read(self, dnode: Dnode, offset: int, length: int) -> list[Buffer]:
         """Consecutive pieces of [offset, offset + length); zeros where nothing is stored."""

@@ -59,6 +59,11 @@ class ZfsFile:
             return []
         return self._filesystem.objects.read(self._node.dnode, offset, length)
 
+    def extent(self, offset: int) -> tuple[int, bool]:
+        """How many bytes from ``offset`` are alike, and whether they are a hole.  Raises FileSystemError (EIO)."""
+        length, hole = self._filesystem.objects.extent(self._node.dnode, offset)
+        return min(length, self.size - offset), hole
+
     def write(self, offset: int, data: Buffer) -> int:
         raise FileSystemError(EROFS, "ZFS is read only")
 

@@ -11,6 +11,7 @@ import struct
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.pvh.extents import data_extents, round_page
 from bhyveload.handoff.pvh.stub import ROM_END
+from bhyveload.host.new_file import NewFile
 from bhyveload.libc import pwrite_all
 from bhyveload.vm.memory import MB, PAGE_SIZE, VM_HIGHMEM_BASE
 
@@ -56,17 +57,10 @@ def save_image(path: str, stub: Stub, memory: GuestMemory) -> None:
 
 
 def _save(path: str, write: Callable[[int], None]) -> None:
-    new = f"{path}.{os.getpid()}.new"
     try:
-        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            write(fd)
-            os.rename(new, path)
-        except BaseException:
-            os.unlink(new)
-            raise
-        finally:
-            os.close(fd)
+        with NewFile(path) as new:
+            write(new.fd)
+            new.place()
     except OSError as error:
         raise HandoffError(f"{path}: {error.strerror}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, LoaderError
 from bhyveload.freebsd_errno import strerror
 from bhyveload.loader.parse import ParseError, failure_line, parse
 from bhyveload.loader.prompt import print_prompt
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DEFAULT_SCRIPT = "/boot/loader.rc"
 _LINE = 256
 _MAX_LINES = 100_000
+# FreeBSD's has no limit but its stack: a script that includes itself makes it crash
+_MAX_DEPTH = 64
+_MAX_INCLUDES = 10_000
 
 
 class SimpleInterpreter:
@@ -25,6 +28,8 @@ class SimpleInterpreter:
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
+        self._depth = 0
+        self._includes = 0
 
     def start(self) -> str:
         self.loader.environment.set("script.lang", "simple")
@@ -43,6 +48,18 @@ class SimpleInterpreter:
         return CMD_OK
 
     def include(self, path: str) -> int:
+        """Run a file's lines.  Raises LoaderError: files include each other without end."""
+        self._includes += 1
+        if self._depth == _MAX_DEPTH or self._includes > _MAX_INCLUDES:
+            why = f"{_MAX_DEPTH} deep" if self._depth == _MAX_DEPTH else f"{_MAX_INCLUDES} times"
+            raise LoaderError(f"{path}: the guest's scripts include each other {why}", "does one include itself?")
+        self._depth += 1
+        try:
+            return self._include(path)
+        finally:
+            self._depth -= 1
+
+    def _include(self, path: str) -> int:
         loader = self.loader
         try:
             script = _script_lines(loader.files.open(path))
