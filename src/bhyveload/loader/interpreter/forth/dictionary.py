@@ -37,9 +37,25 @@ _FULL = "Error: dictionary full"
 
 class Word:
     """One word.  ``xt``: its header's address; ``kind``: what its code does (ficl's code pointer); ``run``: its code as
-    a function; ``entry``: the address of its thread, 0 for code; ``does``: push the data field before that."""
+    a function; ``entry``: the address of its thread, 0 for code; ``does``: push the data field before that; ``heat``:
+    how often the thread was called; ``native``: a function that does the same (translate.py)."""
 
-    __slots__ = ("bound", "does", "entry", "flags", "key", "kind", "length", "name", "run", "smudged", "where", "xt")
+    __slots__ = (
+        "bound",
+        "does",
+        "entry",
+        "flags",
+        "heat",
+        "key",
+        "kind",
+        "length",
+        "name",
+        "native",
+        "run",
+        "smudged",
+        "where",
+        "xt",
+    )
 
     def __init__(self, xt: int, name: bytes, flags: int, kind: str, where: int) -> None:
         self.xt = xt
@@ -51,6 +67,8 @@ class Word:
         self.where = where  # of the name, where the word's memory begins
         self.run: Run = _nothing
         self.entry = 0
+        self.heat = 0
+        self.native: Run | None = None
         self.does = False
         self.smudged = False
         self.bound = False  # other words' compiled blocks know what it does

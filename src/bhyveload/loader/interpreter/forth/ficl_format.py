@@ -74,3 +74,18 @@ HEAP = 0x40000
 ARENA_SIZE = 16 << 20
 
 TAG_NAMES = ("do", "colon", "leave", "target", "origin", "case", "of", "fallthrough")
+
+# Kinds of words that scripts define (ficl's code pointers); no word can have such a name
+COLON_WORD = "colon definition"
+CONSTANT_WORD = "a constant"
+TWO_CONSTANT_WORD = "a double constant"
+VARIABLE_WORD = "a variable"
+CREATED_WORD = "made by create"
+DOES_WORD = "made by does>"
+USER_WORD = "a user variable"
+LIST_WORD = "a wordlist"
+VOCABULARY_WORD = "a vocabulary"
+MARKER_WORD = "a marker"
+COMMAND_WORD = "a command"
+LOCAL_WORD = "a local"
+TWO_LOCAL_WORD = "a double local"

@@ -9,6 +9,7 @@ restart) execution goes on at the address that was popped.
 
 from __future__ import annotations
 
+from bhyveload.loader.interpreter.forth import translate
 from bhyveload.loader.interpreter.forth.arena import Arena
 from bhyveload.loader.interpreter.forth.dictionary import Dictionary, Word
 from bhyveload.loader.interpreter.forth.ficl_format import (
@@ -58,7 +59,8 @@ class Machine:
     """One virtual machine with its system.
 
     ``write`` prints text.  ``frame``: where the locals of the running word begin on the return stack.
-    ``parse_steps`` are asked in turn about a token (its text and address) that is no word.
+    ``hot``: how often a definition is run before it becomes a function.  ``parse_steps`` are asked in turn about a
+    token (its text and address) that is no word.
     """
 
     __slots__ = (
@@ -72,6 +74,7 @@ class Machine:
         "cells",
         "dictionary",
         "frame",
+        "hot",
         "locals",
         "locals_mark",
         "mem",
@@ -82,6 +85,7 @@ class Machine:
         "stack",
         "tags",
         "tib",
+        "translator",
         "write",
     )
 
@@ -91,10 +95,12 @@ class Machine:
         self.mem = self.arena.mem
         self.cells = self.arena.cells
         self.blocks: dict[int, Block] = {}
-        self.dictionary = Dictionary(self.arena, self.blocks.clear)
+        self.dictionary = Dictionary(self.arena, self.forget)
         self.build: Callable[[int], Block] = _no_builder
         self.stack: list[int] = []
         self.rstack: list[int] = []
+        self.hot = translate.HOT
+        self.translator = translate.Translator(self)
         self.frame = 0
         self.locals: dict[bytes, Word] = {}
         self.number_of_locals = 0
@@ -112,6 +118,11 @@ class Machine:
             self.tags[name] = at
             self.mem[at : at + len(name) + 1] = name.encode() + b"\0"
             at += 16
+
+    def forget(self) -> None:
+        """Memory of definitions may be used anew: what was made of it is gone."""
+        self.blocks.clear()
+        self.translator.forget()
 
     # Running threads
 
@@ -140,6 +151,12 @@ class Machine:
         if not entry:
             word.run()
             return
+        if word.native is not None:
+            word.native()
+            return
+        word.heat += 1
+        if word.heat == self.hot:
+            self.translator.translate(word)
         rstack = self.rstack
         if len(rstack) >= FICL_DEFAULT_STACK:
             raise Failure(_RETURN_OVERFLOW)

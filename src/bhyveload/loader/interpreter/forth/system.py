@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from bhyveload.loader.interpreter.forth import word_names
 from bhyveload.loader.interpreter.forth.ficl_format import (
+    COMMAND_WORD,
+    DOES_WORD,
     FW_COMPILE,
     FW_IMMEDIATE,
     INTERP,
@@ -23,7 +25,6 @@ from bhyveload.loader.interpreter.forth.words_define import (
     defining_words,
     local_words,
     make_constant,
-    push_number,
 )
 from bhyveload.loader.interpreter.forth.words_loader import Descriptors, file_words, loader_words
 from bhyveload.loader.interpreter.forth.words_memory import memory_words, space_words
@@ -161,8 +162,7 @@ class System:
 
     def _define_soft(self, runs: dict[str, Run]) -> None:
         machine = self.machine
-        zero = machine.dictionary.create(b"", "constant")
-        zero.run = push_number(machine, 0)
+        zero = make_constant(machine, b"", 0)
         self._compiler.xt_of["zero"] = zero.xt
         source = {text.split()[1]: text for text in _SOURCE}
         for name in names(word_names.SOFT):
@@ -186,10 +186,10 @@ class System:
         entry = self._does_part(maker)
         for name in commands:
             dictionary.compile_list = builtins
-            raw = dictionary.create(name.encode(), "command")
+            raw = dictionary.create(name.encode(), COMMAND_WORD)
             raw.run = run_command(name)
             dictionary.compile_list = dictionary.forth
-            word = dictionary.create(name.encode(), "does", FW_IMMEDIATE)
+            word = dictionary.create(name.encode(), DOES_WORD, FW_IMMEDIATE)
             word.entry, word.does = entry, True
             dictionary.append(entry)
             dictionary.append(raw.xt)

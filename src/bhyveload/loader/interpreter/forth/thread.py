@@ -10,6 +10,8 @@ from __future__ import annotations
 from bhyveload.loader.interpreter.forth import word_names
 from bhyveload.loader.interpreter.forth.ficl_format import (
     CELL,
+    CREATED_WORD,
+    DOES_WORD,
     EXIT_INNER,
     FICL_DEFAULT_STACK,
     HEAP,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     Op = Callable[[], None]
 
 _BLOCK_LIMIT = 64  # words: a thread that is entered at every cell costs no more than so much for each
-_RESTARTABLE = frozenset(names(word_names.RESTARTABLE))
+RESTARTABLE = frozenset(names(word_names.RESTARTABLE))
 
 
 class Block:
@@ -131,7 +133,7 @@ class Builder:
         machine = self.machine
         if word.entry:
             return self._call_thread(word, ret)
-        if word.kind in _RESTARTABLE:
+        if word.kind in RESTARTABLE:
             run = word.run
 
             def restartable() -> None:
@@ -143,31 +145,34 @@ class Builder:
                     raise
 
             return restartable
-        if word.kind == "create":
+        if word.kind == CREATED_WORD:
             return _push(machine, word.xt + 40)
         return word.run
 
     def _call_thread(self, word: Word, ret: int) -> Op:
         rstack, run, entry = self.machine.rstack, self.machine.run, word.entry
-        push_return = rstack.append
+        push_return, push = rstack.append, self.machine.stack.append
+        translate, hot = self.machine.translator.translate, self.machine.hot
+        does, data = word.does, word.xt + 40
 
         def call() -> None:
+            native = word.native
+            if native is not None:
+                native()
+                return
+            word.heat += 1
+            if word.heat == hot:
+                translate(word)
             if len(rstack) >= FICL_DEFAULT_STACK:
                 raise Failure("Error: return stack overflow")
+            if does:
+                push(data)
             push_return(ret)
             popped = run(entry)
             if popped != ret:
                 raise Jump(popped)
 
-        if not word.does:
-            return call
-        push, data = self.machine.stack.append, word.xt + 40
-
-        def call_does() -> None:
-            push(data)
-            call()
-
-        return call_does
+        return call
 
     def _execute(self, ret: int) -> tuple[Op, int]:
         machine = self.machine
@@ -330,10 +335,10 @@ class Builder:
         def op() -> None:
             word = machine.dictionary.newest
             assert word is not None
-            word.entry, word.does, word.kind = at, True, "does"
+            word.entry, word.does, word.kind = at, True, DOES_WORD
             machine.cells[word.param >> 3] = at
             if word.bound:
-                machine.blocks.clear()
+                machine.forget()
 
         return op
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from bhyveload.loader.interpreter.forth.dictionary import Word, key_of
 from bhyveload.loader.interpreter.forth.ficl_format import (
     CELL,
+    COLON_WORD,
     COMPILE,
+    CONSTANT_WORD,
+    CREATED_WORD,
     DICT_INCREASE,
     DICT_THRESHOLD,
     FICL_MAX_LOCALS,
@@ -15,9 +18,14 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     FW_IMMEDIATE,
     FW_ISOBJECT,
     INTERPRET,
+    LOCAL_WORD,
     NUSER,
     STATE,
+    TWO_CONSTANT_WORD,
+    TWO_LOCAL_WORD,
     USER,
+    USER_WORD,
+    VARIABLE_WORD,
     WORD_SIZE,
 )
 from bhyveload.loader.interpreter.forth.thread import get_local, set_local
@@ -54,7 +62,7 @@ def push_number(machine: Machine, number: int) -> Run:
 
 
 def make_constant(machine: Machine, name: bytes, value: int, flags: int = 0) -> Word:
-    word = machine.dictionary.create(name, "constant", flags)
+    word = machine.dictionary.create(name, CONSTANT_WORD, flags)
     word.run = push_cell(machine, word.param)
     machine.dictionary.append(value)
     return word
@@ -69,7 +77,7 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
         dictionary.grow(cells[DICT_THRESHOLD >> 3] & ((1 << 64) - 1), cells[DICT_INCREASE >> 3])
 
     def begin(name: bytes) -> Word:
-        word = dictionary.create(name, "colon", smudged=True)
+        word = dictionary.create(name, COLON_WORD, smudged=True)
         word.entry = word.param
         cells[STATE >> 3] = COMPILE
         return word
@@ -97,7 +105,7 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
         cells[STATE >> 3] = INTERPRET
         word = dictionary.newest
         if word is not None and word.entry in machine.blocks:
-            machine.blocks.clear()  # it was run before it was complete
+            machine.forget()  # it was run before it was complete
         dictionary.unsmudge()
 
     def does() -> None:
@@ -112,7 +120,7 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
         name = machine.parse_name()
         high = pop()
         low = pop()
-        word = dictionary.create(name, "2constant")
+        word = dictionary.create(name, TWO_CONSTANT_WORD)
         low_run, high_run = push_cell(machine, word.param), push_cell(machine, word.param + CELL)
 
         def run() -> None:
@@ -125,7 +133,7 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
 
     def variable(count: int) -> Run:
         def define() -> None:
-            word = dictionary.create(machine.parse_name(), "variable")
+            word = dictionary.create(machine.parse_name(), VARIABLE_WORD)
             word.run = push_number(machine, word.param)
             dictionary.allot(count * CELL)
 
@@ -134,14 +142,14 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
     def create() -> None:
         name = machine.parse_name()
         grow()
-        word = dictionary.create(name, "create")
+        word = dictionary.create(name, CREATED_WORD)
         word.run = push_number(machine, word.param + CELL)
         dictionary.append(0)
 
     def user_at(name: bytes, index: int) -> None:
         if not 0 <= index < FICL_USER_CELLS:
             raise Failure("Error - out of user space")
-        word = dictionary.create(name, "user")
+        word = dictionary.create(name, USER_WORD)
         word.run = push_number(machine, USER + index * CELL)
         dictionary.append(index)
 
@@ -162,7 +170,7 @@ def defining_words(compiler: Compiler) -> dict[str, Run]:
         if machine.number_of_locals and compiling:
             local = machine.locals.get(key_of(name))
             if local is not None:
-                compiler.compile("(toLocal)" if local.kind == "doLocal" else "(to2Local)")
+                compiler.compile("(toLocal)" if local.kind == LOCAL_WORD else "(to2Local)")
                 compiler.append(local.xt)
                 return
         word = dictionary.lookup(name)
@@ -259,7 +267,7 @@ def local_words(compiler: Compiler) -> dict[str, Run]:
             return
         if count >= FICL_MAX_LOCALS:
             raise Failure("Error: out of local space")
-        word = Word(count, name, FW_COMPIMMED, "do2Local" if wide else "doLocal", 0)
+        word = Word(count, name, FW_COMPIMMED, TWO_LOCAL_WORD if wide else LOCAL_WORD, 0)
         word.run = use(count, wide)
         machine.locals[word.key] = word
         if count == 0:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from bhyveload.loader.interpreter.forth.dictionary import Wordlist, key_of
-from bhyveload.loader.interpreter.forth.ficl_format import CELL, FICL_DEFAULT_VOCS, FW_IMMEDIATE
+from bhyveload.loader.interpreter.forth.ficl_format import (
+    CELL,
+    FICL_DEFAULT_VOCS,
+    FW_IMMEDIATE,
+    LIST_WORD,
+    VOCABULARY_WORD,
+)
 from bhyveload.loader.interpreter.forth.throws import Failure
 from bhyveload.loader.interpreter.forth.words_define import push_cell
 from bhyveload.loader.interpreter.forth.words_stack import to_int
@@ -22,7 +28,7 @@ def named_wordlist(machine: Machine, name: bytes, buckets: int, vocabulary: bool
     """A word that gives a new wordlist, or one (VOCABULARY) that puts it in the place of the first in the order."""
     dictionary = machine.dictionary
     wordlist = dictionary.wordlist(buckets)
-    word = dictionary.create(name, "vocabulary" if vocabulary else "wordlist")
+    word = dictionary.create(name, VOCABULARY_WORD if vocabulary else LIST_WORD)
     dictionary.append(0)
     dictionary.append(wordlist.address)
     wordlist.name = name

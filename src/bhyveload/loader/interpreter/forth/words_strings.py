@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bhyveload.loader.interpreter.forth.dictionary import hash_of
-from bhyveload.loader.interpreter.forth.ficl_format import CELL_MASK
+from bhyveload.loader.interpreter.forth.ficl_format import CELL_MASK, PAGE
 from bhyveload.loader.interpreter.forth.throws import Failure
 from bhyveload.loader.interpreter.forth.words_stack import signed, to_int
 from bhyveload.loader.interpreter.forth.words_text import to_text, unsigned_text
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 _FLIP = bytes(byte ^ 0x80 for byte in range(256))  # characters are signed
 _MAX_FORMAT = 1 << 16
+_SHORT = 4096
 
 
 def string_words(machine: Machine) -> dict[str, Run]:
-    s, arena = machine.stack, machine.arena
+    s, arena, mem = machine.stack, machine.arena, machine.mem
     push, pop = s.append, s.pop
 
     def pop_string() -> bytes:
@@ -32,8 +33,13 @@ def string_words(machine: Machine) -> dict[str, Run]:
         def run() -> None:
             if len(s) < 4:
                 raise IndexError
-            right = pop_string()
-            left = pop_string()
+            right_size, right_at, left_size, left_at = pop(), pop(), pop(), pop()
+            if left_at >= PAGE and right_at >= PAGE and 0 < left_size <= _SHORT and 0 < right_size <= _SHORT:
+                left, right = mem[left_at : left_at + left_size], mem[right_at : right_at + right_size]
+                if len(left) < left_size or len(right) < right_size:
+                    arena.check(max(left_at, right_at), _SHORT)
+            else:
+                right, left = arena.read(right_at, right_size), arena.read(left_at, left_size)
             if insensitive:
                 left, right = left.lower(), right.lower()
             if left == right:

@@ -6,6 +6,10 @@ from bhyveload.loader.interpreter.forth.dictionary import Word, key_of
 from bhyveload.loader.interpreter.forth.ficl_format import (
     CELL,
     CELL_MASK,
+    COLON_WORD,
+    CONSTANT_WORD,
+    CREATED_WORD,
+    DOES_WORD,
     FICL_DEFAULT_ENV,
     FICL_DEFAULT_STACK,
     FICL_DEFAULT_VOCS,
@@ -16,7 +20,10 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     FICL_VER_MINOR,
     FW_COMPILE,
     FW_IMMEDIATE,
+    MARKER_WORD,
     SLASH_DUMP,
+    USER_WORD,
+    VARIABLE_WORD,
     nPAD,
 )
 from bhyveload.loader.interpreter.forth.throws import Failure
@@ -160,7 +167,7 @@ def tool_words(machine: Machine, queries: Queries, getchar: Callable[[], int]) -
     def marker() -> None:
         name = machine.parse_name()
         current, order = dictionary.compile_list, dictionary.order
-        word = dictionary.create(name, "marker")
+        word = dictionary.create(name, MARKER_WORD)
         for cell in (0, current.address, len(order), *(one.address for one in reversed(order))):
             dictionary.append(cell)
 
@@ -300,20 +307,20 @@ def _see(machine: Machine, word: Word) -> None:
     write, cells = machine.write, machine.cells
     name = word.name.decode("latin-1")
     first = cells[word.param >> 3]
-    if word.kind == "colon":
+    if word.kind == COLON_WORD:
         write(f": {name}\n")
         _see_thread(machine, word.param)
-    elif word.kind == "does":
+    elif word.kind == DOES_WORD:
         write("does>\n")
         _see_thread(machine, word.entry)
-    elif word.kind == "create":
+    elif word.kind == CREATED_WORD:
         write("create\n")
-    elif word.kind == "variable":
+    elif word.kind == VARIABLE_WORD:
         write(f"variable = {first} ({_hexadecimal(first)})\n")
-    elif word.kind == "user":
+    elif word.kind == USER_WORD:
         write(f"user variable {first} ({_hexadecimal(first)})\n")
     else:
-        if word.kind == "constant":
+        if word.kind == CONSTANT_WORD:
             write(f"constant = {first} ({_hexadecimal(first)})\n")
         write(f"{name} is a primitive\n")
     if word.flags & FW_IMMEDIATE:
