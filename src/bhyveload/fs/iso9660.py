@@ -122,12 +122,13 @@ class Block:
 class Iso9660File:
     """An open file: its data read straight from the device, one remembered block as cd9660.c keeps (f_buf_blkno)."""
 
-    __slots__ = ("_block", "_device", "_extents", "_twiddle", "size")
+    __slots__ = ("_block", "_device", "_extents", "_strict", "_twiddle", "size")
 
-    def __init__(self, device: Device, twiddle: Twiddle, node: Node) -> None:
+    def __init__(self, device: Device, twiddle: Twiddle, node: Node, strict: bool) -> None:
         self._device = device
         self._twiddle = twiddle
         self._extents = node.extents
+        self._strict = strict
         self._block = 0
         self.size = node.size
 
@@ -145,6 +146,8 @@ class Iso9660File:
             start += size
             if first >= last:
                 continue
+            if self._strict and last % ISO_DEFAULT_BLOCK_SIZE:  # cd9660.c reads whole blocks
+                self._device.read((block + last // ISO_DEFAULT_BLOCK_SIZE + 1) * ISO_DEFAULT_BLOCK_SIZE - 1, 1)
             self._count(block + first // ISO_DEFAULT_BLOCK_SIZE, block + (last - 1) // ISO_DEFAULT_BLOCK_SIZE)
             pieces.append(self._device.read(block * ISO_DEFAULT_BLOCK_SIZE + first, last - first))
         return pieces
@@ -172,8 +175,8 @@ class Iso9660FileSystem:
         self.strict = strict
         self.volume_id = volume_id
         self._device = device
-        self._twiddle = twiddle
-        self._root = root
+        self.twiddle = twiddle
+        self.root = root
         self._skip = -1  # len_skp; -1: not looked yet
         self._rock_ridge = False
         self._blocks: dict[tuple[int, bool], Block] = {}
@@ -188,10 +191,10 @@ class Iso9660FileSystem:
         """cd9660_open.  Raises FileSystemError: ENOENT, ENOTDIR (``file/``), ELOOP, ENAMETOOLONG, EIO."""
         pending = _components(path)
         if not pending:
-            self._twiddle(1)
+            self.twiddle(1)
             self._look_for_rock_ridge()
-            return self._root
-        trail = [self._root]
+            return self.root
+        trail = [self.root]
         if self.strict and path.startswith(b"//"):
             self._step(trail, b"/")  # cd9660_open eats one leading `/`; what is left matches nothing
         hops = 0
@@ -233,7 +236,7 @@ class Iso9660FileSystem:
     def _search(self, directory: Node, component: bytes) -> Node | None:
         """cd9660.c searches whatever it is given, also a plain file: what it holds are then no matching records."""
         for number in _blocks_of(directory):
-            self._twiddle(1)
+            self.twiddle(1)
             entry = self._block(directory, number).find(component)
             if entry is not None:
                 return self._joined(directory, number, entry)
@@ -282,7 +285,7 @@ class Iso9660FileSystem:
         """rrip_check on the root's first record; ``data``: the root's first block if it was read already."""
         if self._skip < 0:
             if data is None:
-                data = self._read_block(self._root.extents[0][0])
+                data = self._read_block(self.root.extents[0][0])
             skip = rrip_check(self._read_block, data[: data[0]])
             self._rock_ridge = skip is not None
             self._skip = skip or 0
@@ -340,7 +343,7 @@ class Iso9660FileSystem:
             raise FileSystemError(ENOTDIR, "iso9660: not a directory")
         joining = False
         for number in _blocks_of(node):
-            self._twiddle(16)
+            self.twiddle(16)
             for entry in self._block(node, number).entries:
                 if not (joining and not self.strict):
                     yield entry.extent, DT_DIR if entry.node.is_directory else DT_REG, entry.name
@@ -391,7 +394,7 @@ class Iso9660FileSystem:
         return node.link
 
     def open(self, node: Node) -> Iso9660File:
-        return Iso9660File(self._device, self._twiddle, node)
+        return Iso9660File(self._device, self.twiddle, node, self.strict)
 
 
 def _components(path: bytes) -> list[bytes]:
@@ -428,6 +431,12 @@ def probe(device: Device, twiddle: Twiddle, strict: bool = False) -> Iso9660File
                 raise FileSystemError(EINVAL, f"iso9660: logical blocks of {block_size} bytes, not 2048")
             return _mount(device, twiddle, descriptor, strict)
     raise FileSystemError(EINVAL, "iso9660: no primary volume descriptor")
+
+
+def with_root_of(other: Iso9660FileSystem, device: Device) -> Iso9660FileSystem:
+    """``device`` with the root of another volume, which need not be there: cd9660_open takes the root's record of what
+    is mounted on the same unit, whichever the partition."""
+    return Iso9660FileSystem(device, other.twiddle, other.root, other.volume_id, other.strict)
 
 
 def _mount(device: Device, twiddle: Twiddle, descriptor: bytes, strict: bool) -> Iso9660FileSystem:

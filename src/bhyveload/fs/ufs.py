@@ -56,7 +56,7 @@ class UfsFileSystem:
     telling the user.
     """
 
-    __slots__ = ("_names", "_names_held", "_twiddle", "device", "messages", "name", "notes", "superblock")
+    __slots__ = ("_names", "_names_held", "_readable", "_twiddle", "device", "messages", "name", "notes", "superblock")
 
     def __init__(self, device: Device, superblock: Superblock, twiddle: Twiddle) -> None:
         self.name = "ufs"
@@ -67,6 +67,7 @@ class UfsFileSystem:
         self._twiddle = twiddle
         self._names: dict[tuple[int, int], tuple[dict[bytes, int], int]] = {}
         self._names_held = 0
+        self._readable = 0  # bytes of the device: what lies behind them was not tried yet
 
     def lookup(self, path: bytes, follow: bool = True) -> Node:
         """The node at ``path``; symbolic links are followed within the file system, at most 32 of them.
@@ -147,7 +148,12 @@ class UfsFileSystem:
         """read_inode: one twiddle each time."""
         self._twiddle(1)
         superblock = self.superblock
-        raw = self.device.read(superblock.inode_offset(ino), superblock.dinode_size)
+        place = superblock.inode_offset(ino)
+        end = place + superblock.bsize - ino % superblock.inopb * superblock.dinode_size
+        if end > self._readable:  # libsa reads the whole block: on a disk that was cut off within it there is no inode
+            self.device.read(end - 1, 1)
+            self._readable = end
+        raw = self.device.read(place, superblock.dinode_size)
         if superblock.version == 1:
             mode, size, mtime, short, uid, gid = UFS1_DINODE.unpack_from(raw)
             return Node(ino, mode, size, uid, gid, mtime, UFS1_POINTERS.unpack(short), short)

@@ -133,9 +133,12 @@ def find_superblock(device: Device) -> Superblock:
     """
     why = ""
     for location in SBLOCKSEARCH:
-        if location + SBLOCKSIZE > device.size:
-            continue
-        raw = bytes(device.read(location, SBLOCKSIZE))
+        try:
+            raw = bytes(device.read(location, SBLOCKSIZE))
+        except FileSystemError:
+            if location + SBLOCKSIZE > device.size:  # a partition may end before the disk does
+                continue
+            raise
         magic = int.from_bytes(raw[FS_MAGIC_OFFSET : FS_MAGIC_OFFSET + 4], "little")
         if magic == FS_BAD_MAGIC:
             raise FileSystemError(EINVAL, "ufs: newfs on this file system has not finished", "run newfs again")
@@ -158,8 +161,13 @@ def check_summary(device: Device, superblock: Superblock) -> None:
     Raises FileSystemError(EIO).
     """
     length = -(-superblock.cssize // superblock.fsize) * superblock.fsize
-    if superblock.csaddr < 0 or (superblock.csaddr << superblock.fshift) + length > device.size:
-        raise FileSystemError(EIO, "ufs: the cylinder summary lies outside the disk: truncated or damaged image")
+    end = (superblock.csaddr << superblock.fshift) + length
+    try:
+        if superblock.csaddr >= 0 and (end <= device.size or device.read(end - 1, 1)):
+            return
+    except FileSystemError:
+        pass
+    raise FileSystemError(EIO, "ufs: the cylinder summary lies outside the disk: truncated or damaged image")
 
 
 _SWAPPED_MAGICS = tuple(

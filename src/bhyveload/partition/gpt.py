@@ -103,8 +103,9 @@ def check_header(raw: bytes, lba: int, sector_size: int) -> Header | None:
     return header
 
 
-def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], bool] | None:
-    """(sectors of the disk, disk GUID, entries, no valid primary), or None when neither primary nor backup is valid.
+def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], bool, int] | None:
+    """(sectors of the disk, disk GUID, entries, no valid primary, sectors as loader(8) has them), or None when neither
+    primary nor backup is valid.
 
     ``sectors`` is the size of the medium: where the backup is looked for when there is no primary.
     """
@@ -124,16 +125,15 @@ def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, st
     if chosen is None or array is None:
         return None
 
-    # loader(8) takes alternate + 1 from a backup header too, where that is the primary's place: not copied.
-    disk_sectors = chosen.alternate + 1 if chosen is primary else sectors
-    return disk_sectors, guid_text(chosen.guid), _entries(chosen, array), primary is None
+    # loader(8) takes alternate + 1 from a backup header too, where that is the primary's place.
+    media_sectors = (chosen.alternate + 1) & 0xFFFFFFFFFFFFFFFF
+    disk_sectors = media_sectors if chosen is primary else sectors
+    return disk_sectors, guid_text(chosen.guid), _entries(chosen, array), primary is None, media_sectors
 
 
 def _read_backup(read: ReadSectors, lba: int, sector_size: int) -> Header | None:
-    if lba < 1:
-        return None
     try:
-        return check_header(read(lba, 1), lba, sector_size)
+        return check_header(read(lba & 0xFFFFFFFFFFFFFFFF, 1), lba, sector_size)
     except FileSystemError:
         return None
 

@@ -102,24 +102,43 @@ def open_slice(device: Device, slice: int, partition: int, table: Table | None =
 
 def lsdev_lines(table: Table, disk: str, verbose: bool = False) -> list[str]:
     """The lines (without newline) that lsdev prints below ``disk`` ("disk0"), sizes with ``verbose``."""
-    return _lsdev_lines(table, f"    {disk}", verbose, _MAX_NESTING)
+    return _lsdev_lines(table, table, f"    {disk}", verbose, _MAX_NESTING)
 
 
-def _lsdev_lines(table: Table, prefix: str, verbose: bool, depth: int) -> list[str]:
+def _lsdev_lines(whole: Table, table: Table, prefix: str, verbose: bool, depth: int) -> list[str]:
     lines = []
     for entry in table.entries:
         name = prefix + table.name(entry)
         line = f"  {name}: {entry.type_name}"
         if verbose:
             tabs = "\t\t" if len(line) < 24 else "\t"
-            line += tabs + display_size(table.byte_size(entry))
+            line += tabs + display_size(_listed_size(table, entry))
         lines.append(line)
-        if entry.type == FREEBSD and depth:
-            try:
-                lines += _lsdev_lines(table.inside(entry), f"  {name}", verbose, depth - 1)
-            except FileSystemError:
-                pass  # loader(8) too lists nothing below a slice that it cannot read
+        inside = _listed_inside(whole, entry) if depth else None
+        if inside is not None:
+            lines += _lsdev_lines(whole, inside, f"  {name}", verbose, depth - 1)
     return lines
+
+
+def _listed_inside(whole: Table, entry: Entry) -> Table | None:
+    """The table that ptable_print lists below an entry: that of the whole disk's slice with the same number.
+
+    It opens the disk as if that were no larger than the partition: the backup of a GPT is then not found.
+    """
+    if entry.type != FREEBSD or (whole.kind == GPT and whole.backup_only):
+        return None
+    slice_ = whole.entry(entry.index)
+    if slice_ is None:
+        return None
+    try:
+        return whole.inside(slice_)
+    except FileSystemError:
+        return None
+
+
+def _listed_size(table: Table, entry: Entry) -> int:
+    """Bytes: ptable_iso9660read has the one partition of ISO 9660 end behind the last sector, which is one too many."""
+    return table.byte_size(entry) + (table.sector_size if table.kind == ISO9660 else 0)
 
 
 def display_size(size: int) -> str:

@@ -35,10 +35,22 @@ class Table:
     """A partition table, read once: keep it as long as the disk is open.
 
     ``start``: byte where the disk or slice begins; ``sectors`` of ``sector_size`` bytes in it; ``guid``: of a GPT;
-    ``backup_only``: a GPT without a valid primary.
+    ``backup_only``: a GPT without a valid primary.  ``mediasize``: bytes that loader(8) takes the disk to have: with a
+    GPT up to the other header of the one it believes, so 1024 where that is the backup (ptable_gptread).
     """
 
-    __slots__ = ("_device", "_inside", "backup_only", "entries", "guid", "kind", "sector_size", "sectors", "start")
+    __slots__ = (
+        "_device",
+        "_inside",
+        "backup_only",
+        "entries",
+        "guid",
+        "kind",
+        "mediasize",
+        "sector_size",
+        "sectors",
+        "start",
+    )
 
     def __init__(
         self,
@@ -50,6 +62,7 @@ class Table:
         entries: list[Entry],
         guid: str = "",
         backup_only: bool = False,
+        mediasize: int | None = None,
     ) -> None:
         self._device = device
         self._inside: dict[int, Table] = {}
@@ -60,6 +73,7 @@ class Table:
         self.entries = entries
         self.guid = guid
         self.backup_only = backup_only
+        self.mediasize = sectors * sector_size if mediasize is None else mediasize
 
     def entry(self, index: int) -> Entry | None:
         """The first entry with that index (ptable_getpart)."""
@@ -137,36 +151,37 @@ def _read_table(device: Device, start: int, sectors: int | None, sector_size: in
     if sectors is None:
         sectors = max(0, device.size - start) // sector_size
     try:
-        read = _sector_reader(device, start, sector_size)
-        sectors, kind, entries, guid, backup_only = _detect(read, sectors, sector_size)
+        return _detect(device, start, sectors, sector_size)
     except FileSystemError as error:
         raise FileSystemError(ENXIO, f"partition table: {error.message}") from None
-    return Table(device, start, sectors, sector_size, kind, entries, guid, backup_only)
 
 
-def _detect(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], str, bool]:
-    """(sectors, kind, entries, GUID, whether only the GPT's backup is valid) in the order of ptable_open.
+def _detect(device: Device, start: int, sectors: int, sector_size: int) -> Table:
+    """ptable_open: ISO 9660 and a BSD label come before GPT and MBR."""
+    read = _sector_reader(device, start, sector_size)
 
-    ISO 9660 and a BSD label come before GPT and MBR.
-    """
+    def table(kind: str, entries: list[Entry]) -> Table:
+        return Table(device, start, sectors, sector_size, kind, entries)
+
     boot_sector = read(0, 1)
     if read(ISO_DESCRIPTOR_OFFSET // sector_size, 1)[1:6] == ISO_IDENTIFIER:
-        return sectors, ISO9660, [Entry(0, 0, sectors, ISO9660_TYPE)], "", False
+        return table(ISO9660, [Entry(0, 0, sectors, ISO9660_TYPE)])
     partitions = bsdlabel.read_bsdlabel(read(LABELSECTOR, 1), sector_size)
     if partitions is not None:
-        return sectors, BSD, partitions, "", False
+        return table(BSD, partitions)
 
     slots = mbr.slots_of(boot_sector)
     magic = mbr.has_magic(boot_sector)
     if magic and not mbr.is_sane(slots):
-        return sectors, NONE, [], "", False
-    if not magic or mbr.is_protective(slots):
-        found = gpt.read_gpt(read, sectors, sector_size)
-        if found is None:
-            return sectors, NONE, [], "", False
-        disk_sectors, guid, entries, backup_only = found
-        return disk_sectors, GPT, entries, guid, backup_only
-    return sectors, MBR, mbr.read_mbr(read, slots), "", False
+        return table(NONE, [])
+    if magic and not mbr.is_protective(slots):
+        return table(MBR, mbr.read_mbr(read, slots))
+    found = gpt.read_gpt(read, sectors, sector_size)
+    if found is None:
+        return table(NONE, [])
+    disk_sectors, guid, entries, backup_only, media_sectors = found
+    mediasize = media_sectors * sector_size
+    return Table(device, start, disk_sectors, sector_size, GPT, entries, guid, backup_only, mediasize)
 
 
 def _sector_reader(device: Device, start: int, sector_size: int) -> ReadSectors:

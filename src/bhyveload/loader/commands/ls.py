@@ -5,6 +5,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import ENOTDIR, strerror
 from bhyveload.fs.stat import S_IFDIR, S_IFMT
+from bhyveload.libc import to_int
 from bhyveload.loader.commands.options import options
 from bhyveload.loader.state import CMD_OK
 
@@ -93,4 +94,4 @@ def _type(kind: int, mode: int) -> str:
 
 
 def _line(kind: str, size: int, name: str, verbose: bool) -> str:
-    return f" {kind} {size:8d} {name}\n" if verbose else f" {kind}  {name}\n"
+    return f" {kind} {to_int(size):8d} {name}\n" if verbose else f" {kind}  {name}\n"

@@ -192,21 +192,30 @@ class Files:
         fs: FileSystem = pool.mount(pool.find_dataset(spec.dataset))
         return fs
 
-    def _probe(self, kind: str, spec: DeviceSpec, device: Device | None) -> FileSystem:
-        """The device's file system of that kind, with the twiddles that finding it costs (spec/errata.md A1)."""
+    def _mount_for(self, kind: str, spec: DeviceSpec) -> _Mount | None:
+        """The mount that ufs_open takes the superblock from, or cd9660_open the root's record: for UFS it has the
+        device's name, for ISO 9660 only its unit."""
         name = spec.format()
-        if kind == "ufs":
-            mounted = any(mount.kind == "ufs" and mount.device == name for mount in self._mounts)
-        else:
-            mounted = spec.kind in ("disk", "vdisk") and any(
-                mount.kind == "cd9660" and mount.unit == spec.unit for mount in self._mounts
-            )
+        for mount in self._mounts:
+            if mount.kind == kind and (mount.device == name if kind == "ufs" else mount.unit == spec.unit):
+                return mount
+        return None
+
+    def _probe(self, kind: str, spec: DeviceSpec, device: Device | None, again: bool = False) -> FileSystem:
+        """The device's file system of that kind, with the twiddles that finding it costs (spec/errata.md A1).
+        ``again``: they are not saved by a mount."""
+        name = spec.format()
+        on_disk = kind == "ufs" or spec.kind in ("disk", "vdisk")
+        mount = self._mount_for(kind, spec) if on_disk and not again else None
+        mounted = mount is not None
         if device is None:
             if kind == "ufs" and spec.kind == "zfs":
                 self.pools.by_name(spec.pool).dataset_name(spec.root)  # devformat
             if not mounted:
                 self.console.twiddle(1)
             raise FileSystemError(EIO, f"{name} has no sectors")
+        if mount is not None and kind == "cd9660" and mount.device != name:
+            return self._under(mount, name, device)
         key = kind, name
         known = self._probes.get(key)
         if known is None:
@@ -219,6 +228,17 @@ class Files:
         if known.fs is None:
             assert known.error is not None
             raise known.error
+        return known.fs
+
+    def _under(self, mount: _Mount, name: str, device: Device) -> FileSystem:
+        """What cd9660_open takes another device of the unit of a mounted ISO 9660 for: it has the same root."""
+        key = mount.device, name
+        known = self._probes.get(key)
+        if known is None:
+            iso9660: Any = need("bhyveload.fs.iso9660")
+            known = self._probes[key] = _Probe()
+            known.fs = iso9660.with_root_of(mount.fs, device)
+        assert known.fs is not None
         return known.fs
 
     def _probe_device(self, kind: str, name: str, device: Device) -> _Probe:
@@ -241,7 +261,7 @@ class Files:
                 _refuse_all_but_iso9660(device, twiddle)
                 found.twiddles = 0
                 iso9660: Any = need("bhyveload.fs.iso9660")
-                found.fs = iso9660.probe(device, twiddle, strict=not self.current)
+                found.fs = iso9660.probe(device, twiddle, strict=True)
         except FileSystemError as error:
             found.error = error
             if error.errno == EILSEQ and self.current:  # 13.2 finds no magic and says nothing
@@ -345,9 +365,12 @@ class Files:
             except FileSystemError:
                 continue
             if fs.name == kind:
-                if kind == "cd9660":  # cd9660_mount reads the descriptors once more
+                if kind == "cd9660":  # cd9660_mount reads the descriptors in any case
                     spec, _ = self.parse(f"{device}/")
-                    self._probe(kind, spec, self._open_device(spec))
+                    try:
+                        fs = self._probe(kind, spec, self._open_device(spec), again=True)
+                    except FileSystemError:
+                        return  # opened with another volume's root: FreeBSD's loader goes on with freed memory
                 self._mounts.append(_Mount(device, kind, spec.unit, fs))
                 return
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
 from bhyveload.partition.slices import Partition
-from bhyveload.partition.table import read_table
+from bhyveload.partition.table import BSD, read_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from bhyveload.device import Buffer, Device
     from bhyveload.loader.state import Loader
-    from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
 
     Probe = Callable[[Device, str], bool]
@@ -28,18 +27,19 @@ LABEL_SIZE = 256 << 10
 VDEV_PHYS_OFFSET = 16 << 10
 SPA_MINDEVSIZE = 64 << 20
 NV_ENCODE_XDR = 1
+_ENDLESS = 1 << 80
 _MAX_DEPTH = 3  # slices within slices: a hostile table may contain itself
 
 
 class _RawReads:
-    """A device that counts its reads: each is a raw descriptor read, twiddle(4) (spec/errata.md A1)."""
+    """A disk as zfs_diskread reads it: each read is one of a raw descriptor, twiddle(4); short ones are errors."""
 
     read_only = True
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self.name = device.name
-        self.size = device.size
+        self.size = _ENDLESS  # so that reads behind the end come here, too
         self.sector_size = device.sector_size
         self.reads = 0
 
@@ -62,47 +62,64 @@ class _RawReads:
 
 def walk_disks(loader: Loader, probe: Probe) -> None:
     """Offer every disk, and each of its ZFS and FreeBSD partitions, to ``probe`` (device, name such as "disk0p2");
-    True from it ends the search below that device."""
+    True from it ends the search below that device.
+
+    Found is more than FreeBSD's loader finds (partitions of a GPT that has lost its primary, say), shown are only the
+    twiddles of what it reads.
+    """
     for unit, disk in enumerate(loader.host.disks):
         name = f"disk{unit}"
-        if probe(disk, name):
-            continue
         try:
-            table = _read_table(loader, disk, 0, None, loader.disks.table("disk", unit).sector_size)
+            table = loader.disks.table("disk", unit)
         except FileSystemError:
             continue
-        for entry in table.entries:
-            _probe_partition(loader, probe, table, entry, disk, name, _MAX_DEPTH)
+        with_labels = table.mediasize >= SPA_MINDEVSIZE
+        if not _offer(loader, probe, disk, name, with_labels):
+            _walk(loader, probe, table, table.mediasize // table.sector_size, disk, name, _MAX_DEPTH)
 
 
-def _probe_partition(
-    loader: Loader, probe: Probe, table: Table, entry: Entry, disk: Device, name: str, depth: int
-) -> None:
-    if entry.type not in (FREEBSD, FREEBSD_ZFS) or depth == 0:
-        return
-    name += table.name(entry)
-    start, size = table.byte_offset(entry), table.byte_size(entry)
-    if probe(Partition(disk, start, size), name) or entry.type != FREEBSD:
-        return
+def _offer(loader: Loader, probe: Probe, device: Device, name: str, shown: bool) -> bool:
+    before = loader.console.silent
+    loader.console.silent = before or not shown
     try:
-        inside = _read_table(loader, disk, start, size // table.sector_size, table.sector_size)
-    except FileSystemError:
-        return
-    for inner in inside.entries:
-        _probe_partition(loader, probe, inside, inner, disk, name, depth - 1)
+        return probe(device, name)
+    finally:
+        loader.console.silent = before
 
 
-def _read_table(loader: Loader, disk: Device, start: int, sectors: int | None, sector_size: int) -> Table:
-    """A table with the twiddles of reading it.
+def _walk(loader: Loader, probe: Probe, table: Table, sectors: int, disk: Device, name: str, depth: int) -> None:
+    """The partitions of ``table``, of which FreeBSD's loader reads ``sectors`` sectors."""
+    seen = _show_reading(loader, disk, table, sectors)
+    for entry in table.entries:
+        if entry.type not in (FREEBSD, FREEBSD_ZFS):
+            continue
+        part = name + table.name(entry)
+        before = loader.console.silent
+        loader.console.silent = before or (entry.index, entry.start) not in seen
+        try:
+            # devparse knows letters in a slice, but nothing within another partition
+            known = depth == _MAX_DEPTH or (table.kind == BSD and "p" not in name)
+            device = Partition(disk, table.byte_offset(entry), table.byte_size(entry))
+            if not _offer(loader, probe, device, part, known) and known and entry.type == FREEBSD and depth:
+                _walk(loader, probe, table.inside(entry), entry.size, disk, part, depth - 1)
+        except FileSystemError:
+            continue
+        finally:
+            loader.console.silent = before
 
-    Where only a GPT's backup is left FreeBSD's loader takes the disk to end behind the primary (spec/disks.md 5.1): it
-    then reads the primary a second time instead of the backup and its entries.
-    """
+
+def _show_reading(loader: Loader, disk: Device, table: Table, sectors: int) -> set[tuple[int, int]]:
+    """The twiddles of reading ``table`` through a raw descriptor; index and start of each entry that this finds."""
+    if loader.console.silent:
+        return set()
     counted = _RawReads(disk)
-    table = read_table(counted, start, sectors, sector_size)
-    for _ in range(counted.reads - (1 if table.backup_only else 0)):
+    try:
+        found = read_table(counted, table.start, sectors, table.sector_size).entries
+    except FileSystemError:
+        found = []
+    for _ in range(counted.reads):
         loader.console.twiddle(4)
-    return table
+    return {(entry.index, entry.start) for entry in found}
 
 
 def find_vdevs(loader: Loader) -> bool:
@@ -121,21 +138,9 @@ def find_vdevs(loader: Loader) -> bool:
 
 
 def show_label_reads(loader: Loader) -> None:
-    """The twiddles of a search that finds nothing: four label reads for each device large enough for a pool.
-
-    On a disk whose GPT has lost its primary FreeBSD's loader sees two sectors and no partition.
-    """
-    lost = set()
-    for unit in range(len(loader.host.disks)):
-        try:
-            if loader.disks.table("disk", unit).backup_only:
-                lost.add(f"disk{unit}")
-        except FileSystemError:
-            continue
+    """The twiddles of a search that finds nothing: four label reads for each device large enough for a pool."""
 
     def read_labels(device: Device, name: str) -> bool:
-        if name.partition("p")[0] in lost:
-            return False
         if device.size // LABEL_SIZE * LABEL_SIZE >= SPA_MINDEVSIZE:
             for _ in range(VDEV_LABELS):
                 loader.console.twiddle(4)
