@@ -36,7 +36,8 @@ def test_load_and_run(probe_disk: Path, probe_kernel: Path, tmp_path: Path, capf
     with VirtualMachine.create("guest", 64 * MIB) as vm:
         report = load(vm, disks=[open_raw(str(probe_disk))], environment=["a=b"], options=BATCH)
         assert isinstance(report, LoadReport)
-        assert (report.kernel["name"], report.environment["a"]) == ("/boot/kernel/kernel", "b")
+        assert report.kernel is not None
+        assert (report.kernel.name, report.environment["a"]) == ("/boot/kernel/kernel", "b")
         console = tmp_path / "console"
         with console.open("wb") as out, open(os.devnull, "rb") as null:
             result = run(vm, accel="tcg", timeout=60, console=(null.fileno(), out.fileno()))
@@ -54,7 +55,8 @@ def test_open_what_was_loaded(probe_disk: Path) -> None:
     with VirtualMachine.open("guest", require_loaded=True) as again:
         assert again.registers().registers["rip"] == report.entry
         assert again.memory is not None
-        assert again.memory.read(report.kernel["address"], 4) == b"\x7fELF"
+        assert report.kernel is not None
+        assert again.memory.read(report.kernel.address, 4) == b"\x7fELF"
         assert again.state is not None and again.state["loaded"] == {
             name: value for name, value in report.as_dict().items() if name not in ("vcpu", "memory")
         }
@@ -64,7 +66,7 @@ def test_nothing_is_kept_of_a_scratch_machine(probe_disk: Path, vmm_directory: P
     vm = ScratchMachine("x", 64 * MIB)
     report = load(vm, disks=[open_raw(str(probe_disk))], options=BATCH)
     vm.close()
-    assert report.kernend > report.kernel["address"]
+    assert report.kernel is not None and report.kernend > report.kernel.address
     assert not vmm_directory.exists()
 
 

@@ -25,8 +25,8 @@ LEVELS = (
     {"confined"},
     {"host"},
     {"vm"},
-    {"need", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root", "device"},
-    {"errors", "syscall", "libc"},
+    {"need", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root", "device", "compat"},
+    {"errors", "syscall", "libc", "value"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.

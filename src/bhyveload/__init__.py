@@ -1,8 +1,70 @@
 """bhyveload: load a FreeBSD guest into a virtual machine on Linux, without firmware and without root.
 
-The programs in ``bhyveload.cli`` are thin users of three names: ``VirtualMachine``, ``load`` and ``run``.
+The library is ``bhyveload.api``; its names are to be had from here, too, and imported when they are first used
+(docs/library.md).  The programs in ``bhyveload.cli`` are thin users of it.
 """
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.api import BhyveloadError as BhyveloadError
+    from bhyveload.api import DataError as DataError
+    from bhyveload.api import FileSystemError as FileSystemError
+    from bhyveload.api import HandoffError as HandoffError
+    from bhyveload.api import HostError as HostError
+    from bhyveload.api import ImageError as ImageError
+    from bhyveload.api import InputError as InputError
+    from bhyveload.api import KernelError as KernelError
+    from bhyveload.api import LoaderCrashed as LoaderCrashed
+    from bhyveload.api import LoaderError as LoaderError
+    from bhyveload.api import LoadReport as LoadReport
+    from bhyveload.api import MemoryAccessError as MemoryAccessError
+    from bhyveload.api import Options as Options
+    from bhyveload.api import PartitionError as PartitionError
+    from bhyveload.api import ReportError as ReportError
+    from bhyveload.api import RunResult as RunResult
+    from bhyveload.api import Sandbox as Sandbox
+    from bhyveload.api import SandboxError as SandboxError
+    from bhyveload.api import ScratchMachine as ScratchMachine
+    from bhyveload.api import UsageError as UsageError
+    from bhyveload.api import VirtualMachine as VirtualMachine
+    from bhyveload.api import VmBusy as VmBusy
+    from bhyveload.api import VmError as VmError
+    from bhyveload.api import VmMemoryError as VmMemoryError
+    from bhyveload.api import VmNameError as VmNameError
+    from bhyveload.api import VmNotFound as VmNotFound
+    from bhyveload.api import VmNotLoaded as VmNotLoaded
+    from bhyveload.api import VmStateError as VmStateError
+    from bhyveload.api import VmStorageError as VmStorageError
+    from bhyveload.api import load as load
+    from bhyveload.api import open_disk as open_disk
+    from bhyveload.api import run as run
+
 __version__ = "0.1.0"
+_LIBRARY = [
+    "LoadReport",
+    "Options",
+    "RunResult",
+    "Sandbox",
+    "ScratchMachine",
+    "VirtualMachine",
+    "load",
+    "open_disk",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """What bhyveload.api has of that name; exceptions without importing it."""
+    if not name.startswith("_"):
+        import bhyveload.errors  # not "from bhyveload import": that asks here again
+
+        found = vars(bhyveload.errors).get(name)
+        if isinstance(found, type):
+            return found
+        if name in _LIBRARY:
+            import bhyveload.api
+
+            return getattr(bhyveload.api, name)
+    raise AttributeError(f"bhyveload has no {name}")

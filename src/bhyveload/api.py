@@ -1,7 +1,7 @@
-"""The library: load a guest into a VM and run it.
+"""The library: load a guest into a VM and run it (docs/library.md).
 
-The programs are thin users of ``VirtualMachine``, ``load`` and ``run``.  ``load`` forks: call it from a program with
-one thread, or accept what fork(2) says about threads.
+The programs are thin users of ``VirtualMachine``, ``open_disk``, ``load`` and ``run``.  ``load`` forks: call it from a
+program with one thread, or accept what fork(2) says about threads.
 """
 
 from __future__ import annotations
@@ -10,11 +10,37 @@ import os
 import sys
 import time
 
+from bhyveload.compat import loader_version
 from bhyveload.confined.child import run_child
 from bhyveload.confined.confinement import confine
-from bhyveload.errors import LoaderError, ReportError
+from bhyveload.errors import (
+    BhyveloadError,
+    DataError,
+    FileSystemError,
+    HandoffError,
+    HostError,
+    ImageError,
+    InputError,
+    KernelError,
+    LoaderCrashed,
+    LoaderError,
+    MemoryAccessError,
+    PartitionError,
+    ReportError,
+    SandboxError,
+    UsageError,
+    VmBusy,
+    VmError,
+    VmMemoryError,
+    VmNameError,
+    VmNotFound,
+    VmNotLoaded,
+    VmStateError,
+    VmStorageError,
+)
 from bhyveload.host.callbacks import USERBOOT_EXIT_REBOOT, LoaderCallbacks, loader_environment
 from bhyveload.host.console import FdConsole
+from bhyveload.image.open import open_disk
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
 from bhyveload.need import DISKS, EVERYTHING, GROUPS, load_all
@@ -22,6 +48,7 @@ from bhyveload.need import load as load_module
 from bhyveload.report import LoadReport, checked
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.registers import VM_REG_NAMES, Registers
+from bhyveload.vm.scratch import ScratchMachine
 from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
@@ -29,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.confined.child import Leave
     from bhyveload.device import Device
     from bhyveload.handoff.backend import RunResult
@@ -42,39 +70,75 @@ if TYPE_CHECKING:
 
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
 BUILT_IN = ("lua", "4th", "simp")
-__all__ = ["LoadReport", "Options", "Sandbox", "VirtualMachine", "load", "run"]
+__all__ = [
+    "BhyveloadError",
+    "DataError",
+    "FileSystemError",
+    "HandoffError",
+    "HostError",
+    "ImageError",
+    "InputError",
+    "KernelError",
+    "LoadReport",
+    "LoaderCrashed",
+    "LoaderError",
+    "MemoryAccessError",
+    "Options",
+    "PartitionError",
+    "ReportError",
+    "RunResult",
+    "Sandbox",
+    "SandboxError",
+    "ScratchMachine",
+    "UsageError",
+    "VirtualMachine",
+    "VmBusy",
+    "VmError",
+    "VmMemoryError",
+    "VmNameError",
+    "VmNotFound",
+    "VmNotLoaded",
+    "VmStateError",
+    "VmStorageError",
+    "load",
+    "open_disk",
+    "run",
+]
 _SEGMENT_FIELDS = ("base", "limit", "access")
 
 
 def load(
     vm: Machine,
     disks: Sequence[Device] = (),
-    environment: Sequence[str] = (),
+    environment: Sequence[str | bytes] = (),
     *,
     host_directory: HostDirectory | None = None,
     console: HeldConsole | None = None,
-    compat: str = "current",
+    compat: LoaderVersion = "current",
     options: Options | None = None,
     loaders: Loaders | None = None,
     sandbox: Sandbox | bool = True,
     timeout: float | None = None,
-    flags: dict[str, Any] | None = None,
+    wired: bool = False,
+    incore: bool = False,
 ) -> LoadReport:
     """Load a guest into ``vm`` (fresh from VirtualMachine.create) and commit it.
 
     A machine that does not keep its guest (ScratchMachine) gets disks of the same kind: what the loader would write to
     them goes nowhere.
 
-    ``disks`` in loader order; ``environment`` as ``name=value`` in -e order; ``console`` None: no input, output
-    dropped; ``compat``: "current" or "13.2"; ``flags``: kept in state.json for bhyverun; "wired" locks guest memory
-    while it is loaded, "incore" makes it part of core dumps (vm/resident.py).
+    ``disks`` in loader order; ``environment`` as ``name=value`` in -e order, text as UTF-8; ``console`` None: no input,
+    output dropped; ``compat``: "current" or "13.2", the version of FreeBSD's loader to behave as; ``wired`` locks guest
+    memory while it is loaded, ``incore`` makes it part of core dumps (both are kept in state.json for bhyverun).
     ``sandbox``: how the child is confined before it reads a guest byte; True: with all that this host offers (look at
     Sandbox().missing, or demand it with Sandbox(required=True)); False: not at all.
 
-    Raises LoaderError (the loader quit, or could not boot), LoaderCrashed, VmError (``vm`` is not there to be loaded),
+    Raises UsageError (no such ``compat``, a variable with a NUL byte), LoaderError (the loader quit, or could not
+    boot), LoaderCrashed, VmError (``vm`` is not there to be loaded),
     VmStorageError and the other BhyveloadErrors.
     """
     began = time.perf_counter_ns()
+    current = loader_version(compat) == "current"
     vm.loading()
     _flush_streams()
     options = options or Options()
@@ -85,7 +149,7 @@ def load(
         from bhyveload.image.overlay import Overlay
 
         seen = [Overlay(disk) for disk in disks]
-    resident = _make_resident(vm, flags or {})
+    resident = _make_resident(vm, wired, incore)
     with _Silence(console) as talk, resident:
         result = _run_until_loaded(
             vm,
@@ -93,7 +157,7 @@ def load(
             seen,
             environment,
             host_directory,
-            compat == "current",
+            current,
             options,
             loaders,
             sandbox or None,
@@ -104,7 +168,7 @@ def load(
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()
-    vm.commit([vcpu], report, {"flags": flags} if flags else None)
+    vm.commit([vcpu], report, {"flags": {"wired": wired, "incore": incore}})
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": memory.low, "high": memory.high}})
 
 
@@ -139,6 +203,15 @@ def _flush_streams() -> None:
             stream.flush()
 
 
+def __getattr__(name: str) -> Any:
+    """RunResult's module is imported only by those who run machines."""
+    if name == "RunResult":
+        from bhyveload.handoff.backend import RunResult
+
+        return RunResult
+    raise AttributeError(name)
+
+
 class _NotResident:
     """Guest memory is not mapped: in no core dump, not locked."""
 
@@ -149,8 +222,7 @@ class _NotResident:
         pass
 
 
-def _make_resident(vm: Machine, flags: dict[str, Any]) -> ResidentMemory | _NotResident:
-    wired, incore = bool(flags.get("wired")), bool(flags.get("incore"))
+def _make_resident(vm: Machine, wired: bool, incore: bool) -> ResidentMemory | _NotResident:
     if not (wired or incore):
         return _NotResident()
     from bhyveload.vm.resident import ResidentMemory
@@ -180,7 +252,7 @@ def _run_until_loaded(
     vm: Machine,
     console: HeldConsole,
     disks: Sequence[Device],
-    environment: Sequence[str],
+    environment: Sequence[str | bytes],
     host_directory: HostDirectory | None,
     current: bool,
     options: Options,
@@ -190,7 +262,7 @@ def _run_until_loaded(
 ) -> dict[str, Any]:
     """Run the loader, again after a reboot or a change of interpreter, until it leaves a guest."""
     began = time.monotonic()
-    variables = [text.encode("latin-1", "replace") for text in environment]
+    variables = [_variable(text) for text in environment]
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
     for _ in range(_MAX_RESTARTS + len(GROUPS)):
@@ -241,6 +313,14 @@ def _run_until_loaded(
             raise LoaderError("the loader ended without starting a guest", exit_status=status)
         vm.restart()
     raise LoaderError(f"the guest restarted its loader {_MAX_RESTARTS} times", "look at its scripts")
+
+
+def _variable(text: str | bytes) -> bytes:
+    """Raises UsageError."""
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    if b"\0" in data:
+        raise UsageError(f"the loader variable {text!a} has a NUL byte in it")
+    return data
 
 
 def _u31(number: object) -> int:

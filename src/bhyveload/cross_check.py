@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
     from bhyveload.host.interface import HostDirectory
     from bhyveload.report import LoadReport
@@ -46,12 +47,12 @@ class CrossCheck:
 def cross_check(
     memory_size: int,
     disks: Sequence[Device] = (),
-    environment: Sequence[str] = (),
+    environment: Sequence[str | bytes] = (),
     *,
     loaders: Loaders | None = None,
     host_directory: HostDirectory | None = None,
     keys: bytes | None = None,
-    compat: str | None = None,
+    compat: LoaderVersion | None = None,
     sandbox: Sandbox | bool = True,
     timeout: float | None = None,
 ) -> CrossCheck:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from bhyveload.compat import loader_version
 from bhyveload.confined.child import run_child
 from bhyveload.cross_check import cross_check
 from bhyveload.errors import LoaderCrashed, LoaderError, UsageError
@@ -43,11 +44,11 @@ def check(record: Record, folder: Path, loaders: Loaders) -> list[str]:
     return cross_check(
         record.memory_size,
         record.disks(),
-        [text.decode("latin-1") for text in record.environment],
+        record.environment,
         loaders=loaders,
         host_directory=open_host_directory(str(folder)),
         keys=record.keys,
-        compat=record.version or None,
+        compat=loader_version(record.version) if record.version else None,
         timeout=60,
     ).differences
 

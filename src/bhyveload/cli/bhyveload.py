@@ -13,6 +13,7 @@ from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, 
 from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
+from bhyveload.compat import LOADER_VERSIONS, loader_version
 from bhyveload.errors import (
     HostError,
     InputError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.host.interface import HostDirectory
     from bhyveload.image.named import NamedDisk
     from bhyveload.image.open import Disk
@@ -123,7 +125,7 @@ class Request:
         self.memory = DEFAULT_MEMORY
         self.files: list[tuple[RawImage, NamedDisk]] = []
         self.allow_backing = False
-        self.environment: list[str] = []
+        self.environment: list[bytes] = []
         self.console_fd = -1
         self.host_directory: HostDirectory | None = None
         self.loader_fd = -1
@@ -134,7 +136,7 @@ class Request:
         self.single_user = self.verbose = False
         self.kernel = self.boot_environment = ""
         self.commands: list[str] = []
-        self.compat = ""  # not chosen
+        self.compat: LoaderVersion | None = None  # not chosen
         self.timeout: float | None = None
         self.user: str | None = None
         self.require_sandbox = self.no_sandbox = False
@@ -222,7 +224,7 @@ def _act(request: Request, option: str, argument: str) -> None:
         case "d":
             request.files.append(_open_disk(argument))
         case "e":
-            request.environment.append(os.fsencode(argument).decode("latin-1"))
+            request.environment.append(os.fsencode(argument))
         case "h":
             request.host_directory = _open_host(argument)
         case "l":
@@ -233,7 +235,7 @@ def _act(request: Request, option: str, argument: str) -> None:
         case "loader-dir":
             request.loader_directory = check_directory(argument)
         case "m":
-            request.memory = parse_memory_size(argument, "13.2" if request.compat == "13.2" else "current")
+            request.memory = parse_memory_size(argument, request.compat or "current")
         case (
             "batch"
             | "cross-check"
@@ -255,9 +257,9 @@ def _act(request: Request, option: str, argument: str) -> None:
         case "loader-command":
             request.commands.append(argument)
         case "compat":
-            if argument not in ("13.2", "current"):
+            if argument not in LOADER_VERSIONS:
                 raise UsageError(f"--compat knows 13.2 and current, not '{argument}'")
-            request.compat = argument
+            request.compat = loader_version(argument)
         case "user":
             request.user = argument
         case "timeout":
@@ -368,7 +370,8 @@ def _load(program: str, request: Request, name: str) -> int:
             loaders=loaders,
             sandbox=sandbox,
             timeout=request.timeout,
-            flags={"wired": request.wired, "incore": request.incore},
+            wired=request.wired,
+            incore=request.incore,
         )
     for note in report.notes:
         warn(program, note)
@@ -421,7 +424,7 @@ def _cross_check(request: Request, disks: list[Disk], loaders: Loaders | None, s
         request.environment,
         loaders=loaders,
         host_directory=request.host_directory,
-        compat=request.compat or None,
+        compat=request.compat,
         sandbox=sandbox,
         timeout=request.timeout,
     )
@@ -447,8 +450,8 @@ def _describe(report: LoadReport) -> Any:
     """The dry run's text: what would be loaded from where, with which variables."""
     yield f"from {report.currdev} ({report.filesystem or 'no file system'}), scripts: {report.interpreter}"
     for file in report.files:
-        args = f" args: {file['args']}" if file["args"] else ""
-        yield f"{file['address']:#x} +{file['size']:#x} {file['name']} ({file['type']}){args}"
+        args = f" args: {file.args}" if file.args else ""
+        yield f"{file.address:#x} +{file.size:#x} {file.name} ({file.type}){args}"
     yield f"entry {report.entry:#x}, howto {report.howto:#x}, ends at {report.kernend:#x}"
     for name, value in report.environment.items():
         yield f"{name}={value}"

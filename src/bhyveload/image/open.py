@@ -13,12 +13,14 @@ from bhyveload.image.remembered import recall, remember
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from bhyveload.image.cache import Progress
     from bhyveload.image.disk import ImageDisk
     from bhyveload.image.raw import RawImage
     from bhyveload.sandbox import Sandbox
 
-    Disk = RawImage | ImageDisk
+    Disk: TypeAlias = RawImage | ImageDisk
 
 
 def open_disk(

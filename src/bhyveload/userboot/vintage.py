@@ -13,6 +13,7 @@ from bhyveload.userboot.abi import OLD_VERSION, OldLoaderCallbackTable, callback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.compat import LoaderVersion
     from bhyveload.userboot.mapper import MappedObject
 
 INTERP_MARKER = b"$Interpreter:"
@@ -64,7 +65,7 @@ def accepted_version(data: bytes | memoryview, old: bool, version: int) -> int:
     return version if not old or bytes(data).find(INTERP_MARKER) >= 0 else min(version, OLD_VERSION)
 
 
-def behaviour(data: bytes) -> str:
+def behaviour(data: bytes) -> LoaderVersion:
     """Whose behaviour the object's loader has: "13.2" or "current", by the revision in its banner."""
     at = data.find(_REVISION, max(0, data.find(_BANNER)))
     major = data[at + len(_REVISION) :].partition(b".")[0] if at >= 0 else b""

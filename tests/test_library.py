@@ -1,0 +1,99 @@
+"""docs/library.md: its examples run, in order, as one program; and the names that it promises are there."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bhyveload
+from bhyveload import LoadReport, Options, ScratchMachine, UsageError, api, load, open_disk
+from bhyveload.report import LoadedFile, LoadedModule
+
+PAGE = Path(__file__).parents[1] / "docs" / "library.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def report(probe_disk: Path) -> LoadReport:
+    disk = open_disk(str(probe_disk))
+    with ScratchMachine("report", 64 * MIB) as machine:
+        return load(machine, [disk], ["name=łódź", b"raw=\xff"], options=Options(batch=True))
+
+
+def test_the_examples_run(
+    probe_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(probe_disk, tmp_path / "disk.img")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    assert len(EXAMPLES) >= 5
+    for example in EXAMPLES:
+        if "import run" in example and shutil.which("qemu-system-x86_64") is None:
+            continue
+        exec(compile(example, str(PAGE), "exec"), names)
+    assert "/boot/kernel/kernel" in capfd.readouterr().out
+
+
+def test_every_name_of_the_page_is_there() -> None:
+    for name in api.__all__:
+        assert getattr(bhyveload, name) is getattr(api, name), name
+    with pytest.raises(AttributeError):
+        bhyveload.nothing  # noqa: B018
+    named = set(re.findall(r"`(\w+)", PAGE.read_text().partition("## Load")[0]))
+    assert {name for name in named if name[0].isupper()} <= set(api.__all__)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, bhyveload; print([name for name in sys.modules if name.startswith('bhyveload.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_report_is_a_value(report: LoadReport) -> None:
+    for again in (copy.copy(report), copy.deepcopy(report), pickle.loads(pickle.dumps(report))):
+        assert again == report and again is not report and hash(again) == hash(report)
+        assert again.as_dict() == report.as_dict()
+    assert LoadReport(report.as_dict()) == report
+    assert report.kernel is not None and report.files[0] == report.kernel
+    assert isinstance(report.files[0], LoadedFile)
+    assert "kernel" in repr(report)
+    for value, name in ((report, "vm"), (report.kernel, "size")):
+        with pytest.raises(AttributeError, match="frozen"):
+            setattr(value, name, 0)
+        with pytest.raises(AttributeError, match="frozen"):
+            delattr(value, name)
+    environment: Any = report.environment
+    for method in ("clear", "update", "popitem"):
+        with pytest.raises(TypeError, match="frozen"):
+            getattr(environment, method)()
+    with pytest.raises(TypeError, match="frozen"):
+        environment["a"] = "b"
+    copied = report.as_dict()
+    copied["environment"]["x"] = "y"
+    assert "x" not in report.environment
+    module = LoadedModule("a", 1)
+    assert module != LoadedModule("a", 2) and pickle.loads(pickle.dumps(module)) == module
+    with pytest.raises(AttributeError):
+        report.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_variables_arrive_byte_for_byte(report: LoadReport) -> None:
+    assert report.environment["name"].encode("latin-1").decode() == "łódź"
+    assert report.environment["raw"] == "\xff"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [({"compat": "13.1"}, "'13.1'"), ({"environment": ["a=b\0c"]}, "NUL byte")]
+)
+def test_what_is_mistyped_is_said(arguments: dict[str, Any], words: str) -> None:
+    with ScratchMachine("none", 64 * MIB) as machine, pytest.raises(UsageError, match=words):
+        load(machine, **arguments)
