@@ -1,6 +1,6 @@
 """FreeBSD's capability mode for the confined child, with the rights that bhyveload(8) gives its descriptors.
 
-Sources: usr.sbin/bhyveload/bhyveload.c, sys/sys/capsicum.h; spec/bhyveload.md 9.  Standard library only.
+Sources: usr.sbin/bhyveload/bhyveload.c, sys/sys/capsicum.h.  Standard library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FreeBSD's errno numbers and libsa's texts for them.
 
-Sources: sys/sys/errno.h, stand/libsa/stand.h (98-105), stand/libsa/strerror.c; spec/userboot-abi.md 4,
-spec/errata.md A3.  Numbers above 34 differ from Linux's, so ``from_host`` translates what the host's kernel says.
+Sources: sys/sys/errno.h, stand/libsa/stand.h (98-105), stand/libsa/strerror.c (docs/errata.md,
+"strerror").  Numbers above 34 differ from Linux's, so ``from_host`` translates what the host's kernel says.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ _TEXTS = {
 
 
 def strerror(number: int) -> str:
-    """libsa's text for an errno number (spec/errata.md A3)."""
+    """libsa's text for an errno number (stand/libsa/strerror.c)."""
     return _TEXTS.get(number) or f"unknown error ({number})"
 
 
@@ -104,7 +104,7 @@ _FROM_HOST = {
     _host.ENOSYS: ENOSYS,
     _host.ESTALE: ESTALE,
     _host.EILSEQ: EILSEQ,
-    _host.EXDEV: ENOTCAPABLE,  # openat2(RESOLVE_BENEATH)'s word for "outside"; spec/bhyveload.md 9
+    _host.EXDEV: ENOTCAPABLE,  # openat2(RESOLVE_BENEATH)'s word for "outside", as FreeBSD's openat(2) has it
 }
 
 

@@ -73,7 +73,7 @@ def mbr(base: Path, second: Path) -> Path:
     return disk
 
 
-# spec/disks.md 3
+# extract_currdev in stand/userboot/userboot/main.c
 def test_currdev_of_each_layout(base: Path, gpt: Path, mbr: Path, first: Path) -> None:
     assert device("-d", gpt) == "disk0p2:"
     assert device("-d", mbr) == "disk0s1a:"

@@ -201,7 +201,7 @@ def test_bad_headers(kind: str) -> None:
 
 
 def test_only_the_first_gzip_member() -> None:
-    """Errata B11; also for bzip2, but all of them for the formats that FreeBSD does not know."""
+    """docs/errata.md, "Compressed files", and for bzip2; but all of them for the formats that FreeBSD does not know."""
     for kind, (opener, packer) in OPENERS.items():
         view = opener(Raw(packer(b"one") + packer(b"two") * 1000 + bytes(512)), silent)
         assert joined(view, 0, 1 << 20) == b"one" + b"two" * (1000 if kind in ("xz", "zstd") else 0), kind

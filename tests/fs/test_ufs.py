@@ -215,7 +215,7 @@ def test_a_last_link_can_be_had_itself(small: ufs.UfsFileSystem) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_link_and_name_limits(tmp_path: Path, version: int) -> None:
-    """spec/ufs.md 6, confirmed on the real loader (errata B17)."""
+    """As on the real loader (docs/errata.md, "Paths of UFS")."""
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "l0").write_text("end")

@@ -1,7 +1,7 @@
 """Where the twiddle turns, and writing: against a model that does what libsa's reader does, one block at a time.
 
-The model follows spec/ufs.md and spec/errata.md A1 (which were compared with the real loader's console call by call);
-it shares no code with bhyveload/fs/ufs*.py and knows nothing of runs.
+The model follows stand/libsa/ufs.c and docs/errata.md, "Twiddles" (which was compared with the real loader's
+console call by call); it shares no code with bhyveload/fs/ufs*.py and knows nothing of runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/* The userboot interface, written down from spec/userboot-abi.md for the test loader and the layout table. */
+/* The userboot interface, written down anew (stand/userboot/userboot.h) for the test loader and the layout table. */
 #include <stddef.h>
 #include <stdint.h>
 

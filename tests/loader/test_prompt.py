@@ -1,5 +1,5 @@
-"""The prompt: line editing, paging, expansion, the countdown, and commands' words (spec/userboot-flow.md 8, errata
-A5, A12, A13, B6).  Replayed recordings are in test_probes.py."""
+"""The prompt: line editing, paging, expansion, the countdown, and commands' words (docs/errata.md,
+"Console", "Texts").  Replayed recordings are in test_probes.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Numbers, variables and command lines: against libc, sort(1) and the recorded rules (spec/lua-env.md 3, errata A8)."""
+"""Numbers, variables and command lines: against libc, sort(1) and the recorded rules
+(docs/errata.md, "Quotes and expansion")."""
 
 from __future__ import annotations
 

@@ -394,7 +394,7 @@ def opened(content: bytearray, slice: int, partition: int) -> tuple[int, str] | 
     return offset // SECTOR, slice_name(slice, partition)
 
 
-# What a device name parses to, and with a path behind it (spec/disks.md 2)
+# What a device name parses to, and with a path behind it (docs/errata.md, "Device names")
 P1, P2, P3 = (1, PARTISGPT), (2, PARTISGPT), (3, PARTISGPT)
 S1, S2 = (1, PARTNONE), (2, PARTNONE)
 S1_PATH, S2_PATH = (1, PARTWILD), (2, PARTWILD)

@@ -1,7 +1,8 @@
 """Write small ZFS pools of any shape, for what no fixture shows: removed and special vdevs, spares, checkpoints, large
 records, pools larger than a fixture may be.
 
-Written from spec/zfs.md, not from the reader; what real pools have in common with these is checked on the real ones.
+Written from OpenZFS's headers, not from the reader; what real pools have in common with these is checked on the
+real ones.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class Top:
         return offset
 
     def _put_raidz(self, offset: int, data: bytes) -> None:
-        """Columns as the table of spec/zfs.md 9 lays them out, parity a byte at a time."""
+        """Columns as vdev_raidz_map_alloc lays them out, parity a byte at a time."""
         unit, count, parity = 1 << self.ashift, len(self.leaves), self.nparity
         block, sectors = offset >> self.ashift, len(data) >> self.ashift
         quotient, rest = divmod(sectors, count - parity)

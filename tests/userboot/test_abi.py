@@ -48,7 +48,7 @@ def test_layout_is_that_of_c(
 
 
 def test_sizes_and_offsets_of_the_specification() -> None:
-    """spec/userboot-abi.md 3 and 4, so that C and Python cannot be wrong together."""
+    """stand/userboot/userboot.h, written down a third time, so that C and Python cannot be wrong together."""
     assert ctypes.sizeof(LoaderCallbackTable) == 0xD8
     assert LoaderCallbackTable.diskioctl.offset == 0xB0
     assert LoaderCallbackTable.swap_interpreter.offset == 0xD0

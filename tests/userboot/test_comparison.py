@@ -59,7 +59,7 @@ def test_the_records_of_a_real_load() -> None:
 
 
 def test_records_have_freebsds_names() -> None:
-    """sys/sys/linker.h's numbers, as spec/kernel-loading.md 8 has them; the built-in loader writes them from a table of
+    """sys/sys/linker.h's numbers; the built-in loader writes them from a table of
     its own."""
     common = {"NAME", "TYPE", "ADDR", "SIZE", "ARGS"}
     kernels = {"ELFHDR", "SSYM", "ESYM", "DYNAMIC", "ENVP", "HOWTO", "KERNEND", "SHDR", "CTORS_ADDR", "CTORS_SIZE"}

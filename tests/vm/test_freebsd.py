@@ -19,7 +19,7 @@ from support.places import DATA
 
 MB = 1 << 20
 
-# spec/amd64-handoff.md 4, numbers from 7
+# vm_setup_freebsd_registers, numbers from enum vm_reg_name
 REGISTER_CALLS = """\
 vm_set_register guest 0 15 0x80000021
 vm_set_register guest 0 17 0x20

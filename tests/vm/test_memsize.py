@@ -1,4 +1,4 @@
-"""The memory-size grammar: spec/bhyveload.md 2, and the host's own strtoul as an oracle."""
+"""The memory-size grammar of vm_parse_memsize (lib/libvmmapi/vmmapi.c), and the host's own strtoul as an oracle."""
 
 from __future__ import annotations
 

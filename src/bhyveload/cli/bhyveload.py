@@ -1,4 +1,7 @@
-"""bhyveload(8): load a FreeBSD guest into a VM.  Options, messages and exit statuses: spec/bhyveload.md 1-3."""
+"""bhyveload(8): load a FreeBSD guest into a VM.
+
+Options, messages and exit statuses are those of usr.sbin/bhyveload/bhyveload.c (main, usage); long options are ours.
+"""
 
 from __future__ import annotations
 

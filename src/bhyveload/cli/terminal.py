@@ -1,4 +1,4 @@
-"""The terminal while a loader has it: raw, and always as before afterwards (bhyveload.c; spec/bhyveload.md 7)."""
+"""The terminal while a loader has it: raw, and always as before afterwards (usr.sbin/bhyveload/bhyveload.c, main)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Compressed files seen decompressed: libsa's gzip and bzip2 file systems, and the same for xz and zstd.
 
-Sources: stand/libsa/gzipfs.c, bzipfs.c (spec/other-fs.md 6, spec/errata.md B11).  The view is a File of unknown size
+Sources: stand/libsa/gzipfs.c, bzipfs.c (docs/errata.md, "Compressed files").  The view is a File of unknown size
 (-1).  Seeking forward decompresses and discards, seeking backward starts again from the front.
 
 libsa reads the compressed file in 2048-byte pieces, just when the decompressor has used up the last one, and reads it

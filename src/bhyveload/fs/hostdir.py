@@ -1,6 +1,6 @@
 """libsa's host file system: the ``-h`` folder as ``host0:``, seen through the loader callbacks.
 
-Source: stand/userboot/userboot/host.c (spec/other-fs.md 2).  There is no device to probe and no twiddle; a node is an
+Source: stand/userboot/userboot/host.c.  There is no device to probe and no twiddle; a node is an
 open callback handle, which its last user's forgetting closes.
 """
 

@@ -4,7 +4,7 @@ cd9660.c knows one Rock Ridge entry, NM in one piece.  Beyond it this reader joi
 files, follows symbolic links (SL) and finds relocated deep directories (CL): there cd9660.c shows the ISO name, the
 first extent, or an empty file.  ``probe(..., strict=True)`` switches all of that off: exactly cd9660.c.
 
-What is read, in which order and with which twiddle is cd9660.c's (spec/other-fs.md 3, spec/errata.md A1): a directory
+What is read, in which order and with which twiddle is cd9660.c's (docs/errata.md, "Twiddles"): a directory
 is searched block by block, nothing is remembered between opens but what parsing a block has given.
 """
 

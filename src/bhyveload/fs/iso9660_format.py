@@ -1,6 +1,6 @@
 """ISO 9660 and Rock Ridge on disk, under FreeBSD's names.
 
-Sources: sys/fs/cd9660/iso.h, cd9660_rrip.h; ECMA-119; IEEE P1281 (SUSP), P1282 (RRIP); spec/other-fs.md 3.
+Sources: sys/fs/cd9660/iso.h, cd9660_rrip.h; ECMA-119; IEEE P1281 (SUSP), P1282 (RRIP).
 Numbers stored in both byte orders (723, 733) are read from their little-endian half, as libsa does.
 """
 

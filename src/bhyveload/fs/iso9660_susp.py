@@ -1,6 +1,6 @@
 """Rock Ridge: the System Use entries behind a directory record, and the names and links they hold.
 
-libsa's reading of them is stand/libsa/cd9660.c (susp_lookup_record, rrip_check, rrip_lookup_name; spec/other-fs.md 3).
+libsa's reading of them is stand/libsa/cd9660.c (susp_lookup_record, rrip_check, rrip_lookup_name).
 ``read_block`` everywhere: block number -> its 2048 bytes; it raises FileSystemError(EIO) outside the device.
 """
 

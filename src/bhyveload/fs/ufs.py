@@ -1,7 +1,8 @@
-"""UFS1 and UFS2 as FreeBSD's loader reads them (stand/libsa/ufs.c; spec/ufs.md).
+"""UFS1 and UFS2 as FreeBSD's loader reads them (stand/libsa/ufs.c).
 
-The twiddle turns exactly where libsa's does (spec/errata.md A1): once for the superblock, once for each inode read, and
-in ufs_file.py for the blocks.  Inodes are not cached because libsa does not; names of directory blocks are, silently.
+The twiddle turns exactly where libsa's does (docs/errata.md, "Twiddles"): once for the superblock, once for each
+inode read, and in ufs_file.py for the blocks.  Inodes are not cached because libsa does not; names of directory
+blocks are, silently.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A file of UFS: where its blocks are, and reading and overwriting them (stand/libsa/ufs.c; spec/ufs.md 4, 7).
+"""A file of UFS: where its blocks are, and reading and overwriting them (stand/libsa/ufs.c).
 
-libsa reads a file block by block through one remembered data block and one remembered indirect block a level, and turns
-its twiddle for each block that it really reads.  Here whole runs of adjacent blocks are read at once, but what is
-remembered and when the twiddle turns is the same, call for call (spec/errata.md A1).
+libsa (block_map, buf_read_file) reads a file block by block through one remembered data block and one remembered
+indirect block a level, and turns its twiddle for each block that it really reads.  Here whole runs of adjacent blocks
+are read at once, but what is remembered and when the twiddle turns is the same, call for call (docs/errata.md,
+"Twiddles").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""UFS1 and UFS2 on disk: sys/ufs/ffs/fs.h, sys/ufs/ufs/{dinode,dir}.h; spec/ufs.md.  Little endian throughout.
+"""UFS1 and UFS2 on disk: sys/ufs/ffs/fs.h, sys/ufs/ufs/{dinode,dir}.h.  Little endian throughout.
 
 A superblock is 1376 bytes with fields at scattered places: SUPERBLOCK_FIELDS gives those that anybody here looks at,
 under FreeBSD's names without `fs_`.

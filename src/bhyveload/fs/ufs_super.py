@@ -1,4 +1,4 @@
-"""Finding a UFS superblock and believing it (ffs_sbget in sys/ufs/ffs/ffs_subr.c; spec/ufs.md 1, 2).
+"""Finding a UFS superblock and believing it (ffs_sbget in sys/ufs/ffs/ffs_subr.c).
 
 What is needed to read safely is required; where FreeBSD's loader asks for more, the file system is read all the same
 and a note says that the loader would have refused it.

@@ -2,7 +2,7 @@
 
 The built-in loader calls these methods directly; FreeBSD's userboot.so reaches the same methods through ctypes
 (userboot/).  Values, errno numbers and the guest-address mask are those of usr.sbin/bhyveload/bhyveload.c
-(spec/bhyveload.md 5, spec/userboot-abi.md 3-4).  Where C returns an errno, these raise FileSystemError with it.
+(cb_*) and stand/userboot/userboot.h.  Where C returns an errno, these raise FileSystemError with it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SwapInterpreter(LoaderEnd):
 
 def loader_environment(variables: Sequence[bytes]) -> list[bytes]:
     """The list that getenv walks: ``variables`` as given with -e (command-line order), newest first, with
-    bhyveload's own two in front (spec/bhyveload.md 6)."""
+    bhyveload's own two in front (main and cb_getenv of bhyveload.c)."""
     return [b"boot_serial=1", b"smbios.bios.vendor=BHYVE", *reversed(variables)]
 
 

@@ -1,4 +1,4 @@
-"""The loader's console over two file descriptors (bhyveload.c's cb_putc, cb_getc, cb_poll; spec/bhyveload.md 5).
+"""The loader's console over two file descriptors (bhyveload.c's cb_putc, cb_getc, cb_poll).
 
 Output is held back until somebody waits for input, sleeps or leaves: a boot without keys writes once.  A terminal gets
 every line at once, so that a guest's script that hangs hangs where it is seen to.

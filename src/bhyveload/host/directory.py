@@ -1,6 +1,6 @@
 """The folder given with ``-h``: opened once, and everything in it looked up beneath that descriptor.
 
-Semantics of bhyveload.c's cb_open and friends (spec/bhyveload.md 5 and 9): a name can never leave the folder, neither
+Semantics of bhyveload.c's cb_open and friends (usr.sbin/bhyveload): a name can never leave the folder, neither
 by `..` nor by a symbolic link (FreeBSD-SA-24:01.bhyveload, CVE-2024-25940); what is neither a regular file nor a
 folder is refused before it is opened.
 

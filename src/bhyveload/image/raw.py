@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bhyveload.device import Buffer
 
-SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (spec/disks.md 1)
+SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (cb_diskioctl)
 
 # A disk that the user may not write, or that is on a read-only file system or running as a program.
 _READ_ONLY_REASONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
@@ -46,7 +46,7 @@ class RawImage:
         self.sector_size = SECTOR_SIZE
         try:
             self.size = os.lseek(fd, 0, os.SEEK_END)
-            # mmap refuses length 0; an empty disk is still a disk (errata B16).
+            # mmap refuses length 0; an empty disk is still a disk (docs/errata.md, "Errors of devices").
             mapping = mmap.mmap(fd, self.size, access=mmap.ACCESS_READ) if self.size else b""
         except (OSError, ValueError, OverflowError) as error:
             raise InputError(f"{name}: cannot be read as a disk image: {_reason(error)}") from None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Facts = dict[str, Any]
 
 KERNELS = (b"/boot/kernel/kernel", b"/boot/kernel/kernel.gz", b"/boot/kernel/kernel.bz2")
-_INTERPRETER_MARK = b"$Interpreter:"  # of /boot/loader; without it: Forth (spec/disks.md 11)
+_INTERPRETER_MARK = b"$Interpreter:"  # of /boot/loader; without it: Forth (check_interpreter)
 _MAX_LOADER = 4 << 20
 _MAX_SCRIPT = 1 << 16
 _VERSION_MARK = b'USERLAND_VERSION="'  # of /bin/freebsd-version

@@ -1,7 +1,6 @@
 """The file systems on a set of disks, found as loader(8) finds them, and which of them it would boot.
 
-Sources: stand/userboot/userboot/main.c (extract_currdev), stand/common/disk.c, stand/libsa/zfs/zfs.c (zfs_probe_dev);
-spec/disks.md 3, 4, 8.
+Sources: stand/userboot/userboot/main.c (extract_currdev), stand/common/disk.c, stand/libsa/zfs/zfs.c (zfs_probe_dev).
 """
 
 from __future__ import annotations
@@ -285,7 +284,7 @@ def _partitions(unit: int, prefix: str, disk: Device, table: Table, level: int) 
 
 def _may_be_vdev(volume: Volume) -> bool:
     """What zfs_probe_dev looks at: whole disks, ZFS partitions and FreeBSD slices; and whether one of its labels has
-    a packed nvlist where its configuration belongs (spec/zfs.md 1)."""
+    a packed nvlist where its configuration belongs."""
     if volume.entry is not None and volume.entry.type not in (FREEBSD, FREEBSD_ZFS):
         return False
     end = volume.device.size // LABEL_SIZE * LABEL_SIZE

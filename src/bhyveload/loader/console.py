@@ -1,7 +1,8 @@
 """The loader's console layer: consoles, newline expansion, twiddles, line input and the pager.
 
 Sources: stand/common/console.c, stand/userboot/userboot/userboot_cons.c, stand/libsa/{twiddle,gets,pager}.c;
-spec/userboot-flow.md 2, spec/errata.md A1, A4, A11, B6.  Text is str with one byte a character (latin-1).
+docs/errata.md, "Twiddles", "Newlines", "Several consoles", "Line input".
+Text is str with one byte a character (latin-1).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class LoaderConsole:
     # Output
 
     def print(self, text: str) -> None:
-        """Send text; every newline becomes CR LF, each active console gets each byte (spec/errata.md A4, A11)."""
+        """Send text; every newline becomes CR LF, each active console gets each byte (docs/errata.md, "Newlines")."""
         if self.silent:
             return
         data = text.replace("\n", "\r\n").encode("latin-1", "replace")
@@ -70,7 +71,7 @@ class LoaderConsole:
         self.host.console.write(data)
 
     def twiddle(self, caller_divisor: int) -> None:
-        """Show progress: spec/errata.md A1."""
+        """Show progress (docs/errata.md, "Twiddles")."""
         if self.silent:
             return
         self._calls = (self._calls + 1) & _UINT_MAX
@@ -115,7 +116,7 @@ class LoaderConsole:
         return True
 
     def gets(self, limit: int) -> str:
-        """ngets: an edited, echoed line of at most ``limit`` - 1 characters (spec/errata.md B6)."""
+        """ngets: an edited, echoed line of at most ``limit`` - 1 characters (docs/errata.md, "Line input")."""
         line: list[str] = []
         while True:
             key = self.getchar()

@@ -1,7 +1,7 @@
 """The loader's variables: sorted by name, with hooks that may refuse (stand/libsa/environment.c).
 
 Names and values are str holding one byte a character (latin-1).  Results are errno numbers, 0 for success, as in C;
-hooks also return command results there (spec/errata.md B5: setting module_verbose badly gives 2).
+hooks also return command results there (setting module_verbose badly gives 2: docs/errata.md, "The loader table").
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""loader_main: from an empty VM to a prompt or a running kernel (stand/userboot/userboot/main.c, common/interp.c;
-spec/userboot-flow.md 1, 5-7)."""
+"""loader_main: from an empty VM to a prompt or a running kernel (stand/userboot/userboot/main.c, and
+interact in stand/common/interp.c)."""
 
 from __future__ import annotations
 

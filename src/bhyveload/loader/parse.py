@@ -1,5 +1,5 @@
 """Splitting a command line into words: backslashes, quotes, variables (stand/common/interp_{parse,backslash}.c;
-spec/lua-env.md 3, spec/errata.md A8)."""
+docs/errata.md, "Quotes and expansion")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loader's prompt (stand/common/interp.c prompt(); spec/errata.md A12)."""
+"""The loader's prompt (stand/common/interp.c prompt(); docs/errata.md, "Prompt")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 def print_prompt(loader: Loader) -> None:
     """Print $prompt with each `${name}` expanded, and a space.
 
-    An unclosed `${` makes FreeBSD's loader read past its string (spec/errata.md C2); here it names a variable that
+    An unclosed `${` makes FreeBSD's loader read past its string; here it names a variable that
     runs to the end.
     """
     text = loader.environment.get("prompt")

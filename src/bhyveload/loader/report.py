@@ -64,7 +64,7 @@ def _partition(loader: Loader) -> dict[str, Any] | None:
 
 
 def _hand_over(loader: Loader) -> dict[str, int]:
-    """modulep and kernend as the guest will find them on its stack (spec/amd64-handoff.md 1 and 3)."""
+    """modulep and kernend as the guest will find them on its stack (elf64_exec, elf32_exec)."""
     registers = loader.host.vcpu.registers
     if "rsp" not in registers:
         return {}

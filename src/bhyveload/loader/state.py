@@ -97,7 +97,7 @@ class Loader:
         self.last_file_format = 0
         self.module_path: Any = None  # kernel.modules keeps the module directories and their hints here
 
-        # what a failing command says: a text of its own, or the buffer (spec/lua-env.md 2, loader.command_error)
+        # what a failing command says: a text of its own, or the buffer (command_errmsg, command_errbuf)
         self.errbuf = ""
         self._errmsg: str | None = None
         self._errmsg_is_buffer = False

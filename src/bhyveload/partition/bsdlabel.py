@@ -1,4 +1,4 @@
-"""BSD disklabels as loader(8) reads them (ptable_bsdread in stand/common/part.c; spec/disks.md 5.3)."""
+"""BSD disklabels as loader(8) reads them (ptable_bsdread in stand/common/part.c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BSD disklabels on disk: sys/sys/disk/bsd.h; spec/disks.md 5.3.  Little endian."""
+"""BSD disklabels on disk: sys/sys/disk/bsd.h.  Little endian."""
 
 from __future__ import annotations
 

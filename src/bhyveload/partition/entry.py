@@ -1,7 +1,7 @@
 """What a partition table says, whatever its format: entries and their types.
 
 The type constants are bhyveload's own names (gpart's where gpart has one); TYPE_NAMES gives the words that loader(8)'s
-lsdev prints (stand/common/part.c; spec/disks.md 9).
+lsdev prints (stand/common/part.c, parttype2str).
 """
 
 from __future__ import annotations

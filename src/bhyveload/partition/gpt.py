@@ -1,4 +1,4 @@
-"""GUID partition tables as loader(8) reads them (ptable_gptread in stand/common/part.c; spec/disks.md 5.1)."""
+"""GUID partition tables as loader(8) reads them (ptable_gptread in stand/common/part.c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GUID partition tables on disk: sys/sys/disk/gpt.h; spec/disks.md 5.1.  Little endian throughout."""
+"""GUID partition tables on disk: sys/sys/disk/gpt.h.  Little endian throughout."""
 
 from __future__ import annotations
 

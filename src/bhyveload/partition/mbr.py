@@ -1,4 +1,4 @@
-"""Master boot records and chains of extended partitions as loader(8) reads them (spec/disks.md 5, 5.2)."""
+"""Master boot records and chains of extended partitions as loader(8) reads them (stand/common/part.c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Master boot records on disk: sys/sys/disk/mbr.h; spec/disks.md 5.2."""
+"""Master boot records on disk: sys/sys/disk/mbr.h."""
 
 from __future__ import annotations
 

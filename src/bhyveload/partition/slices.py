@@ -1,4 +1,4 @@
-"""Opening a disk, slice or partition by number, and lsdev's list (stand/common/disk.c; spec/disks.md 4, 9)."""
+"""Opening a disk, slice or partition by number, and lsdev's list (disk_open, disk_print in stand/common/disk.c)."""
 
 from __future__ import annotations
 

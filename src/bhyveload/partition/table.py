@@ -1,6 +1,6 @@
 """Which partition table a disk or slice has, and which of its partitions boots.
 
-Sources: stand/common/part.c; spec/disks.md 5-7.
+Sources: stand/common/part.c (ptable_open, ptable_getbestpart).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def read_table(device: Device, start: int = 0, sectors: int | None = None, secto
 
 
 def best_partition(table: Table) -> Entry | None:
-    """The partition that loader(8) boots when none is named; what is in it does not matter (spec/disks.md 7)."""
+    """The partition that loader(8) boots when none is named; what is in it does not matter (ptable_getbestpart)."""
     ranked = [(rank, place, entry) for place, entry in enumerate(table.entries) if (rank := _rank(table.kind, entry))]
     return min(ranked, default=(0, 0, None))[2]
 
@@ -185,7 +185,7 @@ def _detect(device: Device, start: int, sectors: int, sector_size: int) -> Table
 
 
 def _sector_reader(device: Device, start: int, sector_size: int) -> ReadSectors:
-    """Reads beyond the medium succeed and give zeros: an empty file opens as disk0: (errata B16)."""
+    """Reads beyond the medium succeed and give zeros: an empty file opens as disk0:."""
 
     def read(lba: int, count: int) -> bytes:
         offset = start + lba * sector_size

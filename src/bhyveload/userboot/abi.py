@@ -1,6 +1,6 @@
 """The userboot interface as C sees it: struct loader_callbacks, FreeBSD's struct stat, for ctypes.
 
-Source: stand/userboot/userboot.h, sys/sys/stat.h (ino64); spec/userboot-abi.md 3-4.  tests/guest/offsets.c compiles the
+Source: stand/userboot/userboot.h, sys/sys/stat.h (ino64).  tests/guest/offsets.c compiles the
 same tables and tests/userboot/test_abi.py compares.
 """
 

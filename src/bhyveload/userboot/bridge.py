@@ -1,6 +1,6 @@
 """The 27 loader callbacks for C: integers, pointers and errno numbers in front of host/callbacks.py's one class.
 
-What userboot relies on: spec/userboot-abi.md 4; what bhyveload(8) answers: spec/bhyveload.md 5.  Pointers come from
+What userboot relies on: stand/userboot/userboot/; what bhyveload(8) answers: its cb_* functions.  Pointers come from
 the loader object and are used as given: a wild one faults in the confined child, as it would in C.
 Nothing may unwind through the loader's C frames, so exec, exit, swap_interpreter and every error that is no errno end
 in ``leave``, which never returns.

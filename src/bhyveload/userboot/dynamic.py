@@ -2,7 +2,7 @@
 
 Everything is read from the mapped image (a writable view of the whole span) and checked against the segments, so a
 hostile table leads to KernelError, not to a stray access.  Source: System V ABI, "Dynamic Linking"; DT_RELR from the
-generic ABI; spec/userboot-abi.md 5.
+generic ABI.
 """
 
 from __future__ import annotations

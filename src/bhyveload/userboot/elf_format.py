@@ -1,6 +1,6 @@
 """ELF64 structures and numbers of an amd64 shared object, under the names of sys/elf64.h and sys/elf_common.h.
 
-Only what a loader object can hold (spec/userboot-abi.md 5); the kernel's ELF files are read in loader/kernel/.
+Only what a loader object can hold; the kernel's ELF files are read in loader/kernel/.
 """
 
 from __future__ import annotations

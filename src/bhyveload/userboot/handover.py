@@ -1,8 +1,7 @@
 """What a loader handed to a FreeBSD kernel, read back from guest memory: metadata records, environment, files.
 
 For comparing loads (cross_check.py), so nothing here trusts what it reads: numbers that do not fit end the walk and are
-noted.  Source: stand/userboot/userboot/bootinfo.c, sys/sys/linker.h; spec/kernel-loading.md 8-12,
-spec/amd64-handoff.md 1 and 3.
+noted.  Source: stand/userboot/userboot/bootinfo.c, sys/sys/linker.h, elf64_exec.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A loader object's ELF header and program headers: every number checked before anything is mapped.
 
-Source: spec/userboot-abi.md 5 ("What a Linux ELF mapper has to do").  The object is FreeBSD's, so EI_OSABI says nothing
+Source: System V ABI, "Program Header", and the objects themselves.  The object is FreeBSD's, so EI_OSABI says nothing
 here: base builds carry 9, which is why the host's own dlopen(3) refuses them.
 """
 

@@ -1,7 +1,7 @@
 """Map a FreeBSD userboot object into this process, without the host's dlopen(3).
 
 The host's own loader refuses the object (EI_OSABI 9) and would bind its symbols to the host's C library; this mapper
-binds only inside the object, apart from the few functions of support.py.  Source: spec/userboot-abi.md 5.
+binds only inside the object, apart from the few functions of support.py.  Source: rtld(1), System V ABI.
 Nothing of the object runs here: initialisers and loader_main are the caller's (run.py).
 """
 

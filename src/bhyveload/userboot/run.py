@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bhyveload.host.callbacks import LoaderCallbacks
 
 MAX_ABSENT = 256
-MIN_STACK = 1 << 20  # one frame of the exec path holds 16 KiB, and Lua recurses (spec/userboot-abi.md 5)
+MIN_STACK = 1 << 20  # one frame of the exec path holds 16 KiB, and Lua recurses
 
 
 class Prepared:

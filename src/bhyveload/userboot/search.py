@@ -1,6 +1,6 @@
 """Which userboot object to run: names asked for by a guest, confined to the directories of loaders.
 
-Upstream looks in /boot for userboot.so, after a swap for userboot_<interpreter>.so (spec/bhyveload.md 8).  The
+Upstream looks in /boot for userboot.so, after a swap for userboot_<interpreter>.so (cb_swap_interpreter).  The
 interpreter's name comes from the guest's disk.
 """
 

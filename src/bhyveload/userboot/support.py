@@ -1,6 +1,6 @@
 """What a userboot object leaves to its host: `time` and `memmem`, and a few string functions other builds may want.
 
-bhyveload(8) satisfies them from its own C library (spec/userboot-abi.md 5, "Undefined symbols"); these are ours.  A
+bhyveload(8) satisfies them from its own C library (what nm -u shows of the object); these are ours.  A
 wild pointer faults in the confined child, as it would in C.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INTERP_MARKER = b"$Interpreter:"
 _BANNER, _REVISION = b" User boot ", b", Revision "
-_CURRENT_REVISION = 3  # 13.2's banner says 1.2, that of 2026 3.0 (spec/userboot-flow.md 3)
+_CURRENT_REVISION = 3  # 13.2's banner says 1.2, that of 2026 3.0
 _WITNESSES = ("delay", "exit")
 _WINDOW = 96  # bytes of program: the call is near the start, at every level of optimisation
 _SIB = 4

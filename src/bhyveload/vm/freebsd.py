@@ -1,7 +1,7 @@
 """A VM in FreeBSD's own /dev/vmm, through libvmmapi: another Machine (vm/interface.py).
 
-Source: lib/libvmmapi/vmmapi.h and vmmapi.c of 13.2 and of 2026, usr.sbin/bhyveload/bhyveload.c; spec/amd64-handoff.md
-7-8, spec/bhyveload.md 4.  14.0 gave every vCPU a handle of its own; before, functions took the VM and a number.
+Source: lib/libvmmapi/vmmapi.h and vmmapi.c of 13.2 and of 2026, usr.sbin/bhyveload/bhyveload.c.
+14.0 gave every vCPU a handle of its own; before, functions took the VM and a number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VM_MMAP_ALL = 1
 VM_CAP_UNRESTRICTED_GUEST = 3
 _NUMBERS = {name: number for number, name in enumerate(VM_REG_NAMES)}
 _ZEROS = bytes(1 << 20)
-# vm_setup_freebsd_registers sets these first and those last, everything else in between (spec/amd64-handoff.md 4)
+# vm_setup_freebsd_registers sets these first and those last, everything else in between
 _FIRST = ("cr0", "cr4", "efer", "rflags")
 _LAST = ("rip", "cr3")
 

@@ -2,7 +2,7 @@
 
 Layout of the file (docs/architecture.md, "What a VM is"): guest RAM below the PCI hole at [0, low), then high memory
 (guest physical address 4 GiB + x) right behind it at low + x.  Low memory ends at 3 GiB at most
-(spec/amd64-handoff.md 8).  Data is written with pwritev(2), not through a mapping: that is faster on fresh pages,
+(VM_LOWMEM_LIMIT in vmmapi.c).  Data is written with pwritev(2), not through a mapping: that is faster on fresh pages,
 cannot raise SIGBUS and takes pieces of a mapped disk image as they are.
 """
 
@@ -32,7 +32,7 @@ _ZEROS = bytes(1 << 16)
 
 
 def split_memory(size: int) -> tuple[int, int]:
-    """(low, high) bytes of a VM with ``size`` bytes of RAM (vm_setup_memory; spec/amd64-handoff.md 8).
+    """(low, high) bytes of a VM with ``size`` bytes of RAM (vm_setup_memory in lib/libvmmapi/vmmapi.c).
 
     Raises VmMemoryError when the size is zero or no multiple of a page: the kernel's EINVAL.
     """

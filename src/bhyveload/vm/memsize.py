@@ -1,6 +1,6 @@
 """The memory sizes that ``-m`` takes (vm_parse_memsize).
 
-Source: lib/libvmmapi/vmmapi.c, lib/libutil/expand_number.c, lib/libc/stdlib/strtoul.c; spec/bhyveload.md 2.
+Source: lib/libvmmapi/vmmapi.c, lib/libutil/expand_number.c, lib/libc/stdlib/strtoul.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """vCPU 0's registers and segment descriptors as bhyveload(8) leaves them.
 
-Source: lib/libvmmapi/amd64/vmmapi_freebsd_machdep.c (vm_setup_freebsd_registers, ..._i386), sys/amd64/include/vmm.h;
-spec/amd64-handoff.md 3-7.
+Source: lib/libvmmapi/amd64/vmmapi_freebsd_machdep.c (vm_setup_freebsd_registers, ..._i386), sys/amd64/include/vmm.h.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ CR0_PE, CR0_NE, CR0_PG = 0x1, 0x20, 0x80000000
 CR4_PAE = 0x20
 EFER_LME, EFER_LMA = 0x100, 0x400
 
-# VM_REG_GUEST_* by number (sys/amd64/include/vmm.h, enum vm_reg_name): spec/amd64-handoff.md 7
+# VM_REG_GUEST_* by number (sys/amd64/include/vmm.h, enum vm_reg_name)
 VM_REG_NAMES = [
     "rax",
     "rbx",
@@ -79,7 +78,7 @@ MAX_SELECTOR = 0xFFFF
 MAX_LIMIT = MAX_ACCESS = 0xFFFFFFFF
 _DATA_SEGMENTS = ("ds", "es", "fs", "gs", "ss")
 
-# A 32-bit guest's GDT, written by libvmmapi (spec/amd64-handoff.md 5); slot 3 is the TSS, its base is filled in.
+# A 32-bit guest's GDT, written by libvmmapi; slot 3 is the TSS, its base is filled in.
 _I386_GDT = (0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF, 0x0000890000000067)
 I386_TSS_OFFSET = 0x1000
 I386_TSS_LIMIT = 0x67
@@ -112,7 +111,7 @@ class Registers:
 
 
 def setup_freebsd_registers(vcpu: Registers, rip: int, cr3: int, gdtbase: int, rsp: int) -> None:
-    """vm_setup_freebsd_registers: 64-bit entry with paging on (spec/amd64-handoff.md 4)."""
+    """vm_setup_freebsd_registers: 64-bit entry with paging on (libvmmapi)."""
     vcpu.registers.update(cr0=CR0_PE | CR0_NE | CR0_PG, cr4=CR4_PAE, efer=EFER_LME | EFER_LMA, rflags=0x2)
     vcpu.descriptors["cs"] = (0, 0, 0x209B)
     for name in _DATA_SEGMENTS:
@@ -126,7 +125,7 @@ def setup_freebsd_registers(vcpu: Registers, rip: int, cr3: int, gdtbase: int, r
 
 
 def setup_freebsd_registers_i386(vcpu: Registers, memory: Memory, eip: int, gdtbase: int, esp: int) -> None:
-    """vm_setup_freebsd_registers_i386: flat 32-bit entry; writes the GDT to guest memory (spec/amd64-handoff.md 5).
+    """vm_setup_freebsd_registers_i386: flat 32-bit entry; writes the GDT to guest memory (libvmmapi).
 
     Raises MemoryAccessError when the GDT does not lie in guest memory (libvmmapi's EFAULT).
     """

@@ -1,7 +1,7 @@
 """-S and -C: guest memory that stays in RAM while it is loaded, and that belongs into core dumps.
 
 bhyveload(8) maps guest memory with MAP_NOCORE unless VM_MEM_F_INCORE is given, and wires it with VM_MEM_F_WIRED
-(lib/libvmmapi/vmmapi.c; spec/amd64-handoff.md 8).  Here memory is written through its descriptor and not mapped at all,
+(lib/libvmmapi/vmmapi.c).  Here memory is written through its descriptor and not mapped at all,
 so it is in no core dump and not locked; these two options map it.  What bhyverun then does with them is in
 handoff/qemu/command.py.
 """

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bhyveload.vm.registers import Registers
 
 SCHEMA = 1
-NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes; spec/amd64-handoff.md 8
+NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes (sys/amd64/include/vmm.h)
 DEV_VMM = "/dev/vmm"  # where FreeBSD's VMs are, and where their managers look
 _MAX_STATE = 64 << 20
 _ATTEMPTS = 100

@@ -121,7 +121,7 @@ def test_fletcher_of_large_words_and_of_views() -> None:
 
 @given(st.lists(st.integers(0, MASK), min_size=16, max_size=16).map(tuple))
 def test_block_pointer_fields(words: tuple[int, ...]) -> None:
-    """Every field as the table of spec/zfs.md 5 places it."""
+    """Every field as the picture in sys/cddl/boot/zfs/zfsimpl.h places it."""
     bp = blkptr.decode(struct.pack("<16Q", *words))
     prop = words[6]
 

@@ -126,7 +126,7 @@ def test_pnp_numbers_as_printf_shows_them(tree: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["version", "cut", "short", "negative", "huge"])
 def test_hints_that_are_none(tree: Path, damage: str) -> None:
-    """Ignored without a word (errata B13): the name finds the file."""
+    """Ignored without a word (docs/errata.md, "linker.hints"): the name finds the file."""
     build_module(tree / "boot/kernel/mod.ko", [version("mod", 1)])
     data = bytearray(Hints().version("mod", 1, "none.ko").encode())
     if damage == "version":
@@ -196,7 +196,7 @@ def test_geli_keys(tree: Path) -> None:
 
 
 def test_raw_refusals(tree: Path) -> None:
-    """Errata A15: the test for a second load compares the name as typed."""
+    """docs/errata.md, "Same name and type": the test for a second load compares the name as typed."""
     (tree / "boot/modules/raw").write_bytes(b"raw")
     commands = {
         "load -t raw /boot/modules/raw": "can't load file before kernel\n",

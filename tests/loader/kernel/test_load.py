@@ -141,7 +141,7 @@ def test_the_flat_image_of_objcopy(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("style", ["sysv", "gnu", "both"])
 def test_the_hash_tables(tree: Path, style: str) -> None:
-    """Only a System V hash table leads to the module versions (errata A2)."""
+    """Only a System V hash table leads to the module versions (docs/errata.md, "What a load prints")."""
     build_kernel(tree / "boot/kernel/kernel", hash_style=style, records=[version("kernel", 7), version("extra", 5)])
     run = loaded(tree, ["load kernel"])
     modules = [(module["name"], module["version"]) for module in run.outcome.report["files"][0]["modules"]]
@@ -313,7 +313,7 @@ def test_the_gdb_flavoured_copy_objcopy_makes(tree: Path) -> None:
 
 
 def test_what_is_said_at_each_verbosity(tree: Path) -> None:
-    """Errata A2: nothing, the usual line, or every segment and table with its place."""
+    """docs/errata.md, "What a load prints": nothing, the usual line, or every segment and table with its place."""
     kernel = build_kernel(tree / "boot/kernel/kernel", dynamic=False)
     build_module(tree / "boot/kernel/obj.ko", [version("obj", 1), depend("dyn", 1, 1, 1)])
     build_module(tree / "boot/kernel/dyn.ko", [version("dyn", 1)], shared=True)

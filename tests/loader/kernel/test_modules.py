@@ -238,7 +238,7 @@ def kit(tree: Path, name: str, number: int, *records: Record, file: str = "") ->
 
 
 def test_dependencies_are_loaded_newest_record_first(tree: Path) -> None:
-    """Errata A14, recursively; what is there already is not loaded again."""
+    """docs/errata.md, "Order of dependencies", recursively; what is there already is not loaded again."""
     for name in ("p", "q", "r", "deep"):
         kit(tree, name, 1, *([depend("deep", 1, 1, 1)] if name in "qr" else []))
     kit(
@@ -322,7 +322,7 @@ def test_a_chain_of_dependencies_has_an_end(tree: Path) -> None:
 
 
 def test_already_loaded(tree: Path) -> None:
-    """By path, by module name, by a name another file provides; nothing is said and the arguments stay (errata B14)."""
+    """By path, by module name, by a name another file provides; nothing is said and the arguments stay."""
     kit(tree, "lib", 3, version("other", 1))
     said_by = answers(
         tree,
@@ -343,7 +343,7 @@ def test_already_loaded(tree: Path) -> None:
 
 
 def test_the_same_module_under_two_names(tree: Path) -> None:
-    """Errata B15a: the file's name counts when it is given, not what is in it."""
+    """docs/errata.md, "Relocatable objects": the file's name counts when it is given, not what is in it."""
     path = kit(tree, "lib", 3)
     path.with_name("copy.ko").write_bytes(path.read_bytes())
     assert loaded(tree, ["load kernel", "load lib", "load copy", "load /boot/kernel/copy.ko"]).names == [
@@ -377,7 +377,7 @@ def test_lsmod(tree: Path) -> None:
 
 
 def test_module_path(tree: Path) -> None:
-    """Several folders in order, trailing slashes, empty items, relative and device-qualified ones (errata B12)."""
+    """Several folders in order, trailing slashes, empty items, relative and device-qualified ones."""
     for folder, name in (("a", "one"), ("b", "one"), ("b", "two"), ("c", "three"), ("d", "four")):
         build_module(tree / f"boot/{folder}/{name}.ko", [version(name, 1)])
     run = loaded(

@@ -211,14 +211,14 @@ def test_a_second_kernel(tree: Path) -> None:
     said_by = answers(tree, ["load kernel", "load /boot/other/kernel", "lsmod", "boot /boot/other/kernel"])
     words = "elf64_loadfile: kernel already loaded\n"
     assert said_by["load /boot/other/kernel"] == (
-        f"{words}{words}can't load file '/boot/other/kernel': operation not permitted\n"  # twice: errata B8
+        f"{words}{words}can't load file '/boot/other/kernel': operation not permitted\n"  # twice
     )
     assert said_by["lsmod"].count("elf kernel") == 1
     assert said_by["boot /boot/other/kernel"] == "can't boot '/boot/other/kernel', kernel module already loaded\n"
 
 
 def test_the_kernels_name_after_failures(tree: Path) -> None:
-    """Errata B10: set before the image is read; not when the file is refused earlier."""
+    """docs/errata.md, "kernelname": set before the image is read; not when the file is refused earlier."""
     patched(tree, P_OFFSET, "<Q", 1 << 62)
     assert typed(tree, ["load kernel", "quit"]).environment["kernelname"] == PATH
     patched(tree, E_TYPE, "<H", 4)
@@ -266,7 +266,7 @@ def test_a_shared_module_that_reaches_out_of_its_place(tree: Path) -> None:
     path.write_bytes(data)
     said_by = answers(tree, ["load kernel", "load mod"])
     assert said_by["load mod"] == (
-        "/boot/kernel/mod.ko \n" * 2 + "can't load file '/boot/kernel/mod.ko': exec format error\n"  # twice: errata B8
+        "/boot/kernel/mod.ko \n" * 2 + "can't load file '/boot/kernel/mod.ko': exec format error\n"  # twice
     )
 
 

@@ -10,7 +10,8 @@ For callers that want to look into pools (the loader uses the same classes, with
     pool_facts(pools.pools[0])                 # vdevs, features, datasets, boot environments as plain values
 
 Everything raises FileSystemError only.  The public names are imported when they are first asked for, so that a guest
-without ZFS does not pay for them.  Sources and formats: spec/zfs.md.
+without ZFS does not pay for them.  Sources: stand/libsa/zfs/zfsimpl.c, and for the formats
+sys/cddl/boot/zfs/zfsimpl.h and OpenZFS.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a ZPL object's bonus and spill block say: mode, size, owner, symbolic link text (spec/zfs.md 14).
+"""What a ZPL object's bonus and spill block say: mode, size, owner, symbolic link text (zfs_dnode_stat).
 
 libsa takes fixed offsets.  Here the dataset's own layouts are decoded (system attributes, "SA"), so attributes in any
 order, in bonus slots beyond the first and in spill blocks are found; the fixed offsets remain for a dataset whose

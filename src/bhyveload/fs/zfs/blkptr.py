@@ -1,4 +1,4 @@
-"""Block pointers: where a block is, how long, how compressed and checked (spec/zfs.md 5)."""
+"""Block pointers: where a block is, how long, how compressed and checked (blkptr_t in zfsimpl.h)."""
 
 from __future__ import annotations
 

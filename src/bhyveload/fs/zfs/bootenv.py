@@ -1,4 +1,4 @@
-"""The boot environment block of the labels: boot once, and variables kept by loader(8) (spec/zfs.md 15).
+"""The boot environment block of the labels: boot once, and variables kept by loader(8) (vdev_boot_envblock_t).
 
 Source: vdev_read_bootenv and vdev_write_bootenv of stand/libsa/zfs/zfsimpl.c, the nvstore functions of zfs.c.
 """

@@ -1,4 +1,4 @@
-"""Every checksum a block pointer can name, and their verification (sys/cddl/boot/zfs/zfssubr.c, spec/zfs.md 7).
+"""Every checksum a block pointer can name, and their verification (sys/cddl/boot/zfs/zfssubr.c).
 
 A checksum is four 64-bit words.  Labels and most blocks need no more than SHA-256 and Fletcher; the other hashes are in
 strong.py, which is loaded when a block asks for one.

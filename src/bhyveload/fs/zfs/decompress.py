@@ -1,4 +1,4 @@
-"""Decompression of blocks: every algorithm of OpenZFS (spec/zfs.md 5 and 8).
+"""Decompression of blocks: every algorithm of OpenZFS (enum zio_compress).
 
 Input may be followed by padding; output is never longer than the block's logical size, whatever the input says.
 ``prepare`` imports the decoder of lz4; that of zstd is loaded when a block asks for it.
@@ -49,7 +49,7 @@ def prepare() -> None:
 
 
 def supported_by_loader(compress: int, strict: str | None) -> bool:
-    """Whether that version's loader has the algorithm (spec/zfs.md 0); all of them without a version."""
+    """Whether that version's loader has the algorithm (zio_compress_table); all of them without a version."""
     if strict is None:
         return True
     if zf.ZIO_COMPRESS_GZIP_1 <= compress <= zf.ZIO_COMPRESS_GZIP_9:

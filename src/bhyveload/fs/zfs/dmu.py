@@ -1,4 +1,4 @@
-"""Objects: dnodes, their blocks, object sets (spec/zfs.md 11; dnode_read and objset_get_dnode of zfsimpl.c).
+"""Objects: dnodes, their blocks, object sets (dnode_read and objset_get_dnode of zfsimpl.c).
 
 libsa keeps one block: the last one read, of whatever object.  Nothing is read of a device for a block that is still
 there; any other block is fetched through all levels of indirection again.  ``ObjectReader`` counts reads by that rule.

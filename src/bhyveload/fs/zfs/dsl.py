@@ -1,4 +1,4 @@
-"""Datasets: by name, by object, their children (spec/zfs.md 13; zfs_lookup_dataset, zfs_rlookup, zfs_get_root).
+"""Datasets: by name, by object, their children (zfs_lookup_dataset, zfs_rlookup, zfs_get_root).
 
 Each function reads what libsa's function of that purpose reads, in its order.
 """

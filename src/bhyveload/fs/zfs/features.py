@@ -1,4 +1,4 @@
-"""Features that matter for reading: which loader takes which, and what this reader can do (spec/zfs.md 0)."""
+"""Features that matter for reading: which loader takes which, and what this reader can do (features_for_read)."""
 
 from __future__ import annotations
 

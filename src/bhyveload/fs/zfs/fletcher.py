@@ -1,4 +1,4 @@
-"""Fletcher-2 and Fletcher-4 (sys/cddl/boot/zfs/fletcher.c, spec/zfs.md 7).
+"""Fletcher-2 and Fletcher-4 (sys/cddl/boot/zfs/fletcher.c).
 
 Fletcher-4 is the checksum of nearly every block of an ordinary pool.  On x86-64 it runs as 59 bytes of machine code
 (3.9 GB/s; pure Python does 14 MB/s).  ``prepare`` maps them and must run before the process is confined: a page

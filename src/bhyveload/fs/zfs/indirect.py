@@ -1,4 +1,4 @@
-"""Removed devices: an indirect vdev's blocks lie elsewhere, a mapping says where (spec/zfs.md 10).
+"""Removed devices: an indirect vdev's blocks lie elsewhere, a mapping says where (vdev_indirect_read).
 
 Source: vdev_indirect_read and vdev_indirect_mapping_* of stand/libsa/zfs/zfsimpl.c.
 """

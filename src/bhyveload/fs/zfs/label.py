@@ -1,7 +1,7 @@
-"""The four labels of a leaf: its configuration, its uberblocks, its boot environment block (spec/zfs.md 1).
+"""The four labels of a leaf: its configuration, its uberblocks, its boot environment block (vdev_label_t).
 
 A ``Leaf`` is an opened device seen as a vdev; what is read of it is counted as libsa's vdev_read would read it, because
-every such read may turn the loader's twiddle (spec/errata.md A1).
+every such read may turn the loader's twiddle (docs/errata.md, "Twiddles").
 """
 
 from __future__ import annotations

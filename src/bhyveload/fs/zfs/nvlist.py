@@ -1,4 +1,4 @@
-"""XDR nvlists: the configuration in labels and in the MOS, and the boot environment block (spec/zfs.md 2, 15).
+"""XDR nvlists: the configuration in labels and in the MOS, and the boot environment block (stand/libsa/zfs/nvlist.c).
 
 A list is kept as its pairs in stored order, each with the "decoded size" word it was stored with, so that encoding an
 unchanged list gives the bytes that were read, as libsa's in-place edits do (stand/libsa/zfs/nvlist.c).

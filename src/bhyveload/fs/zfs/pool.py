@@ -1,4 +1,4 @@
-"""A pool: its vdevs, its MOS, its datasets (spec/zfs.md 3, 13, 16; spa_t and zfs_spa_init of zfsimpl.c)."""
+"""A pool: its vdevs, its MOS, its datasets (spa_t and zfs_spa_init of zfsimpl.c)."""
 
 from __future__ import annotations
 

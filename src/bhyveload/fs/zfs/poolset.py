@@ -1,4 +1,4 @@
-"""All pools on all disks (spec/zfs.md 1, 3, 4; vdev_probe of zfsimpl.c, zfs_dev_init of zfs.c)."""
+"""All pools on all disks (vdev_probe of zfsimpl.c, zfs_dev_init of zfs.c)."""
 
 from __future__ import annotations
 

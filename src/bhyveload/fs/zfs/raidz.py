@@ -1,4 +1,4 @@
-"""RAID-Z1 to Z3: where a block's columns lie, and its data out of the columns that can be read (spec/zfs.md 9).
+"""RAID-Z1 to Z3: where a block's columns lie, and its data out of the columns that can be read (vdev_raidz_map_alloc).
 
 Source: vdev_raidz_read of sys/cddl/boot/zfs/zfssubr.c; the order of reads is its order.
 """

@@ -1,4 +1,4 @@
-"""Arithmetic over GF(2^8), polynomial 0x11D, on whole columns at once (spec/zfs.md 9).
+"""Arithmetic over GF(2^8), polynomial 0x11D, on whole columns at once (vdev_raidz_pow2 and _log2).
 
 A column is a bytes-like of up to some MiB.  XOR goes through Python's big integers, a multiplication by a constant
 through bytes.translate: no loop over bytes.

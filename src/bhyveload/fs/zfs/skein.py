@@ -1,4 +1,4 @@
-"""Skein-512 with 256-bit output as a MAC: the salted checksum `skein` (sys/cddl/boot/zfs/skein_zfs.c, spec/zfs.md 7).
+"""Skein-512 with 256-bit output as a MAC: the salted checksum `skein` (sys/cddl/boot/zfs/skein_zfs.c).
 
 Written from "The Skein Hash Function Family" 1.3: Threefish-512, UBI chaining, sequential.
 """

@@ -1,4 +1,4 @@
-"""The hashes that few pools use: SHA-512/256, Skein, Edon-R and BLAKE3, three of them salted (spec/zfs.md 7)."""
+"""The hashes that few pools use: SHA-512/256, Skein, Edon-R and BLAKE3, three of them salted (zio_checksum_table)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree of vdevs of a pool and reading through it (spec/zfs.md 3, 9, 10; stand/libsa/zfs/zfsimpl.c vdev_*).
+"""The tree of vdevs of a pool and reading through it (stand/libsa/zfs/zfsimpl.c vdev_*).
 
 Every vdev reads with ``read(offset, size, psize, verify)``: ``size`` bytes at ``offset`` of its allocatable space, of
 which the first ``psize`` are given to ``verify`` (None: nothing is verified, as for the pieces of a split block).

@@ -1,4 +1,4 @@
-"""ZAPs: name to value, the directories of everything in a pool (spec/zfs.md 12).
+"""ZAPs: name to value, the directories of everything in a pool (mzap_lookup, fzap_lookup).
 
 Source: mzap_lookup, fzap_lookup, zap_list and zap_rlookup of stand/libsa/zfs/zfsimpl.c; blocks are read in their order.
 """

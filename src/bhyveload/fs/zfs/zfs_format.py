@@ -1,7 +1,6 @@
 """ZFS on disk: labels, block pointers, dnodes, ZAPs, DSL and ZPL, under FreeBSD's and OpenZFS's names.
 
-Sources: sys/cddl/boot/zfs/zfsimpl.h, sys/contrib/openzfs/include/sys/{spa,dmu,dnode,zap_impl,zap_leaf,zfs_sa}.h;
-spec/zfs.md 1, 5, 11-14.
+Sources: sys/cddl/boot/zfs/zfsimpl.h, sys/contrib/openzfs/include/sys/{spa,dmu,dnode,zap_impl,zap_leaf,zfs_sa}.h.
 """
 
 from __future__ import annotations

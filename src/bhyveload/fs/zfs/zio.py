@@ -1,4 +1,4 @@
-"""Reading blocks through block pointers: copies, gangs, embedded data, decompression (spec/zfs.md 5, 6).
+"""Reading blocks through block pointers: copies, gangs, embedded data, decompression (zio_read).
 
 Source: zio_read and zio_read_gang of stand/libsa/zfs/zfsimpl.c.  Blocks that were read are remembered; a block read
 again from memory is counted as the reads of devices that libsa, which remembers nothing, would make.
@@ -175,7 +175,7 @@ class BlockReader:
 
 
 def _loader_verifies(number: int, strict: str) -> bool:
-    """Whether that version's loader has the checksum (spec/zfs.md 0)."""
+    """Whether that version's loader has the checksum (zio_checksum_table)."""
     return zf.ZIO_CHECKSUM_OFF <= number <= zf.ZIO_CHECKSUM_SKEIN or (
         number == zf.ZIO_CHECKSUM_BLAKE3 and strict != "13.2"
     )

@@ -1,4 +1,4 @@
-"""A mounted dataset: paths, files, directories (spec/zfs.md 14; zfs_lookup of zfsimpl.c, zfs_readdir of zfs.c).
+"""A mounted dataset: paths, files, directories (zfs_lookup of zfsimpl.c, zfs_readdir of zfs.c).
 
 The blocks that libsa reads for a path, a directory entry or a piece of a file are read in its order, so that counting
 them gives its twiddles.  Where libsa is wrong (`..` as last component, links in spill blocks, leaves of large

@@ -1,7 +1,7 @@
 """Everyday builtin commands: variables, text, files on the screen, help.
 
 Sources: stand/common/{commands,interp,bcache}.c, stand/libsa/pager.c, stand/userboot/userboot/main.c;
-spec/userboot-flow.md 8, spec/errata.md A13.
+docs/errata.md, "Words of the loader".
 """
 
 from __future__ import annotations

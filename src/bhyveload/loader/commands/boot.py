@@ -1,5 +1,5 @@
 """boot and autoboot: which kernel, with which flags, from which root (stand/common/boot.c,
-stand/userboot/userboot/bootinfo.c, sys/kern/subr_boot.c; spec/userboot-flow.md 7 and 9, spec/errata.md A13a, B7)."""
+stand/userboot/userboot/bootinfo.c, sys/kern/subr_boot.c; docs/errata.md, "Countdown", "bootfile", "fstab")."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _console_flags(consoles: str, howto: int) -> int:
 
 
 def _first_word(args: str, current: bool) -> str:
-    """What splitting leaves of the arguments for the ARGS record (spec/userboot-flow.md 9)."""
+    """What splitting leaves of the arguments for the ARGS record (stand/common/boot.c)."""
     ends = [at for at in (args.find(char) for char in " \t\n") if at >= 0]
     word = args[: min(ends)] if ends else args
     if not current and not word.startswith("-"):
@@ -230,7 +230,7 @@ def _fstab_root(file: OpenFile, path: str) -> tuple[str, str, str] | None:
     """(device, type, options) of the root entry.
 
     Works on the C buffer as it is: an entry that ends right after its type takes for options what an earlier, longer
-    text left behind it (spec/errata.md B7).
+    text left behind it (docs/errata.md, "fstab").
     """
     line = bytearray(path.encode("latin-1", "replace")[: _FSTAB_LINE - 1].ljust(_FSTAB_LINE, b"\0"))
     for _ in range(_MAX_FSTAB_LINES):

@@ -1,4 +1,4 @@
-"""The ls command (stand/common/ls.c; spec/errata.md A13)."""
+"""The ls command (stand/common/ls.c; docs/errata.md, "Words of the loader")."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
 _TYPES = "?fc?d?b? ?l?s?w"
-_LINE = 127  # each line is built in 128 bytes: longer names are cut and lose their newline (spec/errata.md 8)
+_LINE = 127  # each line is built in 128 bytes: longer names are cut and lose their newline
 
 
 def ls(loader: Loader, argv: list[str]) -> int:

@@ -1,6 +1,6 @@
 """Builtin commands for kernels, modules and preloaded files (the COMMAND_SETs of stand/common/module.c).
 
-Letters and texts: spec/kernel-loading.md 1, spec/errata.md A13, C2.
+Letters and texts: stand/common/module.c; docs/errata.md, "What is not imitated".
 """
 
 from __future__ import annotations

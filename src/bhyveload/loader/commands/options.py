@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def options(loader: Loader, argv: list[str], letters: str) -> tuple[list[tuple[str, str]], list[str]] | None:
     """(options with their arguments, the words behind them); None after a complaint, which ends a command with OK
-    (spec/errata.md A5)."""
+    (docs/errata.md, "Option letters")."""
     found: list[tuple[str, str]] = []
     index = 1
     while index < len(argv):

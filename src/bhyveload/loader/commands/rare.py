@@ -1,6 +1,6 @@
 """Builtin commands that few boots use: virtual disks in files, ZFS datasets and stores.
 
-Sources: stand/common/{vdisk,zfs_cmd,nvstore}.c; spec/userboot-flow.md 8, spec/errata.md A13.
+Sources: stand/common/{vdisk,zfs_cmd,nvstore}.c; docs/errata.md, "Words of the loader".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every builtin command, in the order in which userboot lists them (spec/errata.md 7)."""
+"""Every builtin command, in the order in which userboot lists them (COMMAND_SET of each file in stand/)."""
 
 from __future__ import annotations
 

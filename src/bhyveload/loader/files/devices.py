@@ -1,7 +1,7 @@
 """Devices as loader(8) names them: host0:, disk0p2:, vdisk0:, zfs:pool/dataset:.
 
 Sources: stand/userboot/userboot/{devicename,userboot_disk,host}.c, stand/common/{disk,vdisk}.c, stand/libsa/dev.c;
-spec/disks.md 2-4, 9; spec/errata.md B5, B15, B16.
+docs/errata.md, "Device names", "Errors of devices".
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def parse_device(spec: str, current: bool) -> tuple[DeviceSpec, str]:
         return _parse_zfs(spec)
     if kind == "host":
         return _parse_host(spec)
-    # 13.2 always skips the length of "disk", so that vdisk0 is not understood (spec/disks.md 2)
+    # 13.2 always skips the length of "disk", so that vdisk0 is not understood
     skip = len(kind) if current else len("disk")
     return _parse_disk(kind, spec, skip)
 
@@ -158,7 +158,7 @@ class Disks:
         self._tables: dict[tuple[str, int], Table] = {}
 
     def media(self, kind: str, unit: int) -> Device:
-        """The whole disk.  Raises FileSystemError(EIO) for a unit that does not exist (spec/errata.md B16)."""
+        """The whole disk.  Raises FileSystemError(EIO) for a unit that does not exist."""
         if kind == "disk":
             if 0 <= unit < len(self.host.disks):
                 return self.host.disks[unit]
@@ -188,7 +188,7 @@ class Disks:
         return Partition(media, offset, length)
 
     def describe(self, kind: str, verbose: bool) -> list[str]:
-        """The lines of lsdev for the disks of one kind (spec/disks.md 9)."""
+        """The lines of lsdev for the disks of one kind (disk_print of stand/common/disk.c)."""
         if kind == "disk":
             names = [(unit, "Guest drive image") for unit in range(len(self.host.disks))]
         else:

@@ -1,7 +1,7 @@
 """Opening files as libsa does: which device, which file system, read-ahead, the mounted current device.
 
-Sources: stand/libsa/{open,read,lseek,stat,mount}.c, stand/userboot/userboot/{conf,copy}.c; spec/disks.md 10,
-spec/userboot-flow.md 4-5, spec/errata.md A1.  Paths are str (latin-1) with an optional device in front.
+Sources: stand/libsa/{open,read,lseek,stat,mount}.c, stand/userboot/userboot/{conf,copy}.c;
+docs/errata.md, "Twiddles".  Paths are str (latin-1) with an optional device in front.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Files:
         return fs
 
     def _open_dataset(self, spec: DeviceSpec) -> FileSystem:
-        """zfs_dev_open.  A mounted dataset of the pool stands for every dataset of it (spec/zfs.md 16, known quirk)."""
+        """zfs_dev_open.  A mounted dataset of the pool stands for every dataset of it."""
         for mount in self._mounts:
             if mount.kind == "zfs" and parse_device(mount.device, self.current)[0].pool == spec.pool:
                 return mount.fs
@@ -202,7 +202,7 @@ class Files:
         return None
 
     def _probe(self, kind: str, spec: DeviceSpec, device: Device | None, again: bool = False) -> FileSystem:
-        """The device's file system of that kind, with the twiddles that finding it costs (spec/errata.md A1).
+        """The device's file system of that kind, with the twiddles that finding it costs.
         ``again``: they are not saved by a mount."""
         name = spec.format()
         on_disk = kind == "ufs" or spec.kind in ("disk", "vdisk")

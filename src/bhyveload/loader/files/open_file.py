@@ -1,6 +1,6 @@
 """Open files as libsa keeps them: a position, 512 bytes of read-ahead, reads of 4096 bytes into guest memory.
 
-Sources: stand/libsa/{open,read,lseek}.c, stand/userboot/userboot/copy.c; spec/disks.md 10, spec/errata.md A1.
+Sources: stand/libsa/{open,read,lseek}.c, stand/userboot/userboot/copy.c; docs/errata.md, "Twiddles".
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ class LuaInterpreter:
 
     FreeBSD's interp_run looks at slot 1 of the Lua stack where it means the result of cli_execute.  Values that typed
     lines and included files leave on the stack stay there for ever, so the oldest of them decides for all later lines
-    (spec/errata.md A6): ``_bottom`` is that value as lua_tointeger has it, None while the stack is empty.
+    (docs/errata.md, "The bottom of the stack"): ``_bottom`` is that value as lua_tointeger has it, None while the
+    stack is empty.
     """
 
     name = "lua"

@@ -1,7 +1,7 @@
 """The base library where it touches files, the console or numbers, and what all libraries are written with.
 
-Sources: lbaselib.c, lauxlib.c (argument errors), stand/liblua/{luaconf.h,lstd.c}; spec/lua-env.md 1-2,
-spec/errata.md B1, B2.
+Sources: lbaselib.c, lauxlib.c (argument errors), stand/liblua/{luaconf.h,lstd.c};
+docs/errata.md, "Numbers", "Global names".
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ local function text(value)
 end
 std.text = text
 
--- lua_tonumber of a string: no fractions, no exponents; too many digits saturate (spec/errata.md B1).
+-- lua_tonumber of a string: no fractions, no exponents; too many digits saturate (docs/errata.md, "Numbers").
 local function number(value)
   local result = tonumber(value)
   if math_type(result) == "float" and type(value) == "string" then

@@ -1,4 +1,4 @@
-"""The io library: bare handles, in-place writing, keys (stand/liblua/{lutils,lstd}.c; spec/errata.md B3).
+"""The io library: bare handles, in-place writing, keys (stand/liblua/{lutils,lstd}.c; docs/errata.md, "io").
 
 Also ``slurp``, by which scripts themselves are read.
 """

@@ -1,4 +1,4 @@
-"""The lfs library: attributes and directories (libexec/flua/modules/lfs.c; spec/lua-env.md 2, spec/errata.md B4)."""
+"""The lfs library: attributes and directories (libexec/flua/modules/lfs.c; docs/errata.md, "lfs")."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The loader library: what scripts ask of loader(8).
 
-Sources: stand/liblua/{lutils,gfx_utils}.c; spec/lua-env.md 2, spec/errata.md A7, B5.
+Sources: stand/liblua/{lutils,gfx_utils}.c; docs/errata.md, "loader.interpret", "The loader table".
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ function loader.delay(...)
   prim.delay(check_number("loader.delay", 1, select("#", ...), (...)))
 end
 
--- The result is what lies on top of the stack: the last argument (spec/errata.md B5).
+-- The result is what lies on top of the stack: the last argument (docs/errata.md, "The loader table").
 function loader.printc(...)
   local count, text = select("#", ...), ...
   if type(text) ~= "string" then text = check_string("loader.printc", 1, count, text) end

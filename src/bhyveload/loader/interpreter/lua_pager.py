@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from bhyveload.loader.interpreter.lua_sandbox import Result
     from bhyveload.loader.state import Loader
 
-# output() takes its arguments off the stack while it counts them: only the first is shown (spec/errata.md B5).
+# output() takes its arguments off the stack while it counts them: only the first is shown (docs/errata.md, "The loader
+# table").
 SOURCE = r"""
 local std, prim = ...
 local select, text, check_string = std.select, std.text, std.check_string

@@ -1,7 +1,8 @@
 """The string library where the loader's differs: numbers in format, arithmetic on numerals, what dump makes.
 
 The loader has no floating point (stand/liblua/luaconf.h): float conversions are those of libsa's printf, which knows
-none, and numerals with a fraction are no numbers.  Sources: lstrlib.c, stand/libsa/printf.c; spec/errata.md B1.
+none, and numerals with a fraction are no numbers.  Sources: lstrlib.c, stand/libsa/printf.c;
+docs/errata.md, "Numbers".
 """
 
 from __future__ import annotations

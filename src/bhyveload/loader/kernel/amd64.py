@@ -1,6 +1,6 @@
 """Starting a 64-bit kernel: stack, page tables, descriptor table, registers.
 
-Source: stand/userboot/userboot/elf64_freebsd.c; spec/amd64-handoff.md 1-2.
+Source: stand/userboot/userboot/elf64_freebsd.c (elf64_exec).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The dynamic section of kernels and shared modules: symbols by name, and through them the module metadata.
 
 Source: stand/common/load_elf.c (the end of loadimage, lookup_symbol, parse_modmetadata, reloc_ptr);
-spec/kernel-loading.md 3, spec/errata.md A2.
+docs/errata.md, "What a load prints".
 """
 
 from __future__ import annotations

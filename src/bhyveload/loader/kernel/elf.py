@@ -1,7 +1,7 @@
 """Loading ELF kernels (ET_EXEC) and shared-object modules (ET_DYN).
 
-Source: stand/common/load_elf.c; spec/kernel-loading.md 3, spec/errata.md A2, B8, B10.  Files are opened, sought and
-read in the original's order: each access may show a progress character.
+Source: stand/common/load_elf.c; docs/errata.md, "What a load prints", "kernelname".  Files are opened, sought
+and read in the original's order: each access may show a progress character.
 """
 
 from __future__ import annotations

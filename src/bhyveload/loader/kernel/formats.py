@@ -1,5 +1,5 @@
 """The four file formats of userboot, tried in turn (stand/userboot/userboot/conf.c, file_load in stand/common/module.c;
-spec/kernel-loading.md 1, spec/errata.md B8)."""
+docs/errata.md, "Errors that come twice")."""
 
 from __future__ import annotations
 

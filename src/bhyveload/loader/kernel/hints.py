@@ -1,7 +1,7 @@
 """linker.hints: which file holds which module (written by kldxref(8)).
 
-Source: stand/common/module.c (moduledir_readhints, mod_search_hints, devmatch_search_hints); spec/kernel-loading.md 7,
-spec/errata.md B13.
+Source: stand/common/module.c (moduledir_readhints, mod_search_hints, devmatch_search_hints);
+docs/errata.md, "linker.hints".
 """
 
 from __future__ import annotations

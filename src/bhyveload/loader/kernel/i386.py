@@ -1,7 +1,7 @@
 """Starting a 32-bit kernel: bootinfo, stack, registers.
 
-Sources: stand/userboot/userboot/{elf32_freebsd,bootinfo32}.c; spec/amd64-handoff.md 3, spec/kernel-loading.md 12,
-spec/errata.md 8.
+Sources: stand/userboot/userboot/{elf32_freebsd,bootinfo32}.c;
+docs/errata.md, "13.2 and current".
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Preloaded files, and the environment and module information that a kernel finds behind them.
 
-Sources: stand/common/{module,modinfo}.c, stand/userboot/userboot/{bootinfo32,bootinfo64,biossmap}.c;
-spec/kernel-loading.md 8-11.
+Sources: stand/common/{module,modinfo}.c, stand/userboot/userboot/{bootinfo32,bootinfo64,biossmap}.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a kernel or module says about itself: its set of struct mod_metadata records (sys/sys/module.h).
 
-Sources: parse_modmetadata in stand/common/load_elf.c and load_elf_obj.c; spec/kernel-loading.md 3, "Module metadata
-records".
+Sources: parse_modmetadata in stand/common/load_elf.c and load_elf_obj.c.
 """
 
 from __future__ import annotations

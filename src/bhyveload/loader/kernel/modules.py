@@ -1,7 +1,7 @@
 """Finding and loading kernels, modules and raw files: names, search path, dependencies.
 
-Source: stand/common/module.c; spec/kernel-loading.md 1-2, 6-7, spec/errata.md A14-B15.  Functions return errno numbers
-as in C; the loader's message is set where the original sets it.
+Source: stand/common/module.c; docs/errata.md, "Loading".  Functions return errno numbers as in C; the loader's
+message is set where the original sets it.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def load_kernel_or_module(loader: Loader, name: str, args: list[str] | None = No
 
 
 def _load_dependencies(loader: Loader, file: PreloadedFile, depth: int) -> bool:
-    """file_load_dependencies: newest record first (spec/errata.md A14)."""
+    """file_load_dependencies: newest record first (docs/errata.md, "Order of dependencies")."""
     for kind, data in file.metadata:
         if kind != MODINFOMD_DEPLIST:
             continue

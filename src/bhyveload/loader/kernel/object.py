@@ -1,6 +1,6 @@
 """Loading relocatable object modules (ET_REL): amd64's .ko files.
 
-Source: stand/common/load_elf_obj.c; spec/kernel-loading.md 4, spec/errata.md A2, B15a.
+Source: stand/common/load_elf_obj.c; docs/errata.md, "What a load prints", "Relocatable objects".
 """
 
 from __future__ import annotations

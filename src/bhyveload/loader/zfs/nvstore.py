@@ -1,4 +1,4 @@
-"""Variables kept in a pool's labels, and the command nvstore (spec/zfs.md 15).
+"""Variables kept in a pool's labels, and the command nvstore (stand/common/nvstore.c, stand/libsa/zfs/zfs.c).
 
 Sources: stand/common/nvstore.c, stand/libsa/nvstore.c, zfs_nvstore_* of stand/libsa/zfs/zfs.c.
 """

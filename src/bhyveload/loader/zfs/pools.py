@@ -1,7 +1,7 @@
 """The loader's side of ZFS: pools found on the disks, the boot file system as currdev, boot environments.
 
-Sources: stand/userboot/userboot/main.c, stand/libsa/zfs/zfs.c, stand/common/zfs_cmd.c; spec/zfs.md 3, 14-16,
-spec/errata.md 8.
+Sources: stand/userboot/userboot/main.c, stand/libsa/zfs/zfs.c, stand/common/zfs_cmd.c;
+docs/errata.md, "ZFS".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking for ZFS on the disks as loader(8) does at start (stand/libsa/zfs/zfs.c zfs_probe_dev; spec/disks.md 8).
+"""Looking for ZFS on the disks as loader(8) does at start (stand/libsa/zfs/zfs.c zfs_probe_dev).
 
 The walk over disks and partitions, and the twiddles that its reads show, belong to every boot.  The ZFS reader itself
 is imported only when a label is in sight: it costs milliseconds that most guests need not pay.
@@ -150,7 +150,7 @@ def show_label_reads(loader: Loader) -> None:
 
 
 def looks_like_vdev(device: Device) -> bool:
-    """Whether one of the four labels has a packed nvlist where its configuration belongs (spec/zfs.md 1)."""
+    """Whether one of the four labels has a packed nvlist where its configuration belongs (vdev_label_read_config)."""
     end = device.size // LABEL_SIZE * LABEL_SIZE
     for label in (0, LABEL_SIZE, end - 2 * LABEL_SIZE, end - LABEL_SIZE):
         at = label + VDEV_PHYS_OFFSET
