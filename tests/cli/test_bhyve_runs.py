@@ -339,3 +339,54 @@ def test_two_consoles(probe_disk: Path) -> None:
     loaded(probe_disk, "poweroff")
     done = program("bhyve", "-l", "com2,tcp=127.0.0.1:0", *LINE.format(console="stdio").split(), check=1)
     assert b"probe=end" in done.out
+
+
+def test_it_waits_for_a_viewer(probe_disk: Path) -> None:
+    """fbuf's wait: the guest starts when somebody connects to its screen."""
+    import socket
+
+    port = 0
+    while port < 5900:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    loaded(probe_disk, "poweroff")
+    words = ["-s", f"29,fbuf,tcp=127.0.0.1:{port},w=800,h=600,wait", *LINE.format(console="stdio").split()]
+    process = subprocess.Popen([PROGRAMS / "bhyve", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    stdout = process.stdout
+    assert stdout is not None
+
+    def seen() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as viewer:
+                assert viewer.recv(12) == b"RFB 003.008\n"
+                assert process.wait(60) == 1
+                return True
+        except ConnectionRefusedError:
+            assert not select.select((stdout,), (), (), 0)[0]
+            return False
+
+    wait_for(seen)
+    assert b"probe=end" in stdout.read()
+    stdout.close()
+
+
+def test_another_format_is_what_was_loaded(probe_disk: Path, tmp_path: Path) -> None:
+    """A qcow2 image given to bhyveload is one for bhyve; named to bhyve alone it is raw bytes."""
+    if shutil.which("qemu-img") is None:
+        pytest.skip("qemu-img is not installed (qemu-utils)")
+    image = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(probe_disk), str(image)], check=True)
+    loaded(image, "poweroff")
+    line = LINE.format(console="stdio").split()
+    for disk, driver in ((image, "qcow2"), (probe_disk, "raw")):
+        out = program("bhyve", "--dry-run", "-s", f"3,virtio-blk,{disk}", *line, check=0).out.decode()
+        assert (f'"driver": "{driver}"' in out.replace('":"', '": "')) or f"-blockdev driver={driver}," in out
+    program("bhyve", "-s", f"3,virtio-blk,{image}", *line, check=1)
+
+
+def test_where_the_other_end_is(probe_disk: Path, null_modems: Path) -> None:
+    loaded(probe_disk, "poweroff")
+    done = program("bhyve", *LINE.format(console="/dev/nmdm7A").split(), check=1)
+    assert f"bhyve: com1: the other end of /dev/nmdm7A is {null_modems}/nmdm7B" in done.messages
+    assert done.out == b""

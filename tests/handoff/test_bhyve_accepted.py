@@ -135,6 +135,7 @@ def test_accepted(name: str, loaded: LoadedVm, place: Path, monkeypatch: pytest.
         "-s 1:0,virtio-rnd -s 0:3,virtio-rnd -s 1:7,virtio-rnd -s 3:5,virtio-rnd -s 2:4:0,virtio-rnd",
         "-W -s 2,virtio-rnd -s 3,virtio-net -s 4,virtio-console,a=PLACE/a -s 5,virtio-9p,t=PLACE/shared"
         " -s 6,virtio-blk,DISK",
+        "-s 2,uart,unix=PLACE/tty -s 6,virtio-scsi,DISK -s 7:4,virtio-rnd -s 1:0:0,virtio-rnd",
         "-s 2,uart,tcp=127.0.0.1:0 -s 3,uart -s 4,virtio-net,slirp,mtu=1400 -s 5,nvme,ram=16,sectsz=4096",
         "-s 2,virtio-blk,DISK,ro,nocache,direct,sectorsize=512/4096,nodelete -s 3,ahci-cd,DISK,ro -s 4,nvme,DISK,ro",
         "-s 2,ahci-hd,DISK,ro,sectorsize=512/4096,nodelete,direct -G 0:0 -K de -o board.version=a,b",

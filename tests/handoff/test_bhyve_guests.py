@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.emulations import Address
@@ -134,7 +138,7 @@ def pieces(words: list[str]) -> list[tuple[str, str, dict[str, str]]]:
 @pytest.mark.parametrize("name", TRIED)
 def test_what_was_tried(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same devices in the same order at the same places with the same identities; only our names for nodes differ."""
-    monkeypatch.setattr("bhyveload.handoff.qemu.guest.consoles._real_terminal", lambda path: "TTY")
+    monkeypatch.setattr("bhyveload.handoff.qemu.guest.consoles.device_of", lambda path: "TTY")
     words = shlex.split(MIXTURE) if name == "mixture" else LINES[name].words
     words = [word.replace("faketapdev", "slirp,open") for word in words]
     ours = [piece for piece in pieces(arguments(words)) if piece[0] not in ("-uuid", "-smbios")]
@@ -263,6 +267,14 @@ def test_a_disk_that_is_not_there(emulation: str) -> None:
     assert error.value.message == "Device emulation initialization error: No such file or directory"
 
 
+def test_a_scsi_disk_is_a_file(tmp_path: Path) -> None:
+    """Not FreeBSD's: there it is the CAM target layer, which is refused."""
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(512))
+    found = pieces(guest_arguments(guest(["-s", f"2,virtio-scsi,{image}", "vm1"]), "tcg", (), Paths()))
+    assert [kind for option, kind, _ in found if option == "-device"] == ["virtio-scsi-pci", "scsi-hd"]
+
+
 def test_identities_and_clock() -> None:
     command = arguments(["-U", "5d8ab6ee-1111-4222-8333-0123456789ab", "-o", "board.version=a,b", "vm1"])
     assert command[command.index("-uuid") + 1] == "5d8ab6ee-1111-4222-8333-0123456789ab"
@@ -343,3 +355,53 @@ def test_commas_cannot_add_options() -> None:
         alone = word.replace(",,", "")
         for key in ("readonly=off", "y=z", "x=y", "u=v", "o=p", "t=u", "w=x"):
             assert f",{key}" not in alone
+
+
+NAMES = st.sampled_from(
+    ["device", "path", "backend", "ro", "ser", "mac", "port.0.path", "port.0.type", "port.7.path", "tcp"]
+)
+KINDS = st.sampled_from(["ahci", "nvme", "virtio-blk", "virtio-net", "e1000", "fbuf", "uart", "virtio-console", "xhci"])
+VALUES = (
+    KINDS
+    | st.sampled_from(["/dev/null", "tap0", "slirp", "hd", "stdio", "[::1]:5901"])
+    | st.text("a,:=/%0.[\udcff", max_size=6)
+)
+SLOTS = st.tuples(st.integers(0, 2), st.integers(0, 31), st.integers(0, 7))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(SLOTS, st.lists(st.tuples(NAMES, VALUES), max_size=4)), max_size=4))
+def test_any_tree_becomes_arguments_or_a_refusal(devices: list[tuple[tuple[int, ...], list[tuple[str, str]]]]) -> None:
+    line = CommandLine("current", lambda _: None)
+    try:
+        for place, values in devices:
+            for name, value in values:
+                line.option("o", f"pci.{place[0]}.{place[1]}.{place[2]}.{name}={value}")
+        command = guest_arguments(guest_of(line.config, "vm1", "current", "host"), "tcg", (), Named())
+    except (BhyveError, HandoffError) as error:
+        assert error.exit_status in (4, 64)
+        return
+    assert len(command) % 2 == 0 and all(word.startswith("-") for word in command[::2])
+
+
+def test_no_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither to write nor to read; only to write is a disk that is read-only."""
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(512))
+    real, denied = os.open, [os.O_RDWR]
+
+    def refusing(path: str, flags: int, *more: int) -> int:
+        if path == str(image) and flags & os.O_ACCMODE in denied:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    command = guest_arguments(guest(["-s", f"2,virtio-blk,{image}", "vm1"]), "tcg", (), Paths())
+    assert "read-only=on" in command[command.index("-blockdev") + 1]
+    denied.append(os.O_RDONLY)
+    with pytest.raises(BhyveError) as error:
+        arguments(["-s", f"2,virtio-blk,{image}", "vm1"])
+    assert error.value.before == (
+        f"bhyve: Could not open backing file: {image}: Permission denied",
+        "Could not open backing file: Permission denied",
+    )

@@ -80,11 +80,13 @@ def read(fd: int, size: int) -> bytes:
         ("/dev/nmdm", False),
         ("/dev/ttyS0", False),
         ("/dev/xnmdm0A", False),
+        ("/tmp/nmdm0A", False),
         ("/dev/nmdm0A/x", False),
     ],
 )
 def test_names(path: str, answer: bool) -> None:
     assert nmdm.is_nmdm(path) is answer
+    assert answer or nmdm.device_of(path) == path
 
 
 def test_both_ends_are_wired_to_each_other(place: Path) -> None:

@@ -133,16 +133,25 @@ class Tcp(NamedTuple):
     port: int
 
 
+class UnixSocket(NamedTuple):
+    """A Unix socket that listens (not FreeBSD's)."""
+
+    path: str
+
+
+Backend = Stdio | Terminal | Tcp | UnixSocket
+
+
 class SerialPort(NamedTuple):
     """A serial port on the ISA bus; ``number`` 0 is COM1; ``backend`` None: not connected."""
 
     number: int
-    backend: Stdio | Terminal | Tcp | None
+    backend: Backend | None
 
 
 class PciSerial(NamedTuple):
     address: Address
-    backend: Stdio | Terminal | Tcp | None
+    backend: Backend | None
 
 
 class FrameBuffer(NamedTuple):
@@ -176,7 +185,7 @@ class Sound(NamedTuple):
 
 
 class Scsi(NamedTuple):
-    """Disks of FreeBSD's CAM target layer."""
+    """``device``: FreeBSD's CAM target layer, or (not FreeBSD's) a disk."""
 
     address: Address
     device: str

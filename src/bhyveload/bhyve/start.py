@@ -108,7 +108,7 @@ def _serial_ports(start: Start) -> tuple[dev.SerialPort, ...]:
     return tuple(ports)
 
 
-def _console(start: Start, text: str | None, device: str) -> dev.Stdio | dev.Terminal | dev.Tcp | None:
+def _console(start: Start, text: str | None, device: str) -> dev.Backend | None:
     """uart_backend.c:uart_set_backend."""
     if text is None:
         return None
@@ -127,6 +127,8 @@ def _console(start: Start, text: str | None, device: str) -> dev.Stdio | dev.Ter
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
             raise start.failed("bhyve: Invalid number of parameter", unable)
         return dev.Tcp(host, int(port))
+    if text.startswith("unix=/"):
+        return dev.UnixSocket(text[5:])
     if not text or "\0" in text:
         raise start.failed(unable, number=errno.ENOENT)
     return dev.Terminal(text)

@@ -31,7 +31,7 @@ from bhyveload.errors import (
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bhyveload.bhyve.config import Config
     from bhyveload.bhyve.guest import Guest
@@ -239,9 +239,7 @@ def _run(program: str, request: Request, vm: VirtualMachine) -> int:
 
         print(shlex.join(Qemu().command(vm, options, "STUB")))
         return 0
-    if sentence:
-        warn(program, sentence)
-    return _run_guest(program, request, guest, vm, options)
+    return _run_guest(program, request, guest, vm, options, sentence)
 
 
 def _refuse(config: Config) -> None:
@@ -299,7 +297,9 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-def _run_guest(program: str, request: Request, guest: Guest, vm: VirtualMachine, options: Options) -> int:
+def _run_guest(
+    program: str, request: Request, guest: Guest, vm: VirtualMachine, options: Options, sentence: str
+) -> int:
     from bhyveload.bhyve.devices import PciSerial, Stdio
     from bhyveload.handoff.outcome import POWERED_OFF
     from bhyveload.handoff.qemu.session import Qemu
@@ -314,8 +314,9 @@ def _run_guest(program: str, request: Request, guest: Guest, vm: VirtualMachine,
         stack.enter_context(terminal)
         signals = stack.enter_context(BhyveSignals(terminal.resume))
         session = stack.enter_context(contextlib.closing(Qemu().start(vm, options)))
-        for lack in session.lacks:
-            warn(program, f"sandbox: {lack}")
+        for word in (sentence, *(f"sandbox: {lack}" for lack in session.lacks), *_other_ends(guest)):
+            if word:
+                warn(program, word)
         if any(isinstance(backend, Stdio) for backend in backends):
             terminal.attach(session, None)
         set_title("bhyve", f"bhyve: {vm.name}")
@@ -328,6 +329,18 @@ def _run_guest(program: str, request: Request, guest: Guest, vm: VirtualMachine,
     if guest.destroy_on_power_off and result.outcome == POWERED_OFF:
         vm.destroy()
     return result.exit_status
+
+
+def _other_ends(guest: Guest) -> Iterator[str]:
+    """Where users find null modems that are not in /dev."""
+    from bhyveload.bhyve.devices import Terminal
+    from bhyveload.host.nmdm import is_nmdm, other_end
+
+    for port in guest.serial_ports:
+        if isinstance(port.backend, Terminal) and is_nmdm(port.backend.path):
+            end = other_end(port.backend.path)
+            if os.path.dirname(end) != "/dev":
+                yield f"com{port.number + 1}: the other end of {port.backend.path} is {end}"
 
 
 def _tell(program: str, name: str, accel: str, result: RunResult) -> None:

@@ -270,11 +270,10 @@ def _act(request: Request, option: str, argument: str) -> None:
 
 
 def _open_console(path: str) -> int:
-    if os.path.basename(path).startswith("nmdm"):
-        from bhyveload.host.nmdm import is_nmdm, terminal_of
+    if path.startswith("/dev/nmdm"):
+        from bhyveload.host.nmdm import device_of
 
-        if is_nmdm(path):
-            path = terminal_of(path)
+        path = device_of(path)
     try:
         if stat.S_ISCHR(os.stat(path).st_mode):
             return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)

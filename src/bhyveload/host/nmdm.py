@@ -27,14 +27,24 @@ _ANSWER_MAX = 4096
 
 
 def is_nmdm(path: str) -> bool:
-    """``path`` names an end of a pair: …/nmdm, any text, A or B."""
-    name = os.path.basename(path)
-    return name.startswith(_PREFIX) and len(name) > len(_PREFIX) and name[-1] in "AB"
+    """``path`` names an end of a pair: /dev/nmdm, any text, A or B.  Not so a device that is there (FreeBSD's own)."""
+    folder, name = os.path.split(path)
+    named = folder in ("", "/dev") and name.startswith(_PREFIX) and len(name) > len(_PREFIX) and name[-1] in "AB"
+    return named and (os.path.islink(path) or not os.path.exists(path))
+
+
+def device_of(path: str) -> str:
+    """The device to open for ``path``: an end's terminal, or itself.  Raises HostError as ``terminal_of``."""
+    return terminal_of(path) if is_nmdm(path) else path
 
 
 def directory() -> str:
     """Where the ends are: $BHYVE_NMDM_DIR, or /dev/shm/nmdm-<uid>."""
-    return os.environ.get("BHYVE_NMDM_DIR") or f"/dev/shm/nmdm-{os.geteuid()}"
+    return _chosen() or f"/dev/shm/nmdm-{os.geteuid()}"
+
+
+def _chosen() -> str:
+    return os.environ.get("BHYVE_NMDM_DIR") or ""
 
 
 def terminal_of(path: str) -> str:
@@ -122,7 +132,7 @@ def _start(place: str, pair: str, lock: int) -> None:
     """Start the helper and wait until its links are there."""
     helper = os.path.join(os.path.dirname(__file__), "nmdm_helper.py")
     links = [place]
-    if os.geteuid() == 0 and not os.environ.get("BHYVE_NMDM_DIR"):
+    if os.geteuid() == 0 and not _chosen():
         links.append("/dev")
     ready, theirs = os.pipe()
     actions = [

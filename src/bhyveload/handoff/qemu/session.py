@@ -57,6 +57,7 @@ _END_LIMIT = 5.0
 _MESSAGES_MAX = 1 << 16
 _PROCESSOR = re.compile(r"[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+).*?HLT=(\d).*?CS =([0-9a-f]+)", re.DOTALL)
 _INTERRUPTS_ON = 0x200
+_HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
 _SCI_EN, _NO_PORT = 1, 0xFFFF
 _PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]+)")
@@ -273,14 +274,16 @@ class QemuSession:
             self._qmp.send("qmp_capabilities")
             if self._pins:
                 self._qmp.send("query-cpus-fast")
-            elif not self._hold:
-                self._go()
+            else:
+                self._ready()
         elif message.get("id") == "query-cpus-fast":
             self._pin(message.get("return"))
-            if not self._hold:
+            self._ready()
+        elif message.get("id") in _HAPPENED.values():
+            answer = message.get("return")
+            if self._hold and isinstance(answer, dict) and (answer.get("clients") or answer.get("running")):
                 self._go()
         elif event is not None and event == self._hold:
-            self._hold = ""
             self._go()
         elif event == "SHUTDOWN":
             data = message.get("data")
@@ -290,20 +293,33 @@ class QemuSession:
         elif message.get("id") == "human-monitor-command":
             self._monitor_says(message.get("return"))
 
+    def _ready(self) -> None:
+        """Start the guest, or wait for what it has to wait for; that may have happened before events could reach us."""
+        if not self._hold:
+            self._go()
+        elif self._hold in _HAPPENED:
+            self._qmp.send(_HAPPENED[self._hold])
+
     def _go(self) -> None:
+        self._hold = ""
         self._running = True
         self._qmp.send("cont")
 
     def _pin(self, processors: object) -> None:
         """Let each virtual processor run where the user wants it.  Raises HandoffError."""
         for entry in processors if isinstance(processors, list) else []:
-            number, thread = entry.get("cpu-index"), entry.get("thread-id")
-            if number in self._pins and isinstance(thread, int):
-                try:
-                    os.sched_setaffinity(thread, self._pins[number])
-                except OSError as error:
-                    where = ",".join(map(str, sorted(self._pins[number])))
-                    raise HandoffError(f"vcpu {number} cannot run on hostcpu {where}: {error.strerror}") from None
+            number, thread = (
+                (entry.get("cpu-index"), entry.get("thread-id")) if isinstance(entry, dict) else (None, None)
+            )
+            if not (isinstance(number, int) and isinstance(thread, int) and number in self._pins):
+                continue
+            if not os.path.exists(f"/proc/{self.pid}/task/{thread}"):
+                continue  # not a thread of its own: somebody else speaks there
+            try:
+                os.sched_setaffinity(thread, self._pins[number])
+            except OSError as error:
+                where = ",".join(map(str, sorted(self._pins[number])))
+                raise HandoffError(f"vcpu {number} cannot run on hostcpu {where}: {error.strerror}") from None
 
     def _monitor(self, command: str) -> None:
         self._qmp.send("human-monitor-command", **{"command-line": command})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.start import failed_start
 from bhyveload.errors import HostError
+from bhyveload.host.nmdm import device_of
 
 if TYPE_CHECKING:
     from bhyveload.errors import BhyveError
@@ -18,7 +18,7 @@ CONSOLE = "console"  # the chardev that the session makes
 
 
 def port_arguments(
-    name: str, backend: dev.Stdio | dev.Terminal | dev.Tcp | None, files: Files, device: str, compat: Compat
+    name: str, backend: dev.Backend | None, files: Files, device: str, compat: Compat
 ) -> tuple[str, list[str]]:
     """(the chardev's name, what makes it) of a port called ``name``; ``device`` as bhyve's messages name it.
 
@@ -30,22 +30,22 @@ def port_arguments(
         return name, ["-chardev", f"null,id={name}"]
     if isinstance(backend, dev.Terminal):
         try:
-            path = files.terminal(_real_terminal(backend.path))
+            path = files.terminal(device_of(backend.path))
         except (OSError, HostError) as error:
             raise _unable(compat, backend.path, device, error) from None
         return name, ["-chardev", f"serial,id={name},path={path.replace(',', ',,')}"]
+    if isinstance(backend, dev.UnixSocket):
+        try:
+            where = files.unix_listener(backend.path)
+        except OSError as error:
+            raise _unable(compat, f"unix={backend.path}", device, error) from None
+        return name, ["-chardev", f"socket,id={name},{where},server=on,wait=off"]
     try:
         where = files.listener(backend.host, backend.port)
     except OSError as error:
         line = f"bhyve: bind({backend.host}:{backend.port}): {error.strerror}"
         raise _unable(compat, f"tcp={backend.host}:{backend.port}", device, error, line) from None
     return name, ["-chardev", f"socket,id={name},{where},server=on,wait=off"]
-
-
-def _real_terminal(path: str) -> str:
-    from bhyveload.host.nmdm import is_nmdm, terminal_of
-
-    return terminal_of(path) if is_nmdm(path) and os.path.dirname(path) == "/dev" else path
 
 
 def _unable(compat: Compat, backend: str, device: str, error: OSError | HostError, *lines: str) -> BhyveError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.bhyve import devices as dev
@@ -236,8 +237,21 @@ def _sound(builder: Builder, device: dev.Sound) -> list[str]:
     return ["-audiodev", f"none,id={name}.audio", *builder.device("ich9-intel-hda", device.address), *codec]
 
 
-def _scsi(_builder: Builder, device: dev.Scsi) -> list[str]:
-    raise _impossible(device.address, f"virtio-scsi on {device.device}", "virtio-blk, ahci-hd or nvme with the disk")
+def _scsi(builder: Builder, device: dev.Scsi) -> list[str]:
+    """bhyve has FreeBSD's CAM target layer there; a file or disk is what QEMU can make of it."""
+    if not (os.path.isfile(device.device) or stat.S_ISBLK(_mode(device.device))):
+        raise _impossible(device.address, f"virtio-scsi on {device.device}", "a disk's path, or virtio-blk")
+    name = builder.slots.name(device.address)
+    block = builder.blocks.make(f"{name}.disk", dev.Backing(device.device))
+    words = ["scsi-hd", f"bus={name}.0", f"drive={name}.disk", *block.properties]
+    return [*block.arguments, *builder.virtio("virtio-scsi-pci", device.address), "-device", ",".join(words)]
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0
 
 
 def _passthru(_builder: Builder, device: dev.Passthru) -> list[str]:

@@ -131,6 +131,8 @@ def backings_of(guest: Guest) -> Iterator[dev.Backing]:
             yield from (port.backing for port in device.ports)
         elif isinstance(device, dev.VirtioBlock | dev.Nvme) and device.backing is not None:
             yield device.backing
+        elif isinstance(device, dev.Scsi):
+            yield dev.Backing(device.device)
 
 
 def _opened(guest: Guest) -> list[tuple[str, bool]]:
