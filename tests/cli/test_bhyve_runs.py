@@ -20,7 +20,7 @@ from bhyveload.host import nmdm
 from support.end_to_end import PROGRAMS, load, needs_gcc, needs_qemu, plain_environment, program
 
 pytestmark = [needs_qemu, needs_gcc]
-NAME = "vm-1.test"
+NAME = f"vm-{os.getpid()}.test"  # pgrep sees other tests too
 LINE = f"-s 0,hostbridge -s 31,lpc -c 1 -AHPw -u --accel tcg -l com1,{{console}} {NAME}"
 needs_pgrep = pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is not installed (procps)")
 
