@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,8 +74,10 @@ def test_every_rule_has_its_reason_and_stands_once() -> None:
 class Machine:
     """struct seccomp_data through a BPF program, by the manual of seccomp(2): a second opinion."""
 
-    def __init__(self, machine: str, folder: bool = False, pid: int = 77) -> None:
-        code = program(machine, pid, folder)
+    def __init__(
+        self, machine: str, folder: bool = False, pid: int = 77, disks: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        code = program(machine, pid, folder, disks)
         self.code = [seccomp._FILTER.unpack_from(code, at) for at in range(0, len(code), 8)]
         self.arch = seccomp.AUDIT_ARCH[machine]
 
@@ -83,7 +85,8 @@ class Machine:
         words = [number & 0xFFFFFFFF, self.arch if arch is None else arch, 0, 0]
         for value in (*arguments, 0, 0, 0, 0, 0, 0)[:6]:
             words += [value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF]
-        at = accumulator = steps = 0
+        at = accumulator = steps = index = 0
+        memory: dict[int, int] = {}
         while True:
             steps += 1
             assert steps < 1000
@@ -93,8 +96,24 @@ class Machine:
                 return int(k)
             if code == 0x20:
                 accumulator = words[k // 4]
+            elif code == 0x60:
+                accumulator = memory[k]
+            elif code == 0x02:
+                memory[k] = accumulator
+            elif code == 0x07:
+                index = accumulator
+            elif code in (0x04, 0x0C):
+                accumulator = accumulator + (k if code == 0x04 else index) & 0xFFFFFFFF
+            elif code == 0x05:
+                at += k
             else:
-                test = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: bool(accumulator & k)}[code]
+                test = {
+                    0x15: accumulator == k,
+                    0x25: accumulator > k,
+                    0x35: accumulator >= k,
+                    0x3D: accumulator >= index,
+                    0x45: bool(accumulator & k),
+                }[code]
                 at += yes if test else no
 
 
@@ -111,6 +130,8 @@ def test_the_program_answers_as_the_table_says(machine: str) -> None:
             assert bpf.answer(number, 2**64 - 1, 2**64 - 1, 2**64 - 1) == answer
         elif answer == seccomp.FOLDER:
             assert (bpf.answer(number), with_folder.answer(number)) == (seccomp.ERRNO | 13, ALLOW)
+        elif answer in (seccomp.WITHIN, seccomp.NO_DISK):
+            assert bpf.answer(number, 5, 0, 100, 1 << 40) == ALLOW
     for name, argument, good, bad, otherwise in (
         ("mmap", 2, (0, 1, 2, 3), (4, 5, 6, 7, 0xFFFFFFFF), KILL),
         ("mprotect", 2, (0, 1, 2, 3), (4, 5, 6, 7), KILL),
@@ -125,6 +146,27 @@ def test_the_program_answers_as_the_table_says(machine: str) -> None:
         for value in bad:
             assert with_folder.answer(numbers[name], *[0] * argument, value) == otherwise
             assert bpf.answer(numbers[name], *[0] * argument, value) == otherwise
+
+
+SIZES = (0, 512, 1 << 20, (1 << 32) - 1, 1 << 32, (1 << 32) + 512, 5 << 32, 1 << 62)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_disk_is_written_where_it_is_and_nowhere_else(machine: str, size: int) -> None:
+    bpf = Machine(machine, disks=[(9, 512), (7, size), *((fd, 1) for fd in range(20, 52))])
+    numbers = {name: on_x86 if machine == "x86_64" else on_arm for name, on_x86, on_arm, _, _ in TABLE}
+    pwrite = numbers["pwrite64"]
+    edges = {at + by for at in (*SIZES, 1 << 31, 1 << 33) for by in (-513, -1, 0, 1, 512)}
+    for position in sorted(edge for edge in edges if 0 <= edge < 1 << 63):
+        for count in (0, 1, 512, 513, (1 << 31) + 5, (1 << 32) - 1, 1 << 32, 1 << 63):
+            fits = position + count <= size and count < 1 << 32
+            assert bpf.answer(pwrite, 7, 0, count, position) == (ALLOW if fits else seccomp.ERRNO | 27)
+            assert bpf.answer(pwrite, 8, 0, count, position) == ALLOW  # guest memory
+    for name in ("write", "writev", "pwritev", "pwritev2"):
+        assert bpf.answer(numbers[name], 7, 0, 1, 0) == seccomp.ERRNO | 1
+        assert bpf.answer(numbers[name], 51, 0, 1, 0) == seccomp.ERRNO | 1
+        assert bpf.answer(numbers[name], 8, 0, 1, 0) == ALLOW
 
 
 def test_other_architectures_are_killed() -> None:

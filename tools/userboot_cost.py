@@ -15,7 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bhyveload.confined.child import Leave, run_child
+from bhyveload.confined.child import Child, Leave
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import FOREVER
 from bhyveload.host.callbacks import LoaderCallbacks, loader_environment
 from bhyveload.host.console import FdConsole
 from bhyveload.image.raw import RawImage
@@ -76,7 +78,7 @@ def _seconds(loader: bytes, disk: RawImage, what: str) -> float:
         run_userboot(prepare(loader, host), host, leave, leave.failure)
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_child(work, lambda: None)
+    Child(work, Subject("the loader", None)).report(FOREVER)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     os.close(fd)
     os.close(silent)

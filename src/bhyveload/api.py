@@ -11,8 +11,10 @@ import sys
 import time
 
 from bhyveload.compat import loader_version
-from bhyveload.confined.child import run_child
-from bhyveload.confined.confinement import confine
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.reports import LOADER
+from bhyveload.confined.run import run as run_confined
 from bhyveload.errors import (
     BhyveloadError,
     DataError,
@@ -43,11 +45,10 @@ from bhyveload.host.console import FdConsole
 from bhyveload.image.open import open_disk
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
-from bhyveload.need import DISKS, EVERYTHING, GROUPS, load_all
-from bhyveload.need import load as load_module
-from bhyveload.report import LoadReport, checked
+from bhyveload.need import DISKS, load_all
+from bhyveload.report import LoadReport
 from bhyveload.sandbox import Sandbox
-from bhyveload.vm.registers import VM_REG_NAMES, Registers
+from bhyveload.vm.registers import Registers
 from bhyveload.vm.scratch import ScratchMachine
 from bhyveload.vm.store import VirtualMachine
 
@@ -62,8 +63,9 @@ if TYPE_CHECKING:
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
     from bhyveload.host.interface import HeldConsole, HostDirectory
+    from bhyveload.userboot.run import Prepared
     from bhyveload.userboot.search import LoaderObject, Loaders
-    from bhyveload.vm.interface import Machine, Memory
+    from bhyveload.vm.interface import Machine
     from bhyveload.vm.resident import ResidentMemory
 
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
@@ -104,7 +106,6 @@ __all__ = [
     "open_disk",
     "run",
 ]
-_SEGMENT_FIELDS = ("base", "limit", "access")
 
 
 def load(
@@ -139,6 +140,7 @@ def load(
     """
     began = time.perf_counter_ns()
     current = loader_version(compat) == "current"
+    deadline = Deadline(timeout)
     vm.loading()
     _flush_streams()
     options = options or Options()
@@ -161,9 +163,9 @@ def load(
             options,
             loaders,
             sandbox or None,
-            timeout,
+            deadline,
         )
-    vcpu = vcpu_of(result.pop("vcpu", None))
+    vcpu = Registers.of(result.pop("vcpu"))
     result["disks"] = [disk.describe() for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
@@ -258,60 +260,40 @@ def _run_until_loaded(
     options: Options,
     loaders: Loaders | None,
     sandbox: Sandbox | None,
-    timeout: float | None,
+    deadline: Deadline,
 ) -> dict[str, Any]:
     """Run the loader, again after a reboot or a change of interpreter, until it leaves a guest."""
-    began = time.monotonic()
     variables = [_variable(text) for text in environment]
     interpreter = "lua"
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
-    for _ in range(_MAX_RESTARTS + len(GROUPS)):
+    for turn in range(_MAX_RESTARTS):
+        if turn:
+            vm.restart()
         if not options.batch or any(disk.describe().get("compression") for disk in disks):
             # a prompt must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
-
-        def work(
-            leave: Leave,
-            memory: Memory = vm.loading(),  # noqa: B008 - this turn's
-            interpreter: str = interpreter,
-            userboot: _Userboot = userboot,
-        ) -> dict[str, Any]:
-            def shut_in() -> None:
-                if sandbox is not None:
-                    confine(sandbox, leave, console, memory, disks, host_directory)
-
-            host = LoaderCallbacks(console, memory, disks, host_directory)
-            if userboot is not None:
-                session, loader = userboot
-                host.environment = loader_environment([*variables, *session.variables(options)])
-                session.run_object(loader, host, options.batch, shut_in, leave)
-            shut_in()
-            host.environment = loader_environment(variables)
-            return run_loader(host, interpreter, current, options, leave)
-
-        result = run_child(work, console.flush, timeout, console.discard, began)
-        if "need" in result:
-            if result["need"] not in GROUPS and result["need"] != EVERYTHING:
-                raise ReportError("the loader asked for a module that does not exist")
-            load_module(result["need"])
-            console.skip(_u31(result.get("shown")))
-            vm.restart()
-            continue
-        console.skip(0)
-        end = result.get("end")
+        work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, current)
+        subject = Subject(
+            "the loader",
+            sandbox,
+            console=console,
+            memory=vm.loading(),
+            disks=disks,
+            host_directory=host_directory,
+            consequence="nothing was loaded",
+        )
+        result: dict[str, Any] = run_confined(work, subject, deadline, LOADER, prepare=work.prepare, again=vm.restart)
+        end = result.pop("end")
         if end == "exec":
-            loader = os.path.abspath(userboot[1].path) if userboot is not None else "built-in"
-            return {**checked({**result, "loader": loader}), "vcpu": result.get("vcpu")}
+            result["loader"] = os.path.abspath(userboot[1].path) if userboot is not None else "built-in"
+            return result
         if end == "swap":
-            interpreter = str(result.get("interpreter", ""))
+            interpreter = result["interpreter"]
             userboot = _swap(interpreter, loaders, options)
-        elif end == "exit" and result.get("code") == USERBOOT_EXIT_REBOOT and current:
-            pass  # the loader starts over, as bhyveload.c does since 2024; before, its exit status was 2
-        else:
-            code = result.get("code")
-            status = code & 0xFF if isinstance(code, int) else 1
-            raise LoaderError("the loader ended without starting a guest", exit_status=status)
-        vm.restart()
+        elif result["code"] != USERBOOT_EXIT_REBOOT or not current:
+            # whatever the guest's scripts say: nothing was loaded, and that is no success
+            raise LoaderError("the loader ended without starting a guest", exit_status=result["code"] & 0xFF or 1)
+        # else the loader starts over, as bhyveload.c does since 2024; before, its exit status was 2
     raise LoaderError(f"the guest restarted its loader {_MAX_RESTARTS} times", "look at its scripts")
 
 
@@ -323,10 +305,47 @@ def _variable(text: str | bytes) -> bytes:
     return data
 
 
-def _u31(number: object) -> int:
-    if not isinstance(number, int) or not 0 <= number < 1 << 31:
-        raise ReportError("the loader's report does not say how much it has shown")
-    return number
+class _Turn:
+    """What the child does in one run of the loader: called with its Leave, after ``prepare``."""
+
+    def __init__(
+        self,
+        vm: Machine,
+        console: HeldConsole,
+        disks: Sequence[Device],
+        host_directory: HostDirectory | None,
+        variables: Sequence[bytes],
+        options: Options,
+        userboot: _Userboot,
+        interpreter: str,
+        current: bool,
+    ) -> None:
+        self._vm = vm
+        self._console = console
+        self._disks = disks
+        self._host_directory = host_directory
+        self._variables = variables
+        self._options = options
+        self._userboot = userboot
+        self._interpreter = interpreter
+        self._current = current
+        self._object: Prepared | None = None
+
+    def prepare(self) -> None:
+        """Before the child is confined: map a userboot object, which the box would forbid."""
+        self._host = LoaderCallbacks(self._console, self._vm.loading(), self._disks, self._host_directory)
+        if self._userboot is None:
+            self._host.environment = loader_environment(self._variables)
+            return
+        session, loader = self._userboot
+        self._host.environment = loader_environment([*self._variables, *session.variables(self._options)])
+        self._object = session.prepare_object(loader, self._host, self._options.batch)
+
+    def __call__(self, leave: Leave) -> dict[str, Any]:
+        if self._userboot is not None:
+            session, _ = self._userboot
+            session.run_object(self._object, self._host, leave)
+        return run_loader(self._host, self._interpreter, self._current, self._options, leave)
 
 
 def _userboot(loader: LoaderObject | None, options: Options) -> _Userboot:
@@ -354,31 +373,3 @@ def _swap(name: str, loaders: Loaders | None, options: Options) -> _Userboot:
         f"the guest's boot scripts are for the '{name}' loader, which is not built in",
         f"put FreeBSD's own userboot_{name}.so into {loaders.places()}, or name it with -l",
     )
-
-
-def vcpu_of(value: Any) -> Registers:
-    """Registers from the report of a possibly hostile child.  Raises ReportError."""
-    vcpu = Registers()
-    try:
-        for name, number in value["registers"].items():
-            vcpu.registers[_register(name)] = _u64(number)
-        for name, number in value["selectors"].items():
-            vcpu.selectors[_register(name)] = _u64(number)
-        for name, fields in value["descriptors"].items():
-            base, limit, access = (_u64(fields[field]) for field in _SEGMENT_FIELDS)
-            vcpu.descriptors[_register(name)] = base, limit, access
-    except (AttributeError, KeyError, TypeError):
-        raise ReportError("the loader's report has no usable registers") from None
-    return vcpu
-
-
-def _register(name: object) -> str:
-    if not isinstance(name, str) or name not in VM_REG_NAMES:
-        raise TypeError
-    return name
-
-
-def _u64(number: object) -> int:
-    if not isinstance(number, int) or not 0 <= number < 1 << 64:
-        raise TypeError
-    return number

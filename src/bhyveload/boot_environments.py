@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bhyveload.confined.child import run_child
-from bhyveload.confined.confinement import confine
-from bhyveload.errors import ReportError
-from bhyveload.need import GROUPS
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.reports import POOLS
+from bhyveload.confined.run import run
 from bhyveload.need import load as load_module
 from bhyveload.sandbox import Sandbox
 
@@ -24,7 +24,8 @@ def list_boot_environments(
     """ "pools": each with "name" and "boot_environments" (fs/zfs/facts.py), or "error" and "hint" where it cannot be
     used.  A confined child reads the disks; nothing is written to them.
 
-    Raises ReportError, LoaderCrashed, SandboxError."""
+    Raises ReportError, LoaderCrashed, SandboxError.
+    """
     load_module("bhyveload.fs.zfs.facts")
     from bhyveload.fs.zfs.facts import boot_environments
     from bhyveload.inspect.volumes import Disks
@@ -32,9 +33,7 @@ def list_boot_environments(
     if sandbox is True:
         sandbox = Sandbox()
 
-    def work(leave: Leave) -> dict[str, Any]:
-        if isinstance(sandbox, Sandbox):
-            confine(sandbox, leave, disks=disks)
+    def work(_: Leave) -> dict[str, Any]:
         found = Disks(disks).pools
         pools: list[dict[str, Any]] = []
         if found is not None:
@@ -42,14 +41,9 @@ def list_boot_environments(
             pools += [{"name": name, "error": error.message, "hint": error.hint} for name, error in found.dropped]
         return {"pools": pools}
 
-    for _ in range(len(GROUPS) + 1):
-        report = run_child(work, lambda: None, timeout)
-        if report.get("need") not in GROUPS:
-            break
-        load_module(report["need"])
-    if not isinstance(report.get("pools"), list):
-        raise ReportError("the list of boot environments lacks its pools")
-    return {"pools": report["pools"]}
+    subject = Subject("the boot environments' reader", sandbox or None, disks=disks)
+    listing: dict[str, Any] = run(work, subject, Deadline(timeout), POOLS)
+    return listing
 
 
 def lines(listing: dict[str, Any]) -> Iterator[str]:
@@ -57,14 +51,11 @@ def lines(listing: dict[str, Any]) -> Iterator[str]:
     import time
 
     rows = [("BE", "Active", "Created")]
-    try:
-        for pool in listing["pools"]:
-            for environment in pool.get("boot_environments", ()):
-                active = ("R" if environment["bootfs"] else "") + ("T" if environment["boot_once"] else "")
-                created = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(int(environment["created"]), 1 << 37)))
-                rows.append((str(environment["name"]), active or "-", created))
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        raise ReportError("the list of boot environments is malformed") from None
+    for pool in listing["pools"]:
+        for environment in pool.get("boot_environments", ()):
+            active = ("R" if environment["bootfs"] else "") + ("T" if environment["boot_once"] else "")
+            created = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(environment["created"], 1 << 37)))
+            rows.append((environment["name"], active or "-", created))
     width = max(len(row[0]) for row in rows)
     for name, active, created in rows:
         yield f"{name:{width}}  {active:6}  {created}"

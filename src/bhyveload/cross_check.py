@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 
-from bhyveload.api import load, vcpu_of
+from bhyveload.api import load
 from bhyveload.errors import BhyveloadError, LoaderError, UsageError
 from bhyveload.loader.state import Options
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.search import Loaders, default_directories
 from bhyveload.userboot.session import BOOT
 from bhyveload.userboot.vintage import behaviour
+from bhyveload.vm.registers import Registers
 from bhyveload.vm.scratch import ScratchMachine
 
 TYPE_CHECKING = False
@@ -98,7 +99,7 @@ def cross_check(
                     f"the guest's scripts are for '{report.interpreter}', which is not built in: nothing to compare"
                 )
             reports.append(report)
-            states.append(LoadedState(label, machine.memory, vcpu_of(report.vcpu)))
+            states.append(LoadedState(label, machine.memory, Registers.of(report.vcpu)))
         return CrossCheck(compare(*states), (reports[0], reports[1]))
     finally:
         for machine in machines:

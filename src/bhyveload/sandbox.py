@@ -26,7 +26,7 @@ from bhyveload.syscall import Capabilities, Pointer, call, checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 MEMORY = 2 << 30  # bytes of address space that the child may take in addition to what it has
 FILE_SIZE = 1 << 30  # bytes by which the largest file that a loader writes to may grow: its console's output
@@ -145,8 +145,10 @@ class Sandbox:
             self._identity = None
         self.missing = tuple(missing)
 
-    def enter(self, descriptors: Iterable[int], folder: int = -1) -> None:
+    def enter(self, descriptors: Iterable[int], folder: int = -1, disks: Sequence[tuple[int, int]] = ()) -> None:
         """Confine this process for good: to ``descriptors``, and to reading beneath ``folder`` (a descriptor).
+
+        ``disks``: which of ``descriptors`` are disks that it may write, and their sizes in bytes: they do not grow.
 
         The standard descriptors stay: those that are not among ``descriptors`` lead to /dev/null, except standard
         error.  Raises SandboxError when a step fails that should not: nothing may go on then.
@@ -156,13 +158,15 @@ class Sandbox:
             keep.add(folder)
             if 0 < self._landlock < LANDLOCK_TRUNCATE:
                 self._insist((_NO_TRUNCATE,))
-        for name, action in self._steps(keep, folder):
+        for name, action in self._steps(keep, folder, disks):
             try:
                 action()
             except OSError as error:
                 raise SandboxError(f"the loader cannot be confined: {name}: {error.strerror}") from None
 
-    def _steps(self, keep: set[int], folder: int) -> Iterable[tuple[str, Callable[[], None]]]:
+    def _steps(
+        self, keep: set[int], folder: int, disks: Sequence[tuple[int, int]]
+    ) -> Iterable[tuple[str, Callable[[], None]]]:
         """In this order: each takes away what the ones before it needed."""
         parent = os.getppid()
         yield "descriptors", lambda: _close_others(keep)
@@ -188,7 +192,7 @@ class Sandbox:
             yield "Landlock", lambda: _restrict_files(landlock, folder)
         yield "descriptors", lambda: _limit_descriptors(keep, folder)
         if seccomp:
-            yield "seccomp", lambda: self._filter(folder >= 0)
+            yield "seccomp", lambda: self._filter(folder >= 0, disks)
 
     def _leave_files(self, folder: int, user_namespace: bool) -> None:
         """An empty root directory, where it is to be had (empty_root.py): root's own, or one in a user namespace."""
@@ -228,8 +232,8 @@ class Sandbox:
         if self._machine in SYS_PRCTL:
             checked(call(SYS_PRCTL[self._machine], option, value, 0, 0, 0))
 
-    def _filter(self, folder: bool) -> None:
-        code = program(self._machine, os.getpid(), folder)
+    def _filter(self, folder: bool, disks: Sequence[tuple[int, int]]) -> None:
+        code = program(self._machine, os.getpid(), folder, disks)
         fprog = struct.pack("=H6x8s", len(code) // 8, bytes(Pointer(code)))
         checked(call(SYS_SECCOMP[self._machine], SECCOMP_SET_MODE_FILTER, 0, fprog))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS
 ERRNO = 0x00050000  # SECCOMP_RET_ERRNO
 ALLOW = 0x7FFF0000  # SECCOMP_RET_ALLOW
-EPERM, EACCES, ENOTTY, ENOSYS = 1, 13, 25, 38
+EPERM, EACCES, ENOTTY, EFBIG, ENOSYS = 1, 13, 25, 27, 38
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_SYSCALL_BIT = 0x40000000
@@ -52,17 +52,19 @@ class When:
 
 OWN_PID = "own process"  # the first argument is the process's own id
 FOLDER = "with -h only"  # ALLOW when a host folder was given, else EACCES
+WITHIN = "within a disk"  # pwrite64: to a disk, only where it is; to anything else, anywhere
+NO_DISK = "not to a disk"  # to anything but a disk, whose bounds a filter could not check there
 
 # name, number on x86-64, on aarch64, answer, why.  The first ones are called thousands of times.
 TABLE: tuple[Rule, ...] = (
     ("pread64", 17, 67, ALLOW, "disks"),
     ("preadv", 295, 69, ALLOW, "disks"),
     ("preadv2", 327, 286, ALLOW, "disks: os.preadv"),
-    ("pwritev2", 328, 287, ALLOW, "guest memory: os.pwritev"),
-    ("pwritev", 296, 70, ALLOW, "guest memory: os.pwritev where the C library lacks the other"),
-    ("pwrite64", 18, 68, ALLOW, "guest memory; a writable disk (nextboot, ZFS boot-once)"),
-    ("write", 1, 64, ALLOW, "the console, the report"),
-    ("writev", 20, 66, ALLOW, "the C library's last words (assertions, abort)"),
+    ("pwritev2", 328, 287, NO_DISK, "guest memory: os.pwritev"),
+    ("pwritev", 296, 70, NO_DISK, "guest memory: os.pwritev where the C library lacks the other"),
+    ("pwrite64", 18, 68, WITHIN, "guest memory; a writable disk (nextboot, ZFS boot-once), which must not grow"),
+    ("write", 1, 64, NO_DISK, "the console, the report"),
+    ("writev", 20, 66, NO_DISK, "the C library's last words (assertions, abort)"),
     ("read", 0, 63, ALLOW, "keys; files of the host folder"),
     ("lseek", 8, 62, ALLOW, "files of the host folder"),
     ("close", 3, 57, ALLOW, "files of the host folder"),
@@ -123,11 +125,16 @@ TABLE: tuple[Rule, ...] = (
 # struct sock_filter: code, jt, jf, k
 _FILTER = struct.Struct("=HBBI")
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_JUMP, _JUMP_GREATER, _JUMP_GREATER_EQUAL_X = 0x05, 0x25, 0x3D
+_LOAD_MEMORY, _STORE, _TO_X, _ADD, _ADD_X = 0x60, 0x02, 0x07, 0x04, 0x0C
 _DATA_NR, _DATA_ARCH, _DATA_ARGS = 0, 4, 16  # struct seccomp_data; little-endian: an argument's low half is first
 
 
-def program(machine: str, pid: int, folder: bool) -> bytes:
-    """The BPF program for ``machine`` (a key of AUDIT_ARCH): for the process ``pid``, with a host folder or without."""
+def program(machine: str, pid: int, folder: bool, disks: Sequence[tuple[int, int]] = ()) -> bytes:
+    """The BPF program for ``machine`` (a key of AUDIT_ARCH): for the process ``pid``, with a host folder or without.
+
+    ``disks``: (descriptor, size in bytes) of those that it may write.
+    """
     code: list[Instruction] = [
         (_LOAD, 0, 0, _DATA_ARCH),
         (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
@@ -140,18 +147,23 @@ def program(machine: str, pid: int, folder: bool) -> bytes:
     for _, on_x86, on_arm, answer, _ in TABLE:
         number = on_x86 if x86 else on_arm
         if number != NONE:
-            body = _instructions(answer, pid, folder)
-            code.append((_JUMP_EQUAL, 0, len(body), number))
+            body = _instructions(answer, pid, folder, disks)
+            if len(body) < 256:
+                code.append((_JUMP_EQUAL, 0, len(body), number))
+            else:
+                code += [(_JUMP_EQUAL, 1, 0, number), (_JUMP, 0, 0, len(body))]
             code += body
     code.append((_RETURN, 0, 0, KILL))
     return b"".join([_FILTER.pack(*instruction) for instruction in code])
 
 
-def _instructions(answer: object, pid: int, folder: bool) -> Sequence[Instruction]:
+def _instructions(answer: object, pid: int, folder: bool, disks: Sequence[tuple[int, int]]) -> Sequence[Instruction]:
     if answer == FOLDER:
         answer = ALLOW if folder else ERRNO | EACCES
     elif answer == OWN_PID:
         answer = When(0, "is", pid, KILL)
+    elif answer in (WITHIN, NO_DISK):
+        return _for_disks(disks, within=answer == WITHIN)
     if isinstance(answer, int):
         return ((_RETURN, 0, 0, answer),)
     assert isinstance(answer, When)
@@ -164,4 +176,43 @@ def _instructions(answer: object, pid: int, folder: bool) -> Sequence[Instructio
         (jump, 0, 1, answer.value),
         (_RETURN, 0, 0, yes),
         (_RETURN, 0, 0, no),
+    )
+
+
+def _for_disks(disks: Sequence[tuple[int, int]], within: bool) -> Sequence[Instruction]:
+    """ALLOW unless argument 0 is one of ``disks``: then only ``within`` it, as pwrite64's arguments say."""
+    code: list[Instruction] = [(_LOAD, 0, 0, _DATA_ARGS)] if disks else []
+    for fd, size in disks:
+        body = _within(size) if within else ((_RETURN, 0, 0, ERRNO | EPERM),)
+        code += [(_JUMP_EQUAL, 0, len(body), fd), *body]
+    return (*code, (_RETURN, 0, 0, ALLOW))
+
+
+def _within(size: int) -> Sequence[Instruction]:
+    """ALLOW if pwrite64's position (argument 3) and count (argument 2) together do not exceed ``size``; else EFBIG.
+
+    64-bit arithmetic in halves.  A position below zero is the kernel's to refuse.
+    """
+    count, position = _DATA_ARGS + 8 * 2, _DATA_ARGS + 8 * 3
+    high, low = size >> 32, size & 0xFFFFFFFF
+    return (
+        (_LOAD, 0, 0, count + 4),
+        (_JUMP_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, ERRNO | EFBIG),
+        (_LOAD, 0, 0, count),
+        (_TO_X, 0, 0, 0),
+        (_LOAD, 0, 0, position),
+        (_ADD_X, 0, 0, 0),
+        (_STORE, 0, 0, 0),
+        (_JUMP_GREATER_EQUAL_X, 0, 2, 0),  # the sum is not below the count: no carry
+        (_LOAD, 0, 0, position + 4),
+        (_JUMP, 0, 0, 2),
+        (_LOAD, 0, 0, position + 4),
+        (_ADD, 0, 0, 1),
+        (_JUMP_GREATER, 3, 0, high),
+        (_JUMP_EQUAL, 0, 3, high),
+        (_LOAD_MEMORY, 0, 0, 0),
+        (_JUMP_GREATER, 0, 1, low),
+        (_RETURN, 0, 0, ERRNO | EFBIG),
+        (_RETURN, 0, 0, ALLOW),
     )

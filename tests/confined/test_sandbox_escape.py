@@ -18,11 +18,15 @@ from typing import Any
 import pytest
 
 from bhyveload import empty_root
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.run import run
+from bhyveload.host.console import FdConsole
 from bhyveload.host.directory import open_host_directory
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.need import load_all
 from bhyveload.sandbox import Sandbox
-from support.confined import FORBIDDEN, as_nobody, only, system_call, try_confined
+from support.confined import ANYTHING, FORBIDDEN, as_nobody, only, system_call, try_confined
 
 pytestmark = pytest.mark.skipif(bool(Sandbox().missing), reason=f"this host cannot confine: {Sandbox().missing}")
 
@@ -416,23 +420,18 @@ def test_the_terminal_cannot_be_typed_on() -> None:
     leader, follower = os.openpty()
     os.dup2(follower, 199)
     try:
-        console = type("Console", (), {"in_fd": 199, "out_fd": 199})()
+        console = FdConsole(199, 199)
 
         def confined(request: int, argument: bytes) -> str:
-            from bhyveload.confined.child import Leave, run_child
-            from bhyveload.confined.confinement import confine
-
-            box = Sandbox()
-
-            def work(leave: Leave) -> dict[str, Any]:
-                confine(box, leave, console)
+            def work(_: object) -> dict[str, Any]:
                 try:
                     fcntl.ioctl(199, request, argument)
                 except OSError as error:
                     return {"value": error.errno}
                 return {"value": 0}
 
-            return str(run_child(work, lambda: None, 10)["value"])
+            subject = Subject("the loader", Sandbox(), console=console)
+            return str(run(work, subject, Deadline(10), ANYTHING)["value"])
 
         assert confined(termios.FIONREAD, bytes(4)) == "0"
         assert confined(termios.TIOCSTI, b"r") == "25"  # ENOTTY
@@ -464,6 +463,29 @@ def test_a_file_cannot_grow_without_end(tmp_path: Path) -> None:
     path.write_bytes(bytes(1024))
     disk = open_raw(str(path))
     assert try_confined(lambda: os.pwrite(disk.descriptor, b"x", 2 << 30), disks=[disk]) == "EFBIG"
+    box = Sandbox()
+    box._seccomp = False
+    assert try_confined(lambda: os.pwrite(disk.descriptor, b"x", 2 << 30), disks=[disk], sandbox=box) == "EFBIG"
+
+
+def test_a_disk_does_not_become_longer(tmp_path: Path) -> None:
+    """Not even by a byte: a sparse hole of a gigabyte would be one pwrite(2)."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1024))
+    disk = open_raw(str(path))
+    fd = disk.descriptor
+
+    def seek_and_write() -> int:
+        os.lseek(fd, 0, os.SEEK_END)
+        return os.write(fd, b"x")
+
+    assert try_confined(lambda: os.pwrite(fd, bytes(513), 512), disks=[disk]) == "EFBIG"
+    assert try_confined(lambda: os.pwrite(fd, b"x", 1 << 20), disks=[disk]) == "EFBIG"
+    assert try_confined(lambda: os.pwritev(fd, [b"x"], 0), disks=[disk]) == "EPERM"
+    assert try_confined(seek_and_write, disks=[disk]) == "EPERM"
+    assert path.stat().st_size == 1024
+    assert try_confined(lambda: os.pwrite(fd, bytes([1]) * 512, 512), disks=[disk]) == "done: 512"
+    assert path.read_bytes() == bytes(512) + bytes([1]) * 512
 
 
 def test_memory_is_bounded() -> None:

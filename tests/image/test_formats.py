@@ -23,6 +23,7 @@ from support.image_testing import (
     compare_reads,
     convert,
     create,
+    mapped,
     qemu_io,
     read_all,
     require,
@@ -273,7 +274,7 @@ def test_a_stream_with_a_footer(raw: Path, tmp_path: Path) -> None:
 def test_contiguous_clusters_are_one_piece_of_the_mapped_file(raw: Path, tmp_path: Path) -> None:
     """What makes loading fast: no copy, no work a cluster."""
     image = convert(raw, tmp_path / "disk", "qcow2", "preallocation=full")
-    disk = Qcow2Image(open_raw(str(image), read_only=True), "disk")
+    disk = Qcow2Image(mapped(open_raw(str(image), read_only=True)), "disk")
     piece = disk.read(65536 + 100, 3 * MIB)
     assert isinstance(piece, memoryview)
     assert piece == SAMPLE[65536 + 100 :][: 3 * MIB]

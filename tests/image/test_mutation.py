@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.confined.child import run_child
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import FOREVER
+from bhyveload.confined.run import run
 from bhyveload.device import Device
 from bhyveload.errors import BhyveloadError, ImageError
 from bhyveload.image import zstd  # noqa: F401  (imported before the limits are set)
@@ -28,6 +30,7 @@ from bhyveload.image.vhdx import VhdxImage
 from bhyveload.image.vmdk import VmdkImage
 from bhyveload.image.vmdk_descriptor import Descriptor
 from bhyveload.image.xz import NoIndex, XzImage
+from support.confined import ANYTHING
 from support.image_testing import (
     MIB,
     BytesDevice,
@@ -86,7 +89,7 @@ def batch(build: Build, contents: Sequence[bytes], fix: Callable[[bytes], bytes]
             slowest = max(slowest, time.process_time() - begin)
         return {**counts, "slowest": int(slowest * 1000)}
 
-    return Counter(run_child(work, lambda: None))
+    return Counter(run(work, Subject("the reader", None), FOREVER, ANYTHING))
 
 
 def as_is(content: bytes) -> bytes:

@@ -12,7 +12,10 @@ import pytest
 
 from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS
+from bhyveload.image import raw
 from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.need import load_all
+from support.confined import only, try_confined
 
 
 def disk(tmp_path: Path, content: bytes) -> tuple[Path, RawImage]:
@@ -51,10 +54,17 @@ def test_empty_and_odd_sizes(tmp_path: Path, size: int) -> None:
 
 def test_write_goes_to_the_file_and_shows_in_earlier_views(tmp_path: Path) -> None:
     path, image = disk(tmp_path, bytes(8192))
-    before = image.read(0, 8192)
-    image.write(5000, b"nextboot")
-    image.write(0, memoryview(b"abc"))
-    assert bytes(before[5000:5008]) == b"nextboot"
+
+    def write() -> bytes:
+        """As a child does, whose reads are views of the mapping."""
+        before = image.read(0, 8192)
+        image.write(5000, b"nextboot")
+        image.write(0, memoryview(b"abc"))
+        return bytes(before[5000:5008])
+
+    load_all()
+    assert try_confined(write, disks=[image]) == "done: b'nextboot'"
+    assert bytes(image.read(5000, 8)) == b"nextboot"
     assert path.read_bytes() == b"abc" + bytes(4997) + b"nextboot" + bytes(8192 - 5008)
     for offset in (-1, 8191):
         with pytest.raises(FileSystemError) as caught:
@@ -120,3 +130,22 @@ def test_opening_leaves_no_descriptor_behind_on_failure(tmp_path: Path) -> None:
         with pytest.raises(InputError):
             open_raw(str(tmp_path / "fifo"))
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_disk_that_becomes_shorter_does_not_end_the_process_that_opened_it(tmp_path: Path) -> None:
+    """A mapping would: SIGBUS, and the terminal stays raw."""
+    path, image = disk(tmp_path, bytes(8192))
+    os.truncate(path, 100)
+    pid = os.fork()
+    if pid == 0:
+        raw._process = image._opener  # it takes itself for that process
+        try:
+            image.read(4096, 10)
+        except FileSystemError as error:
+            os._exit(0 if error.errno == EIO and "became shorter" in error.message else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert try_confined(lambda: image.read(4096, 10)[0], disks=[image], sandbox=only()) == (
+        "the loader died by SIGBUS: a disk image became shorter while it was read"
+    )

@@ -13,6 +13,7 @@ import pytest
 
 from bhyveload.errors import BhyveloadError, ImageError, InputError, ReportError
 from bhyveload.image.open import open_disk
+from support.confined import forge
 from support.image_testing import (
     MIB,
     as_raw,
@@ -389,7 +390,7 @@ def test_a_child_that_lies(
     image = convert(raw, tmp_path / "image", form)
     (tmp_path / "neighbour").write_bytes(SAMPLE)
     forged = {key: str(image) if value == "IMAGE" else value for key, value in answer.items()}
-    monkeypatch.setattr("bhyveload.image.disk.run_child", lambda *_: forged)
+    forge(monkeypatch, forged)
     opened = []
     real_open = os.open
 

@@ -17,6 +17,7 @@ from support.image_testing import (
     as_raw,
     convert,
     fix_vhdx,
+    mapped,
     mutants,
     outcome,
     read_all,
@@ -246,7 +247,7 @@ def test_mutants_of_a_log(image: Unclosed) -> None:
 
 def test_reads_beside_the_log_s_pages_are_not_copied(image: Unclosed) -> None:
     image.put(0, entry(7, 0, [(image.table, image.entries((1, 0)))], len(image.content)))
-    disk = VhdxImage(open_raw(str(image.save()), read_only=True), "disk")
+    disk = VhdxImage(mapped(open_raw(str(image.save()), read_only=True)), "disk")
     piece = disk.read(2 * MIB + 5, 1000)
     assert isinstance(piece, memoryview) and type(piece.obj).__name__ == "mmap"
     with pytest.raises(BhyveloadError):

@@ -7,8 +7,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bhyveload.confined.child import Leave, run_child
-from bhyveload.confined.confinement import confine
+import pytest
+
+from bhyveload.confined import run as border
+from bhyveload.confined.child import Leave, understand
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.wire import encode
 from bhyveload.device import Device
 from bhyveload.errors import BhyveloadError
 from bhyveload.host.interface import HostDirectory
@@ -16,6 +21,16 @@ from bhyveload.sandbox import Sandbox
 from bhyveload.syscall import call, checked
 from bhyveload.vm.memory import GuestMemory
 
+
+class Anything:
+    """The shape of a report that only tests send."""
+
+    @staticmethod
+    def check(value: Any) -> Any:
+        return value
+
+
+ANYTHING = Anything()
 FORBIDDEN = "SIGSYS"
 TIMEOUT = 30
 
@@ -31,8 +46,7 @@ def try_confined(
     """How ``action`` ended in the sandbox: "done: VALUE", an errno's name, another error's text, or FORBIDDEN."""
     box = sandbox or Sandbox()
 
-    def work(leave: Leave) -> dict[str, Any]:
-        confine(box, leave, memory=memory, disks=disks, host_directory=folder)
+    def work(_: Leave) -> dict[str, Any]:
         try:
             return {"value": f"done: {action()}"}
         except OSError as error:
@@ -41,11 +55,26 @@ def try_confined(
             return {"value": type(error).__name__}
 
     try:
-        return str(run_child(work, lambda: None, TIMEOUT)["value"])
+        subject = Subject("the loader", box, memory=memory, disks=disks, host_directory=folder)
+        return str(border.run(work, subject, Deadline(TIMEOUT), ANYTHING)["value"])
     except BhyveloadError as error:
         if error.message == "the loader died by SIGSYS: the loader tried something forbidden":
             return FORBIDDEN
         return error.message
+
+
+def forge(monkeypatch: pytest.MonkeyPatch, *reports: object) -> None:
+    """In the place of every child's report come these, the last of them again and again."""
+    left = list(reports)
+
+    class Forged:
+        def __init__(self, work: object, subject: Subject, prepare: object = None) -> None:
+            self.subject = subject
+
+        def report(self, deadline: Deadline) -> Any:
+            return understand(encode(left.pop(0) if len(left) > 1 else left[0]), 0, self.subject)
+
+    monkeypatch.setattr(border, "Child", Forged)
 
 
 def only(*, landlock: bool = False, seccomp: bool = False, empty_root: bool = False) -> Sandbox:

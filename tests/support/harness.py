@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from bhyveload.confined.child import Leave, run_child
-from bhyveload.confined.confinement import confine
+from bhyveload.confined import run as border
+from bhyveload.confined.child import Leave
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
 from bhyveload.device import Device
 from bhyveload.host.callbacks import (
     GuestReady,
@@ -26,6 +28,7 @@ from bhyveload.loader.state import Loader, Options
 from bhyveload.need import load_all
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.memory import GuestMemory, split_memory
+from support.confined import ANYTHING
 
 
 class KeyConsole:
@@ -89,7 +92,7 @@ def run(
     options: Options | None = None,
     timeout: float = 60,
 ) -> Outcome:
-    """Load; errors of ours are raised as run_child raises them."""
+    """Load; errors of ours are raised as confined.run raises them."""
     load_all()
     low, high = split_memory(memory)
     fd = os.memfd_create("guest")
@@ -100,7 +103,6 @@ def run(
     sandbox = Sandbox()
 
     def work(leave: Leave) -> dict[str, Any]:
-        confine(sandbox, leave, memory=guest, disks=disks, host_directory=host_directory)
         host = LoaderCallbacks(console, guest, disks, host_directory, loader_environment(environment))
         loader = Loader(host, current, options)
 
@@ -128,4 +130,5 @@ def run(
         except LoaderEnd as end:
             return outcome(end)
 
-    return Outcome(run_child(work, lambda: None, timeout), guest)
+    subject = Subject("the loader", sandbox, memory=guest, disks=disks, host_directory=host_directory)
+    return Outcome(border.run(work, subject, Deadline(timeout), ANYTHING), guest)

@@ -12,6 +12,7 @@ from bhyveload.device import Buffer, Device
 from bhyveload.errors import BhyveloadError, FileSystemError
 from bhyveload.freebsd_errno import EIO
 from bhyveload.image.open import open_disk
+from bhyveload.image.raw import RawImage
 from bhyveload.image.vhdx_format import crc32c
 from support.devices import Hostless
 from support.images import MIB, require, run_tool
@@ -203,3 +204,9 @@ def fix_xz(content: bytes) -> bytes:
         if start > 0:
             fixed[-16:-12] = zlib.crc32(fixed[start:-16]).to_bytes(4, "little")
     return bytes(fixed)
+
+
+def mapped(image: RawImage) -> RawImage:
+    """``image`` as a child has it, which reads it through the mapping; who opened it reads copies."""
+    image._opener = -1
+    return image

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bhyveload.compat import loader_version
-from bhyveload.confined.child import run_child
+from bhyveload.confined.run import run
 from bhyveload.cross_check import cross_check
 from bhyveload.errors import LoaderCrashed, LoaderError, UsageError
 from bhyveload.host.directory import open_host_directory
@@ -137,23 +137,23 @@ def test_what_goes_wrong_names_the_loader(tmp_path: Path, replayer: Loaders) -> 
 
 
 def _quiet(real: Callable[..., Any]) -> Callable[..., Any]:
-    """run_child whose child does not print every stack when it crashes, as pytest makes it do."""
+    """confined.run whose child does not print every stack when it crashes, as pytest makes it do."""
 
-    def run(work: Callable[[Any], Any], *arguments: Any) -> Any:
+    def run_quietly(work: Callable[[Any], Any], *arguments: Any, **options: Any) -> Any:
         def quiet_work(leave: Any) -> Any:
             faulthandler.disable()
             return work(leave)
 
-        return real(quiet_work, *arguments)
+        return real(quiet_work, *arguments, **options)
 
-    return run
+    return run_quietly
 
 
 def test_a_crash_of_the_object_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record("13.2", "plain")
     loaders = Loaders(explicit=LoaderObject("bad.so", build(tmp_path)))
     record.environment = [b"do=segv"]
-    monkeypatch.setattr("bhyveload.api.run_child", _quiet(run_child))
+    monkeypatch.setattr("bhyveload.api.run_confined", _quiet(run))
     with pytest.raises(LoaderCrashed, match=r"bad\.so: the loader died by SIGSEGV"):
         check(record, tmp_path, loaders)
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from bhyveload.confined.child import Leave, run_child
+from bhyveload.confined.child import Leave
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.run import run
 from bhyveload.errors import KernelError, LoaderCrashed, LoaderError, VmStorageError
 from bhyveload.host.callbacks import LoaderCallbacks, loader_environment
 from bhyveload.host.console import FdConsole
@@ -19,6 +22,7 @@ from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.report import run_userboot
 from bhyveload.userboot.run import prepare
 from bhyveload.vm.memory import GuestMemory
+from support.confined import ANYTHING
 from support.userboot_testing import MB, build, machine, memory
 
 
@@ -53,7 +57,7 @@ def load(
     confine: Callable[[], None] = lambda: None,
     timeout: float = 20,
 ) -> dict[str, Any]:
-    """The report of one run, through confined/child.py."""
+    """The report of one run, through confined/run.py."""
     session = session or Session()
     guest = guest or memory()
 
@@ -65,7 +69,9 @@ def load(
         confine()
         run_userboot(prepared, host, leave, leave.failure)
 
-    return run_child(work, session.console.flush, timeout)
+    subject = Subject("the loader", None, console=session.console)
+    report: dict[str, Any] = run(work, subject, Deadline(timeout), ANYTHING)
+    return report
 
 
 def test_a_guest_is_described_by_what_it_was_handed(loader: bytes) -> None:
@@ -173,7 +179,7 @@ def test_nothing_executable_is_mapped_while_the_object_runs(loader: bytes) -> No
 
         run_userboot(prepared, host, leaving, leave.failure)
 
-    assert run_child(work, lambda: None, 20)["end"] == "exec"
+    assert run(work, Subject("the loader", None), Deadline(20), ANYTHING)["end"] == "exec"
     before, after, _ = os.read(reading, 1 << 16).split(b"\0")
     assert before == after
     assert len(before.splitlines()) > 3

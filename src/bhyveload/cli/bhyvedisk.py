@@ -9,13 +9,13 @@ import sys
 from bhyveload.cli.getopt import Options, timeout_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
-from bhyveload.confined.child import run_child
-from bhyveload.confined.confinement import confine
-from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, LoaderCrashed, ReportError, UsageError
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.reports import LOOKED
+from bhyveload.confined.run import run as run_confined
+from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, UsageError
 from bhyveload.image.named import named_disk
 from bhyveload.image.open import open_disk
-from bhyveload.need import GROUPS
-from bhyveload.need import load as load_module
 from bhyveload.sandbox import Sandbox
 
 TYPE_CHECKING = False
@@ -282,35 +282,25 @@ def _look(
 
     output = Output(1) if target is None else Output(target.fd, target.is_new)
 
-    def child(leave: Leave) -> dict[str, Any]:
-        if isinstance(sandbox, Sandbox):
-            confine(sandbox, leave, disks=disks, others=[output.fd])
+    def child(_: Leave) -> dict[str, Any]:
         return work(request, disks, output, lambda text: warn(program, text))
 
-    for _ in range(len(GROUPS) + 1):
-        try:
-            report = run_child(child, lambda: None, request.timeout)
-        except LoaderCrashed as error:
-            hint = "" if "VM" in error.hint else error.hint
-            raise LoaderCrashed(error.message.replace("the loader", "bhyvedisk's reader"), hint) from None
-        if "need" not in report:
-            return _finish(report, target)
-        if report["need"] not in GROUPS:
-            break
-        load_module(report["need"])
-    raise ReportError("bhyvedisk's reader asked for a module that does not exist")
+    subject = Subject(
+        "bhyvedisk's reader", sandbox if isinstance(sandbox, Sandbox) else None, disks=disks, others=[output.fd]
+    )
+    return _finish(run_confined(child, subject, Deadline(request.timeout), LOOKED), target)
 
 
 def _finish(report: dict[str, Any], target: CopyTarget | None) -> int | None:
-    if report.get("no disk"):
+    if report["no disk"]:
         return None
-    number = report.get("output")
-    if isinstance(number, int):
+    number = report["output"]
+    if number is not None:
         raise OSError(number, os.strerror(number), "standard output" if target is None else target.path)
     if target is not None:
-        mode = report.get("mode")
-        target.commit(mode & 0o777 if isinstance(mode, int) else 0o644)
-    return EX_DATAERR if report.get("damage") else 0
+        mode = report["mode"]
+        target.commit(0o644 if mode is None else mode & 0o777)
+    return EX_DATAERR if report["damage"] else 0
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ LONG_OPTIONS = {
     "loader-dir": "loader-dir:",
     "cross-check": "cross-check",
 }
+LOOKS = ("dry-run", "list-boot-envs", "cross-check")
 HELP = """\
 usage: bhyveload [options] vmname
 
@@ -127,6 +128,7 @@ class Request:
     def __init__(self) -> None:
         self.memory = DEFAULT_MEMORY
         self.files: list[tuple[RawImage, NamedDisk]] = []
+        self.looks = False  # nothing is kept: the disks are opened for reading
         self.allow_backing = False
         self.environment: list[bytes] = []
         self.console_fd = -1
@@ -166,6 +168,7 @@ def _statuses(program: str) -> int:
 
 def _main(program: str, words: list[str]) -> int:
     request = Request()
+    request.looks = _only_looks(words)
     options = Options(words, SHORT_OPTIONS, LONG_OPTIONS)
     try:
         for option, argument in _walk(options):
@@ -205,6 +208,14 @@ def _walk(options: Options) -> Iterator[tuple[str, str | None]]:
         yield step
 
 
+def _only_looks(words: list[str]) -> bool:
+    """Whether an option among ``words``, wherever it stands, says that nothing is kept."""
+    try:
+        return any(option in LOOKS for option, _ in Options(words, SHORT_OPTIONS, LONG_OPTIONS))
+    except UsageError:
+        return False  # told when the walk comes to it
+
+
 def _usage(program: str) -> int:
     blank = " " * len(program)
     sys.stderr.write(
@@ -225,7 +236,7 @@ def _act(request: Request, option: str, argument: str) -> None:
             if argument != "stdio":
                 request.console_fd = _open_console(argument)
         case "d":
-            request.files.append(_open_disk(argument))
+            request.files.append(_open_disk(argument, request.looks))
         case "e":
             request.environment.append(os.fsencode(argument))
         case "h":
@@ -282,10 +293,10 @@ def _open_console(path: str) -> int:
     raise UsageError(f"Could not open '{path}'", "-c wants a character device, such as a pseudo-terminal")
 
 
-def _open_disk(text: str) -> tuple[RawImage, NamedDisk]:
+def _open_disk(text: str, look: bool) -> tuple[RawImage, NamedDisk]:
     named = named_disk(text)
     try:
-        return open_raw(named.path, named.read_only), named
+        return open_raw(named.path, named.read_only, look=look), named
     except InputError as error:
         raise UsageError(f"Could not open '{named.path}'", error.message) from None
 
@@ -305,7 +316,7 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
             progress=UnpackProgress(program),
             sandbox=sandbox,
         )
-        if disk.read_only and not request.dry_run:
+        if disk.read_only and not request.looks:
             why = "opened read-only"
             if disk.kind != RAW:
                 why = f"{'an' if disk.kind == 'xz' else 'a'} {disk.kind} image is only read"

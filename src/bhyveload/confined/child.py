@@ -1,8 +1,8 @@
 """One forked child that does everything that sees a guest byte; the parent waits, and turns what it says into values.
 
 The child ends by sending one report through a pipe (wire.py) and never returns into the caller's code.  The parent
-trusts nothing in it: sizes are bounded, error classes come from a list.  A child that dies, or says nothing, is a
-LoaderCrashed (docs/architecture.md, "Processes").
+trusts nothing in it: sizes are bounded, error classes come from a list, the rest has to fit its shape (run.py).  A
+child that dies, or says nothing, is a LoaderCrashed (docs/architecture.md, "Processes").
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import select
 import time
 
 from bhyveload import errors
+from bhyveload.confined.reports import ERROR
+from bhyveload.confined.shape import Misfit
 from bhyveload.confined.wire import MAX_SIZE, decode, encode
-from bhyveload.errors import BhyveloadError, LoaderCrashed, ReportError
+from bhyveload.errors import BhyveloadError, HostError, LoaderCrashed, ReportError
 from bhyveload.need import ModulesNeeded
 from bhyveload.sandbox import die_with_parent
 
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from bhyveload.confined.confinement import Subject
+    from bhyveload.confined.deadline import Deadline
+
     Report = dict[str, Any]
 
 _PATIENCE = 2.0  # seconds between the end of a report and that of its child
+_LONGEST_WAIT = 86400.0  # seconds; poll(2) takes milliseconds as an int
 _SIGNALS = {
     4: "SIGILL",
     6: "SIGABRT",
@@ -46,20 +52,22 @@ _ENDING = (1, 2, 3, 10, 12, 14, 15, 4, 6, 7, 8, 11, 31)
 class Leave:
     """Ends the child from anywhere: sends a report and never returns."""
 
-    def __init__(self, pipe: int, before: Callable[[], None], before_needing: Callable[[], int] | None) -> None:
+    def __init__(self, pipe: int, subject: Subject) -> None:
         self.descriptor = pipe
-        self._before = before
-        self._before_needing = before_needing
+        self._subject = subject
 
     def __call__(self, report: Report) -> NoReturn:
         try:
-            if "need" in report and self._before_needing is not None:
-                report = {**report, "shown": self._before_needing()}
+            console = self._subject.console
+            if console is None:
+                pass
+            elif "need" in report:
+                report = {**report, "shown": console.discard()}
             else:
-                self._before()
+                console.flush()
             data = encode(report)
         except BaseException as error:
-            data = encode(_describe(error))
+            data = encode(self._describe(error))
         while data:
             try:
                 data = data[os.write(self.descriptor, data) :]
@@ -69,100 +77,96 @@ class Leave:
 
     def failure(self, error: BaseException) -> NoReturn:
         """End with what went wrong."""
-        self(_describe(error))
+        self(self._describe(error))
 
-
-def _describe(error: BaseException) -> Report:
-    if isinstance(error, ModulesNeeded):
-        return {"need": error.name}
-    if isinstance(error, BhyveloadError):
-        report: Report = {"error": type(error).__name__, "message": error.message[:4096], "hint": error.hint[:4096]}
-        for name in ("errno", "exit_status"):
-            value = getattr(error, name, None)
-            if isinstance(value, int):
-                report[name] = value
-        return report
-    if isinstance(error, MemoryError):
-        return {"error": "LoaderCrashed", "message": "the loader ran out of memory", "hint": ""}
-    if isinstance(error, RecursionError):
-        return {"error": "LoaderCrashed", "message": "the loader ran out of stack", "hint": ""}
-    where = ""
-    trace = error.__traceback__
-    while trace is not None:
-        where = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    text = f"internal error in the loader: {type(error).__name__}: {error} at {where}"
-    return {"error": "LoaderCrashed", "message": text[:4096], "hint": "please report it"}
-
-
-def run_child(
-    work: Callable[[Leave], Report],
-    before_leaving: Callable[[], None],
-    timeout: float | None = None,
-    before_needing: Callable[[], int] | None = None,
-    since: float | None = None,
-) -> Report:
-    """Fork, run ``work`` in the child, return its report.
-
-    ``before_leaving`` runs in the child just before it reports (flush the console).  ``timeout`` in seconds, counted
-    from ``since`` (time.monotonic(); None: now), which several children can share.
-    Raises the BhyveloadError that the child reported, ReportError, or LoaderCrashed (signal, time out, silence).
-    A report that asks for modules comes back as {"need": name}; ``before_needing`` runs in its place then, and what it
-    returns is the report's "shown".
-    """
-    return Child(work, before_leaving, before_needing).report(timeout, since)
+    def _describe(self, error: BaseException) -> Report:
+        if isinstance(error, ModulesNeeded):
+            return {"need": error.name}
+        if isinstance(error, BhyveloadError):
+            report: Report = {"error": type(error).__name__, "message": error.message[:4096], "hint": error.hint[:4096]}
+            for name in ("errno", "exit_status"):
+                value = getattr(error, name, None)
+                if isinstance(value, int):
+                    report[name] = value
+            return report
+        name = self._subject.name
+        if isinstance(error, MemoryError):
+            return {"error": "LoaderCrashed", "message": f"{name} ran out of memory", "hint": ""}
+        if isinstance(error, RecursionError):
+            return {"error": "LoaderCrashed", "message": f"{name} ran out of stack", "hint": ""}
+        where = ""
+        trace = error.__traceback__
+        while trace is not None:
+            where = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        text = f"internal error in {name}: {type(error).__name__}: {error} at {where}"
+        return {"error": "LoaderCrashed", "message": text[:4096], "hint": "please report it"}
 
 
 class Child:
-    """A child at work, as run_child() has it; ``report`` waits for it.  Several can work at the same time."""
+    """A confined child at work on ``subject``; ``report`` waits for it.  Several can work at the same time.
 
-    __slots__ = ("_pid", "_reading")
+    ``work`` gets the Leave, and may return its report; ``prepare`` runs before the child is confined: what it does must
+    not depend on a byte of a guest's.
+    Raises HostError: no process can be made.
+    """
+
+    __slots__ = ("_pid", "_reading", "_subject")
 
     def __init__(
-        self,
-        work: Callable[[Leave], Report],
-        before_leaving: Callable[[], None],
-        before_needing: Callable[[], int] | None = None,
+        self, work: Callable[[Leave], Report], subject: Subject, prepare: Callable[[], object] | None = None
     ) -> None:
-        self._reading, writing = os.pipe()
+        self._subject = subject
         parent = os.getpid()
         # A handler of the parent's must not run in the child: what it raises would lead it into the caller's code.
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING[:7])
         try:
-            self._pid = os.fork()
+            self._reading, writing = os.pipe()
+            try:
+                self._pid = os.fork()
+            except BaseException:
+                os.close(self._reading)
+                os.close(writing)
+                raise
             if self._pid == 0:
-                leave = Leave(writing, before_leaving, before_needing)
+                leave = Leave(writing, subject)
                 try:
                     for number in _ENDING:
                         _signal.signal(number, _signal.SIG_DFL)
                     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
                     os.close(self._reading)
                     die_with_parent(parent)
+                    if prepare is not None:
+                        prepare()
+                    subject.confine(leave.descriptor)
                     leave(work(leave))
                 except BaseException as error:
                     leave.failure(error)
                 finally:
                     os._exit(1)
+        except OSError as error:
+            raise HostError(f"no process can be started: {error.strerror}") from None
         finally:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         os.close(writing)
 
-    def report(self, timeout: float | None = None, since: float | None = None) -> Report:
-        """What it sends.  Raises as run_child(); the child has ended then."""
-        deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
+    def report(self, deadline: Deadline) -> Report:
+        """What it sends: any table but an error.  Raises the BhyveloadError that the child reported, ReportError, or
+        LoaderCrashed (signal, time out, silence); the child has ended then."""
         try:
             data = _read_report(self._reading, deadline)
         except BaseException:
             self.kill()
             raise
         os.close(self._reading)
+        name = self._subject.name
         if data is None:
             _kill(self._pid)
-            raise LoaderCrashed(f"the loader did not finish in {timeout:g} seconds", "give it longer: --timeout")
+            raise LoaderCrashed(f"{name} did not finish in {deadline.seconds:g} seconds", "give it longer: --timeout")
         if len(data) > MAX_SIZE:
             _kill(self._pid)
-            raise ReportError("the loader's report is too large")
-        return _understand(data, _await(self._pid))
+            raise ReportError(f"{name}'s report is too large")
+        return understand(data, _await(self._pid), self._subject)
 
     def kill(self) -> None:
         """End it without its report."""
@@ -187,17 +191,18 @@ def _await(pid: int) -> int:
     return _kill(pid)
 
 
-def _read_report(fd: int, deadline: float | None) -> bytes | None:
+def _read_report(fd: int, deadline: Deadline) -> bytes | None:
     """Everything the child sends, at most one byte more than MAX_SIZE; None when time is up."""
     parts: list[bytes] = []
     size = 0
     pipe = select.poll()  # not select: a library user may have more than 1024 descriptors
     pipe.register(fd, select.POLLIN)
     while size <= MAX_SIZE:
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0 or not pipe.poll(left * 1000):
+        while (left := deadline.left()) is not None:
+            if left <= 0:
                 return None
+            if pipe.poll(min(left, _LONGEST_WAIT) * 1000):
+                break
         data = os.read(fd, 1 << 16)
         if not data:
             break
@@ -215,37 +220,41 @@ def _kill(pid: int) -> int:
         return 0
 
 
-def _understand(data: bytes, status: int) -> Report:
+def understand(data: bytes, status: int, subject: Subject) -> Report:
+    """The report in ``data`` of a child that ended with the wait ``status``.  Raises as Child.report."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        name = _SIGNALS.get(number, f"signal {number}")
-        why = {7: ": a disk image became shorter while it was read", 31: ": the loader tried something forbidden"}.get(
-            number, ""
-        )
-        raise LoaderCrashed(f"the loader died by {name}{why}", "nothing was loaded")
+        signal = _SIGNALS.get(number, f"signal {number}")
+        why = {
+            7: ": a disk image became shorter while it was read",
+            31: f": {subject.name} tried something forbidden",
+        }.get(number, "")
+        raise LoaderCrashed(f"{subject.name} died by {signal}{why}", subject.consequence)
     if not data:
         raise LoaderCrashed(
-            f"the loader ended without a report (status {os.WEXITSTATUS(status)})", "nothing was loaded"
+            f"{subject.name} ended without a report (status {os.WEXITSTATUS(status)})", subject.consequence
         )
     report = decode(data)
     if not isinstance(report, dict):
-        raise ReportError("the loader's report is not a table")
+        raise ReportError(f"{subject.name}'s report is not a table")
     if "error" in report:
-        raise _rebuild(report)
+        raise _rebuild(report, subject)
     return report
 
 
-def _rebuild(report: Report) -> BhyveloadError:
+def _rebuild(report: Report, subject: Subject) -> BhyveloadError:
     """The child's error as an object of its class."""
-    kind = getattr(errors, str(report["error"]), None)
-    message, hint = str(report.get("message", "")), str(report.get("hint", ""))
+    try:
+        report = ERROR.check(report)
+    except Misfit as misfit:
+        return ReportError(f"{subject.name}'s report of an error lacks a usable '{misfit.where}'")
+    kind = getattr(errors, report["error"], None)
+    message, hint = report["message"], report["hint"]
     if not (isinstance(kind, type) and issubclass(kind, BhyveloadError)):
-        return ReportError(f"the loader reported an unknown error: {message}")
+        return ReportError(f"{subject.name} reported an unknown error: {message}")
     if issubclass(kind, errors.FileSystemError | errors.KernelError):
-        number = report.get("errno")
-        return kind(number if isinstance(number, int) else 5, message, hint)
+        return kind(report["errno"], message, hint)
     error = kind(message, hint)
-    status = report.get("exit_status")
-    if isinstance(error, errors.LoaderError) and isinstance(status, int) and 0 <= status <= 255:
-        error.exit_status = status
+    if isinstance(error, errors.LoaderError) and report["exit_status"] is not None:
+        error.exit_status = report["exit_status"]
     return error

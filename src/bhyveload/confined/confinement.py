@@ -1,4 +1,4 @@
-"""Confine a child process (confined/child.py) to what a loader was given: the sandbox in the words of the host seam."""
+"""What a confined child is given: the sandbox in the words of the host seam."""
 
 from __future__ import annotations
 
@@ -8,34 +8,60 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bhyveload.confined.child import Leave
     from bhyveload.device import Device
-    from bhyveload.host.interface import Console, HostDirectory
+    from bhyveload.host.interface import HeldConsole, HostDirectory
     from bhyveload.sandbox import Sandbox
     from bhyveload.vm.interface import Memory
 
 
-def confine(
-    sandbox: Sandbox,
-    leave: Leave,
-    console: Console | None = None,
-    memory: Memory | None = None,
-    disks: Sequence[Device] = (),
-    host_directory: HostDirectory | None = None,
-    others: Sequence[int] = (),
-) -> None:
-    """Confine this process to these and its report.  ``others``: further descriptors.
+class Subject:
+    """Who a child is in messages, what it holds, and how it is shut in.
 
-    Everything must be opened, mapped and imported by now.  A late import is an internal error from here on, or
-    ModulesNeeded where it goes through need.need().
-    Raises SandboxError.
+    ``name``: "the loader"; ``consequence``: the hint when it dies, "nothing was loaded".  ``sandbox`` None: it is not
+    confined.  ``others``: descriptors that it may use besides those of console, memory, disks and host directory.
     """
-    descriptors = [2, leave.descriptor, *others]
-    for name in ("in_fd", "out_fd"):
-        descriptors.append(getattr(console, name, -1))
-    if memory is not None:
-        descriptors += memory.descriptors()
-    for disk in disks:
-        descriptors += disk.descriptors()
-    sandbox.enter(descriptors, getattr(host_directory, "fd", -1))
-    need.confine()
+
+    __slots__ = ("_disks", "_host_directory", "_memory", "_others", "_sandbox", "consequence", "console", "name")
+
+    def __init__(
+        self,
+        name: str,
+        sandbox: Sandbox | None,
+        *,
+        console: HeldConsole | None = None,
+        memory: Memory | None = None,
+        disks: Sequence[Device] = (),
+        host_directory: HostDirectory | None = None,
+        others: Sequence[int] = (),
+        consequence: str = "",
+    ) -> None:
+        self.name = name
+        self.console = console
+        self.consequence = consequence
+        self._sandbox = sandbox
+        self._memory = memory
+        self._disks = disks
+        self._host_directory = host_directory
+        self._others = others
+
+    def confine(self, report: int) -> None:
+        """Confine this process to these and to ``report``, the descriptor that its report goes to.
+
+        Everything must be opened and imported by now.  A late import is an internal error from here on, or
+        ModulesNeeded where it goes through need.need().
+        Raises SandboxError.
+        """
+        if self._sandbox is None:
+            return
+        descriptors = [2, report, *self._others]
+        for name in ("in_fd", "out_fd"):
+            descriptors.append(getattr(self.console, name, -1))
+        if self._memory is not None:
+            descriptors += self._memory.descriptors()
+        written = []
+        for disk in self._disks:
+            descriptors += disk.descriptors()
+            if not disk.read_only:
+                written += [(fd, disk.size) for fd in disk.descriptors()]
+        self._sandbox.enter(descriptors, getattr(self._host_directory, "fd", -1), written)
+        need.confine()

@@ -17,7 +17,10 @@ import os
 import stat
 
 from bhyveload.confined.child import Child
-from bhyveload.confined.confinement import confine
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import FOREVER
+from bhyveload.confined.reports import BLOCKS, UNPACKED
+from bhyveload.confined.run import fitting, run
 from bhyveload.errors import HostError, ReportError
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.unpack import MAX_SIZE, flatten, prepare, unpack, unpack_blocks
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 LIMIT = 64 << 30  # bytes on the disk
 RESERVE = 256 << 20  # bytes that are left to others
 MAX_WORKERS = 8
+UNPACKER = "the unpacking process"
 _MAX_NAME = 80
 _FALLBACK = "/var/tmp/bhyveload"
 
@@ -106,13 +110,11 @@ def flattened(disk: ImageDisk, progress: Progress | None = None, sandbox: Sandbo
             tell = progress or Silent()
 
             def fill(limit: int, room: int) -> int:
-                def confined(leave: Leave) -> dict[str, int]:
-                    if sandbox is not None:
-                        confine(sandbox, leave, disks=[disk], others=[part])
+                def work(_: Leave) -> dict[str, int]:
                     return {"size": flatten(disk, (disk.name, folder), part, limit, room, tell.step)}
 
-                size = Child(confined, lambda: None).report().get("size")
-                if size != disk.size:
+                subject = Subject(UNPACKER, sandbox, disks=[disk], others=[part])
+                if run(work, subject, FOREVER, UNPACKED)["size"] != disk.size:
                     raise ReportError(f"{disk.name}: written out to a size that makes no sense")
                 return disk.size
 
@@ -255,46 +257,39 @@ def _decompress(
     """
     part, folder, limit, room = target
     names = source.name, folder
+    subject = Subject(UNPACKER, sandbox, disks=[source], others=[part])
 
-    def start(work: Callable[[], dict[str, int]]) -> Child:
-        def confined(leave: Leave) -> dict[str, int]:
-            if sandbox is not None:
-                confine(sandbox, leave, disks=[source], others=[part])
-            return work()
-
-        return Child(confined, lambda: None)
-
-    def whole() -> dict[str, int]:
+    def whole(_: Leave) -> dict[str, int]:
         return {"size": unpack(source, names, compression, part, limit, room, progress.step)}
 
     def start_share(number: int) -> Child:
         tell = progress.step if number == 0 else Silent().step  # they go on alike
         share = number, workers
 
-        def work() -> dict[str, int]:
+        def work(_: Leave) -> dict[str, int]:
             return {"size": unpack_blocks(XzImage(source, source.name), names, part, limit, room, tell, share)}
 
-        return start(work)
+        return Child(work, subject)
 
     workers = 0
     if compression == "xz":
         from bhyveload.image.xz import XzImage, blocks_of
 
-        found = start(lambda: {"blocks": blocks_of(source, source.name)}).report().get("blocks")
-        workers = min(found if isinstance(found, int) else 0, os.cpu_count() or 1, MAX_WORKERS)
+        found = run(lambda _: {"blocks": blocks_of(source, source.name)}, subject, FOREVER, BLOCKS)["blocks"]
+        workers = min(found, os.cpu_count() or 1, MAX_WORKERS)
     if workers > 1:
         children = [start_share(number) for number in range(workers)]
     else:
-        children = [start(whole)]
+        children = [Child(whole, subject)]
     sizes = set()
     try:
         while children:
-            sizes.add(children.pop(0).report().get("size"))
+            sizes.add(fitting(children.pop(0).report(FOREVER), UNPACKED, UNPACKER)["size"])
     finally:
         for child in children:
             child.kill()
-    size = sizes.pop()
-    if sizes or not isinstance(size, int) or not 0 <= size <= limit:
+    size: int = sizes.pop()
+    if sizes or size > limit:
         raise ReportError(f"{source.name}: unpacked to a size that makes no sense")
     return size
 

@@ -18,8 +18,10 @@ import errno
 import os
 import stat
 
-from bhyveload.confined.child import run_child
-from bhyveload.confined.confinement import confine
+from bhyveload.confined.confinement import Subject
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.reports import IMAGE, IN_BLOCKS, MAX_DISK
+from bhyveload.confined.run import run
 from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
 from bhyveload.image.container import SECTOR_SIZE, ReadOnlyImage
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from bhyveload.confined.child import Leave
+    from bhyveload.confined.shape import Shape
     from bhyveload.device import Buffer, Device
     from bhyveload.image.cache import Progress
 
 MAX_CHAIN = 16  # backing files, one on top of the other
-MAX_SIZE = 1 << 62
+READER = "a disk image's reader"
 _SURVEY_LIMIT = 60.0  # seconds
 _QEMU_NAMES = {"vpc": "vhd"}  # formats as qemu-img writes them into a qcow2 image
 
@@ -142,13 +144,15 @@ class Opener:
             load_format(layer.form)
             if layer.form == "qcow2":
                 _prepare_zstd(layer)
-            answer = self._ask(lambda: _survey(layer, self._table))
+            answer = self._ask(lambda: _survey(layer, self._table), IMAGE)
             if "want" not in answer:
                 break
             self._fetch(answer, layer)
+        if "size" not in answer:
+            raise ReportError(f"{READER} gave no size")
         facts = {
-            "size": _number(answer, "size", MAX_SIZE),
-            "sector_size": 4096 if answer.get("sector_size") == 4096 else SECTOR_SIZE,
+            "size": answer["size"],
+            "sector_size": 4096 if answer["sector_size"] == 4096 else SECTOR_SIZE,
             "snapshot": bool(compression) or layer.form == "vmdk",  # QEMU gets a raw copy of those
             "compression": compression,
             "writable": writable and not compression,
@@ -161,24 +165,20 @@ class Opener:
         self._files.append(file)
         return file
 
-    def _ask(self, question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _ask(self, question: Callable[[], dict[str, Any]], shape: Shape) -> dict[str, Any]:
         """What a confined child finds out."""
-
-        def work(leave: Leave) -> dict[str, Any]:
-            if self._sandbox is not None:
-                confine(self._sandbox, leave, disks=self._files)
-            return question()
-
-        return run_child(work, lambda: None, _SURVEY_LIMIT)
+        subject = Subject(READER, self._sandbox, disks=self._files)
+        answer: dict[str, Any] = run(lambda _: question(), subject, Deadline(_SURVEY_LIMIT), shape)
+        return answer
 
     def _decompressed(self, file: RawImage, path: str, compression: str) -> Layer:
         from bhyveload.image import cache
 
         if compression == "xz" and not cache.present(file, "xz"):
             load_format("xz")
-            answer = self._ask(lambda: _survey_xz(file, path))
-            if answer.get("in_blocks") is True:
-                return Layer(file, path, _inner(answer.get("form"), path), in_blocks=True)
+            answer = self._ask(lambda: _survey_xz(file, path), IN_BLOCKS)
+            if answer["in_blocks"]:
+                return Layer(file, path, _inner(answer["form"], path), in_blocks=True)
         unpacked = cache.unpacked(file, compression, self._progress, self._sandbox)
         inside = cache.open_unpacked(unpacked, path)
         self._files.append(inside)
@@ -186,15 +186,15 @@ class Opener:
 
     def _fetch(self, answer: dict[str, Any], top: Layer) -> None:
         """Open the files that a child asks for, or say why not.  The child may be hostile: it can ask for anything."""
-        kind, of, names, form = (answer.get(field) for field in ("want", "of", "names", "form"))
+        kind, of, names, form = (answer[field] for field in ("want", "of", "names", "form"))
         above = next((layer for layer in (top, *self._table.values()) if layer.path == of), None)
         if above is None or above.form != ("qcow2" if kind == BACKING else "vmdk"):
-            raise ReportError("a disk image's reader asked for files on behalf of one that has none")
-        if not isinstance(form, str) or not isinstance(names, list) or not 0 < len(names) <= MAX_EXTENTS:
-            raise ReportError("a disk image's reader asked for files in a way that makes no sense")
+            raise ReportError(f"{READER} asked for files on behalf of one that has none")
+        if not 0 < len(names) <= MAX_EXTENTS:
+            raise ReportError(f"{READER} asked for files in a way that makes no sense")
         for name in names:
-            if not isinstance(name, str) or "\0" in name or (above.path, name) in self._table:
-                raise ReportError("a disk image's reader asked for a file without a name, or again")
+            if "\0" in name or (above.path, name) in self._table:
+                raise ReportError(f"{READER} asked for a file without a name, or again")
             if kind == BACKING:
                 self._table[above.path, name] = self._backing_file(above.path, name, form)
             else:
@@ -292,7 +292,7 @@ def _beside(of: str, name: str, path: str) -> RawImage:
 def _survey(layer: Layer, table: dict[tuple[str, str], Layer]) -> dict[str, Any]:
     try:
         device = build(layer, table)
-        if device.size >= MAX_SIZE:
+        if device.size > MAX_DISK:
             raise ImageError(f"{layer.path}: a disk of {device.size} bytes")
         return {
             "size": device.size,
@@ -314,10 +314,10 @@ def _survey_xz(file: RawImage, path: str) -> dict[str, Any]:
         return {"in_blocks": False}
 
 
-def _inner(form: object, path: str) -> str:
+def _inner(form: str, path: str) -> str:
     if form not in (RAW, *FORMATS):
         raise ImageError(f"{path}: there is another compressed file in it", "unpack it first")
-    return str(form)
+    return form
 
 
 def _prepare_zstd(layer: Layer) -> None:
@@ -331,10 +331,3 @@ def _prepare_zstd(layer: Layer) -> None:
             __import__("bhyveload.image.zstd")
         except ImportError:
             pass  # the reader says so if it needs it
-
-
-def _number(answer: dict[str, Any], name: str, limit: int) -> int:
-    value = answer.get(name)
-    if not isinstance(value, int) or not 0 <= value < limit:
-        raise ReportError("a disk image's reader gave no size")
-    return value

@@ -1,8 +1,8 @@
 """Raw disk images: the bytes of the file are the bytes of the disk.
 
-The whole file is mapped read-only, so a read is a slice of the page cache and a preload goes from there into guest
-memory with one copy (notes on pwritev in docs/architecture.md).  Writes, which loader(8) makes for nextboot only, go
-through pwrite: the mapping is shared and shows them at once.
+The whole file is mapped read-only, so a child's read is a slice of the page cache and a preload goes from there into
+guest memory with one copy (docs/architecture.md, "The way of the data").  Writes, which loader(8) makes for nextboot
+only, go through pwrite: the mapping is shared and shows them at once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,15 @@ SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (cb
 
 # A disk that the user may not write, or that is on a read-only file system or running as a program.
 _READ_ONLY_REASONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+_process = os.getpid()
+
+
+def _note_process() -> None:
+    global _process
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_process)
 
 
 class RawImage:
@@ -38,7 +47,7 @@ class RawImage:
 
     kind = RAW  # in words, as image.disk.ImageDisk has it
 
-    __slots__ = ("_view", "descriptor", "name", "read_only", "sector_size", "size")
+    __slots__ = ("_opener", "_view", "descriptor", "name", "read_only", "sector_size", "size")
 
     def __init__(self, fd: int, name: str, read_only: bool) -> None:
         self.name = name
@@ -51,6 +60,7 @@ class RawImage:
         except (OSError, ValueError, OverflowError) as error:
             raise InputError(f"{name}: cannot be read as a disk image: {_reason(error)}") from None
         self._view = memoryview(mapping)
+        self._opener = _process
         self.descriptor = fd
 
     def read(self, offset: int, length: int) -> memoryview:
@@ -58,7 +68,25 @@ class RawImage:
         end = offset + length
         if offset < 0 or length < 0 or end > self.size:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
+        if self._opener == _process:
+            return memoryview(self._copied(offset, length))
         return self._view[offset:end]
+
+    def _copied(self, offset: int, length: int) -> bytes:
+        """What the process that opened the file reads: looking at a mapping of a file that became shorter would end it
+        by SIGBUS, with the terminal raw.  A child's end is noticed."""
+        pieces = []
+        while length:
+            try:
+                data = os.pread(self.descriptor, length, offset)
+            except OSError as error:
+                raise FileSystemError(EIO, f"{self.name}: read at {offset}: {error.strerror}") from None
+            if not data:
+                raise FileSystemError(EIO, f"{self.name}: became shorter while it was read: nothing is at {offset}")
+            pieces.append(data)
+            offset += len(data)
+            length -= len(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Overwrite bytes in place.  Raises FileSystemError: EROFS, EIO outside the disk, what the host said."""
@@ -102,16 +130,19 @@ class RawImage:
             self.descriptor = -1
 
 
-def open_raw(path: str, read_only: bool = False) -> RawImage:
+def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage:
     """Open a disk image read-write, or read-only where writing is not wanted or not allowed; ``read_only`` tells.
 
+    ``look``: open it for reading, but say in ``read_only`` what it would be without this: for those who keep elsewhere
+    what is written (image/overlay.py).
     Raises InputError: the file is missing, is a directory, a FIFO, a socket or a character device, or cannot be read.
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer; regular files and block devices ignore it.
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     try:
         try:
-            fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | flags)
+            fd = os.open(path, (os.O_RDONLY if read_only or look else os.O_RDWR) | flags)
+            read_only = read_only or (look and not os.access(path, os.W_OK))
         except OSError as error:
             if error.errno not in _READ_ONLY_REASONS:
                 raise

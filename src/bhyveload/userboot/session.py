@@ -13,12 +13,12 @@ from bhyveload.userboot.run import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn, Protocol
 
     from bhyveload.confined.child import Leave
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.host.interface import Console
+    from bhyveload.userboot.run import Prepared
     from bhyveload.userboot.search import LoaderObject
 
     class Options(Protocol):
@@ -80,10 +80,8 @@ class BatchConsole:
         return not self._keys
 
 
-def run_object(
-    loader: LoaderObject, host: LoaderCallbacks, batch: bool, confine: Callable[[], object], leave: Leave
-) -> NoReturn:
-    """Map ``loader``, confine the process, run the object over ``host``; ``leave`` gets the report.
+def prepare_object(loader: LoaderObject, host: LoaderCallbacks, batch: bool) -> Prepared:
+    """Map ``loader``, to run over ``host``: before the process is confined.
 
     Raises HostError when it is no object that can run here.
     """
@@ -93,6 +91,10 @@ def run_object(
         prepared = prepare(loader.data, host)
     except KernelError as error:
         raise HostError(f"{loader.path}: {error.message}", error.hint) from None
+    return prepared
+
+
+def run_object(prepared: Prepared, host: LoaderCallbacks, leave: Leave) -> NoReturn:
+    """Run the object; ``leave`` gets the report."""
     need.limit(need.DISKS)
-    confine()
     run_userboot(prepared, host, leave, leave.failure)

@@ -11,6 +11,9 @@ from bhyveload.errors import MemoryAccessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from bhyveload.vm.interface import Memory
 
 MSR_EFER = 0xC0000080
@@ -97,6 +100,17 @@ class Registers:
         self.registers: dict[str, int] = {}
         self.selectors: dict[str, int] = {}
         self.descriptors: dict[str, tuple[int, int, int]] = {}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Registers:
+        """The vCPU that ``values``, an object of state.json or of a report that has been checked, is about."""
+        vcpu = cls()
+        vcpu.registers = dict(values["registers"])
+        vcpu.selectors = dict(values["selectors"])
+        vcpu.descriptors = {
+            name: (entry["base"], entry["limit"], entry["access"]) for name, entry in values["descriptors"].items()
+        }
+        return vcpu
 
     def as_dict(self) -> dict[str, dict[str, object]]:
         """The vCPU's object in state.json."""

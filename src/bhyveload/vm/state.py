@@ -83,14 +83,7 @@ def registers_of(state: dict[str, Any], vcpu: int) -> Registers:
     """The registers of a vCPU of a state that ``parse_state`` returned.  Raises VmStateError: no such vCPU."""
     if not 0 <= vcpu < len(state["vcpus"]):
         raise VmStateError(f"VM '{state['name']}' has no vCPU {vcpu}")
-    saved = state["vcpus"][vcpu]
-    registers = Registers()
-    registers.registers = dict(saved["registers"])
-    registers.selectors = dict(saved["selectors"])
-    registers.descriptors = {
-        name: (entry["base"], entry["limit"], entry["access"]) for name, entry in saved["descriptors"].items()
-    }
-    return registers
+    return Registers.of(state["vcpus"][vcpu])
 
 
 class _Check:

@@ -1,0 +1,22 @@
+"""How long a piece of work may take, shared by all the processes that do it."""
+
+from __future__ import annotations
+
+import time
+
+
+class Deadline:
+    """``seconds`` from now on; None: for ever."""
+
+    __slots__ = ("_end", "seconds")
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds that are left, 0 when there are none; None: for ever."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+FOREVER = Deadline()

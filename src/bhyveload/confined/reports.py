@@ -1,0 +1,126 @@
+"""The shape of every report that a confined child sends: what its parent believes, and within which bounds.
+
+What a report says is looked at by whoever asked for it only after it has been checked against one of these (run.py).
+"""
+
+from __future__ import annotations
+
+from bhyveload.confined.shape import LEFT_OUT, Choice, Flag, Number, Optional, Record, Sequence, Table, Text
+from bhyveload.vm.registers import DESCRIPTORS, GENERAL, SEGMENTS
+
+_U32 = Number(0, (1 << 32) - 1)
+_U64 = Number()
+_SIGNED = Number(-(1 << 63))
+_WORD = Text(64)
+
+# What every child can say: that it lacks a module, or what went wrong.
+NEED = Record({"need": Text(200), "shown": Optional(Number(0, (1 << 31) - 1), 0)})
+ERROR = Record(
+    {
+        "error": _WORD,
+        "message": Text(4096),
+        "hint": Text(4096),
+        "errno": Optional(Number(0, 255), 5),  # FreeBSD's; EIO
+        "exit_status": Optional(Number(1, 255)),  # not 0: nothing was loaded
+    }
+)
+
+# The loader's: docs/state-json.md, "loaded" and "vcpus".
+VCPU = Record(
+    {
+        "registers": Table(_U64, frozenset(GENERAL)),
+        "selectors": Table(Number(0, 0xFFFF), frozenset(SEGMENTS)),
+        "descriptors": Table(Record({"base": _U64, "limit": _U32, "access": _U32}), frozenset(DESCRIPTORS)),
+    }
+)
+_FILE = Record(
+    {
+        "name": Text(),
+        "type": Text(),
+        "args": Optional(Text()),
+        "address": _U64,
+        "size": _U64,
+        "modules": Sequence(Record({"name": Text(), "version": _SIGNED})),
+    }
+)
+_PARTITION = Record({"disk": _WORD, "scheme": _WORD, "start": _U64, "size": _U64})
+LOADED = Record(
+    {
+        "interpreter": Text(),
+        "compat": _WORD,
+        "currdev": Text(),
+        "loaddev": Text(),
+        "partition": Optional(_PARTITION),
+        "filesystem": _WORD,
+        "howto": _SIGNED,
+        "entry": _U64,
+        "files": Sequence(_FILE),
+        "environment": Table(Text()),
+        "calls": Sequence(Text()),
+        "notes": Sequence(Text()),
+        "kernel": Optional(_FILE),
+        "modulep": Optional(_U64, 0),  # of a guest without a stack
+        "kernend": Optional(_U64, 0),
+        "timings": Table(_U64),
+        "vcpu": VCPU,
+    }
+)
+LOADER = Choice(
+    "end",
+    {
+        "exec": LOADED,
+        "exit": Record({"code": Number(-(1 << 63), (1 << 63) - 1)}),
+        "swap": Record({"interpreter": Text(256)}),
+    },
+)
+
+# A disk image's: what is in its headers, or which other files it consists of.
+MAX_DISK = (1 << 62) - 1  # bytes
+IMAGE = Record(
+    {
+        "size": Optional(Number(0, MAX_DISK), LEFT_OUT),
+        "sector_size": Optional(Number(512, 4096), 512),
+        "snapshot": Optional(Flag(), False),
+        "want": Optional(_WORD, LEFT_OUT),
+        "of": Optional(Text(), ""),
+        "names": Optional(Sequence(Text()), []),
+        "form": Optional(Text(), ""),
+    }
+)
+IN_BLOCKS = Record({"in_blocks": Flag(), "form": Optional(_WORD, "")})
+BLOCKS = Record({"blocks": Number(0, (1 << 40) - 1)})
+UNPACKED = Record({"size": Number(0, MAX_DISK)})
+
+# bhyvedisk's reader's.
+LOOKED = Record(
+    {
+        "no disk": Optional(Flag(), False),
+        "output": Optional(Number(1, 4095)),  # the host's errno
+        "mode": Optional(_U32),
+        "damage": Optional(_U64, 0),
+    }
+)
+
+# The ZFS boot environments on the guest's disks.
+_BOOT_ENVIRONMENT = Record(
+    {
+        "name": Text(),
+        "created": _U64,
+        "bootfs": Flag(),
+        "boot_once": Flag(),
+    }
+)
+POOLS = Record(
+    {
+        "pools": Sequence(
+            Record(
+                {
+                    "name": Text(),
+                    "boot_environments": Optional(Sequence(_BOOT_ENVIRONMENT), LEFT_OUT),
+                    "error": Optional(Text(), LEFT_OUT),
+                    "hint": Optional(Text(), LEFT_OUT),
+                }
+            )
+        )
+    }
+)
