@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -390,3 +391,25 @@ def test_where_the_other_end_is(probe_disk: Path, null_modems: Path) -> None:
     done = program("bhyve", *LINE.format(console="/dev/nmdm7A").split(), check=1)
     assert f"bhyve: com1: the other end of /dev/nmdm7A is {null_modems}/nmdm7B" in done.messages
     assert done.out == b""
+
+
+def test_the_terminal_is_the_guests_and_then_as_before(probe_disk: Path) -> None:
+    """Raw, without an escape key: Ctrl-C and Ctrl-A are the guest's.  A signal's death leaves it as it was, too."""
+    loaded(probe_disk, "spin")
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    command = [str(PROGRAMS / "bhyve"), *LINE.format(console="stdio").split()]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, start_new_session=True)
+    said = b""
+    while b"probe=end" not in said:
+        assert select.select((ours,), (), (), 60)[0]
+        said += os.read(ours, 65536)
+    assert not termios.tcgetattr(theirs)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
+    os.write(ours, b"\x03\x01x\x1c\x1a")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGTERM
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
