@@ -6,10 +6,12 @@ The loops are those of FreeBSD's share/examples/bhyve/vmrun.sh and of vm-bhyve's
 from __future__ import annotations
 
 import os
+import pwd
 import select
 import shutil
 import signal
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -413,3 +415,15 @@ def test_the_terminal_is_the_guests_and_then_as_before(probe_disk: Path) -> None
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose QEMU becomes another user")
+def test_a_shared_folder_is_its_owners(probe_disk: Path) -> None:
+    """Root's QEMU reaches it as its owner; root's own folder it does not reach, and says so."""
+    loaded(probe_disk, "poweroff")
+    line = LINE.format(console="stdio").split()
+    with tempfile.TemporaryDirectory() as folder:
+        done = program("bhyve", "-s", f"4,virtio-9p,tag={folder}", *line, check=4)
+        assert "Permission denied" in done.messages
+        os.chown(folder, pwd.getpwnam("daemon").pw_uid, -1)
+        program("bhyve", "-s", f"4,virtio-9p,tag={folder}", *line, check=1)

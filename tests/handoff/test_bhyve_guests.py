@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.emulations import Address
 from bhyveload.bhyve.guest import Guest, guest_of
 from bhyveload.bhyve.usage import SHORT_OPTIONS
 from bhyveload.cli.getopt import getopt
 from bhyveload.errors import BhyveError, HandoffError
+from bhyveload.handoff.bhyve import bhyve_command
 from bhyveload.handoff.disks import Disk
 from bhyveload.handoff.qemu.files import Paths
 from bhyveload.handoff.qemu.guest.blocks import Blocks
@@ -405,3 +407,18 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         f"bhyve: Could not open backing file: {image}: Permission denied",
         "Could not open backing file: Permission denied",
     )
+
+
+def test_the_line_for_freebsd_is_one_that_we_take() -> None:
+    """handoff/bhyve.py writes bhyve(8)'s command line; read back, it is the same guest."""
+    disks = [Disk("/a", read_only=True), Disk("/b", sector_size=4096)]
+    command = bhyve_command("vm1", 1 << 30, disks, cpus=2, tap="tap0", wired=True)
+    one = guest(command[1:])
+    assert (one.name, one.topology.cpus, one.wired) == ("vm1", 2, True)
+    backings = [device.backing for device in one.devices if isinstance(device, dev.VirtioBlock)]
+    assert [(backing.path, backing.read_only, backing.logical) for backing in backings] == [
+        ("/a", True, 0),
+        ("/b", False, 4096),
+    ]
+    assert one.serial_ports[0].backend == dev.Stdio()
+    assert any(isinstance(device, dev.Network) and device.backend == dev.Tap("tap0") for device in one.devices)

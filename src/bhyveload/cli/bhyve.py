@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -273,7 +274,23 @@ def _options(program: str, request: Request, guest: Guest, vm: VirtualMachine, a
 
     paths = [backing.path for backing in backings_of(guest)]
     loaded = _loaded_in_other_formats(program, vm, paths)
-    return guest_options(guest, accel, loaded, user=request.user, confined=request.confined)
+    user = _owner_of_shares(guest) if request.user is None else request.user
+    return guest_options(guest, accel, loaded, user=user, confined=request.confined)
+
+
+def _owner_of_shares(guest: Guest) -> str | None:
+    """Whom root's QEMU becomes to reach the folders that the guest shares: their owner, where there is one and it is
+    not root; else None (nobody)."""
+    from bhyveload.bhyve.devices import Share
+
+    owners = set()
+    for device in guest.devices:
+        if isinstance(device, Share):
+            try:
+                owners.add(pwd.getpwuid(os.stat(device.path).st_uid).pw_name)
+            except (OSError, ValueError, KeyError):
+                return None
+    return owners.pop() if os.geteuid() == 0 and len(owners) == 1 and "root" not in owners else None
 
 
 def _loaded_in_other_formats(program: str, vm: VirtualMachine, paths: Sequence[str]) -> list[tuple[str, Disk]]:
