@@ -10,9 +10,10 @@ import pytest
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff import kvm_probe
-from bhyveload.handoff.kvm import probe_guest_finishes, run_kvm
+from bhyveload.handoff.kvm import probe_guest_finishes
 from guest.build import build_probe, missing_tools, parse_report
 from guest.loader import empty_vm, load_probe
+from support.kvm_guest import run_kvm
 
 MB = 1 << 20
 CR0_ET = 0x10  # a fixed bit of the processor's
@@ -117,3 +118,16 @@ def test_without_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not probe_guest_finishes()
         assert not kvm_probe.kvm_runs_kernels()
     vm.close()
+
+
+def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No KVM then, and no descriptor left."""
+
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    before = os.listdir("/proc/self/fd")
+    assert not kvm_probe.kvm_runs_kernels()
+    assert os.listdir("/proc/self/fd") == before

@@ -21,8 +21,16 @@ def kvm_runs_kernels() -> bool:
         return False
     from bhyveload.handoff.kvm import probe_guest_finishes
 
-    read, write = os.pipe()
-    child = os.fork()
+    try:
+        read, write = os.pipe()
+    except OSError:
+        return False
+    try:
+        child = os.fork()
+    except OSError:  # too many processes: whoever starts QEMU will say so
+        os.close(read)
+        os.close(write)
+        return False
     if child == 0:
         try:
             os.close(read)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from bhyveload.errors import HandoffError, VmNotLoaded
-from bhyveload.handoff.bhyve import bhyve_command
 from bhyveload.handoff.disks import Disk, disk_from_path, disks_of
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.network import Network
@@ -239,56 +238,6 @@ def test_disks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert disk_from_path("large").sector_size == 4096
     with pytest.raises(HandoffError, match=r"c\.img: no such disk image"):
         disk_from_path("c.img")
-
-
-# bhyve(8)
-
-
-def test_bhyve_command() -> None:
-    command = bhyve_command(
-        "vm0", 1 << 30, [Disk("/a.img"), Disk("/b.img", read_only=True)], cpus=2, tap="tap0", wired=True, incore=True
-    )
-    assert command == [
-        "bhyve",
-        "-A",
-        "-H",
-        "-P",
-        "-c",
-        "2",
-        "-m",
-        "1073741824B",
-        "-S",
-        "-C",
-        "-s",
-        "0,hostbridge",
-        "-s",
-        "1,virtio-rnd",
-        "-s",
-        "2,virtio-net,tap0",
-        "-s",
-        "3,virtio-blk,/a.img",
-        "-s",
-        "4,virtio-blk,/b.img,ro",
-        "-s",
-        "31,lpc",
-        "-l",
-        "com1,stdio",
-        "vm0",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("disks", "message"),
-    [
-        ([Disk("/a,b")], "comma"),
-        ([Disk("/a", format="qcow2")], "format qcow2"),
-        ([Disk("/a", compression="xz")], "compressed with xz"),
-        ([Disk("/a")] * 29, "room for 28"),
-    ],
-)
-def test_what_bhyve_cannot_have(disks: list[Disk], message: str) -> None:
-    with pytest.raises(HandoffError, match=message):
-        bhyve_command("vm0", 1 << 30, disks)
 
 
 # QMP

@@ -22,6 +22,7 @@ import struct
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.pvh.entry_state import entry_state
 from bhyveload.handoff.pvh.extents import data_extents, round_page
+from bhyveload.handoff.pvh.firmware import ROM_END, SEABIOS, FirmwareMap
 from bhyveload.handoff.pvh.memory_map import map_fields
 from bhyveload.handoff.pvh.stub_code import STUB
 from bhyveload.vm.memory import GB, MB, PAGE_SIZE
@@ -43,11 +44,6 @@ _COPY = struct.Struct("<III")  # to, from (0: zeros), 32-bit words
 _FIX = struct.Struct("<IIQ")  # address, shift, base
 
 PREFERRED_BASE = 0x100000  # free in every guest that bhyveload loads: nothing lies between 0x6000 and the kernel
-BASEMEM_END = 0x9F000  # page of the extended BIOS data area
-ROM_END = 0x100000
-FIRMWARE_TOP = 1 * MB  # at the end of low memory; 0x3c000 was the most that was seen
-SCRATCH_BELOW_TOP = 16 * MB
-SCRATCH_SIZE = 2 * MB  # 0x121000 was the most that was seen
 _IDENTITY_LIMIT = 1 * GB
 
 PG_V, PG_PS = 0x1, 0x80
@@ -65,20 +61,21 @@ class Stub:
         self.image = image
 
 
-def build_stub(memory: GuestMemory, state: Mapping[str, Any]) -> Stub:
-    """The stub that starts the guest loaded in ``memory`` with vCPU 0 of ``state`` (a parsed state.json).
+def build_stub(memory: GuestMemory, state: Mapping[str, Any], firmware: FirmwareMap = SEABIOS) -> Stub:
+    """The stub that starts the guest loaded in ``memory`` with vCPU 0 of ``state`` (a parsed state.json), on a machine
+    whose firmware treats memory as ``firmware`` says.
 
     Raises HandoffError: a register that cannot be set, damaged metadata, guest data where the firmware keeps its own,
     no room for the stub, page tables that do not map the stub where it lies.
     """
     entry = entry_state(state)
-    _refuse_firmware_pages(memory)
+    _refuse_firmware_pages(memory, firmware)
     fields = map_fields(memory, entry)
-    copies = list(_low_copies(memory)) + list(_scratch_copies(memory))
+    copies = list(_low_copies(memory, firmware)) + list(_scratch_copies(memory, firmware))
     content = PAGE_SIZE * sum(words * 4 // PAGE_SIZE for _, data, words in copies if data)
     lists_size = (len(copies) + 1) * _COPY.size + (len(fields) + 1) * _FIX.size
     size = PAGE_SIZE + round_page(lists_size) + content
-    base = _free_region(memory, size)
+    base = _free_region(memory, size, firmware)
     if entry.long_mode and not _mapped_identically(memory, entry.cr3, base):
         raise HandoffError(f"the guest's page tables at {entry.cr3:#x} do not map {base:#x} to itself")
     return Stub(base, _assemble(base, entry, copies, fields, size))
@@ -132,35 +129,35 @@ def _tss_descriptor(tss: tuple[int, int] | None) -> int:
     return limit & 0xFFFF | (base & 0xFFFFFF) << 16 | 0x89 << 40 | (base >> 24) << 56
 
 
-def _refuse_firmware_pages(memory: GuestMemory) -> None:
+def _refuse_firmware_pages(memory: GuestMemory, firmware: FirmwareMap) -> None:
     """Guest data that the firmware would overwrite for good."""
     top = memory.low
-    if top <= ROM_END + FIRMWARE_TOP:
+    if top <= ROM_END + firmware.top:
         raise HandoffError(
             f"{top >> 10} KiB of memory are too few for QEMU's firmware", "load the VM again with -m 64M"
         )
-    for start, end in ((0, PAGE_SIZE), (BASEMEM_END, ROM_END), (top - FIRMWARE_TOP, top)):
+    for start, end in ((0, PAGE_SIZE), (firmware.base_end, ROM_END), (top - firmware.top, top)):
         for at, _ in _data_pages(memory, start, end):
             hint = f"load the VM again with more memory: -m {(top >> 20) + 16}M" if start >= ROM_END else ""
             raise HandoffError(f"guest data at {at:#x}: QEMU's firmware keeps its own data there", hint)
 
 
-def _low_copies(memory: GuestMemory) -> Iterator[tuple[int, bytes, int]]:
+def _low_copies(memory: GuestMemory, firmware: FirmwareMap) -> Iterator[tuple[int, bytes, int]]:
     """Base memory as the loader left it: its pages, and zeros where it wrote nothing."""
     at = PAGE_SIZE
-    for start, data in _data_pages(memory, PAGE_SIZE, BASEMEM_END):
+    for start, data in _data_pages(memory, PAGE_SIZE, firmware.base_end):
         if start > at:
             yield at, b"", (start - at) // 4
         yield start, data, len(data) // 4
         at = start + len(data)
-    if at < BASEMEM_END:
-        yield at, b"", (BASEMEM_END - at) // 4
+    if at < firmware.base_end:
+        yield at, b"", (firmware.base_end - at) // 4
 
 
-def _scratch_copies(memory: GuestMemory) -> Iterator[tuple[int, bytes, int]]:
-    end = memory.low - SCRATCH_BELOW_TOP
+def _scratch_copies(memory: GuestMemory, firmware: FirmwareMap) -> Iterator[tuple[int, bytes, int]]:
+    scratch, end = firmware.scratch(memory.low)
     if end > ROM_END:
-        for start, data in _data_pages(memory, max(end - SCRATCH_SIZE, ROM_END), end):
+        for start, data in _data_pages(memory, max(scratch, ROM_END), end):
             yield start, data, len(data) // 4
 
 
@@ -190,12 +187,12 @@ def _is_zero(memory: GuestMemory, start: int, size: int) -> bool:
     return True
 
 
-def _free_region(memory: GuestMemory, size: int) -> int:
+def _free_region(memory: GuestMemory, size: int, firmware: FirmwareMap) -> int:
     """Where the stub fits: 1 MiB, or the first gap that is neither the guest's nor the firmware's.
 
     Raises HandoffError when there is none.
     """
-    regions = list(_stub_regions(memory))
+    regions = list(_stub_regions(memory, firmware))
     if _is_zero(memory, PREFERRED_BASE, size) and PREFERRED_BASE + size <= regions[0][1]:
         return PREFERRED_BASE
     for start, end in regions:
@@ -213,17 +210,16 @@ def _free_region(memory: GuestMemory, size: int) -> int:
     )
 
 
-def _stub_regions(memory: GuestMemory) -> Iterator[tuple[int, int]]:
+def _stub_regions(memory: GuestMemory, firmware: FirmwareMap) -> Iterator[tuple[int, int]]:
     """What the firmware leaves alone, on both sides of its scratch memory, as far as bhyveload's page tables map it to
     itself."""
-    scratch_end = memory.low - SCRATCH_BELOW_TOP
-    scratch = scratch_end - SCRATCH_SIZE
-    firmware = min(memory.low - FIRMWARE_TOP, _IDENTITY_LIMIT)
+    scratch, scratch_end = firmware.scratch(memory.low)
+    end = min(memory.low - firmware.top, _IDENTITY_LIMIT)
     if scratch <= ROM_END:
-        yield ROM_END, firmware
+        yield ROM_END, end
         return
     yield ROM_END, min(scratch, _IDENTITY_LIMIT)
-    yield scratch_end, firmware
+    yield scratch_end, end
 
 
 def _mapped_identically(memory: GuestMemory, cr3: int, address: int) -> bool:

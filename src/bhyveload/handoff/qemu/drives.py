@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"}
 # Each disk has a slot on the PCI bus of its own while there are enough; beyond, eight functions share one.  SeaBIOS
-# takes 12 KiB for each at the top of low memory, where FirmwareMap.top is kept free of guest data.
+# takes 12 KiB for each at the top of low memory, where pvh/firmware.py has it kept free of guest data.
 _OWN_SLOTS = 16
 _FIRST_SHARED_SLOT = 8
 MAX_DISKS = 60
