@@ -122,6 +122,7 @@ def load(
     timeout: float | None = None,
     wired: bool = False,
     incore: bool = False,
+    kept: dict[str, Any] | None = None,
 ) -> LoadReport:
     """Load a guest into ``vm`` (fresh from VirtualMachine.create) and commit it.
 
@@ -131,6 +132,7 @@ def load(
     ``disks`` in loader order; ``environment`` as ``name=value`` in -e order, text as UTF-8; ``console`` None: no input,
     output dropped; ``compat``: "current" or "13.2", the version of FreeBSD's loader to behave as; ``wired`` locks guest
     memory while it is loaded, ``incore`` makes it part of core dumps (both are kept in state.json for bhyverun).
+    ``kept``: further members of state.json.
     ``sandbox``: how the child is confined before it reads a guest byte; True: with all that this host offers (look at
     Sandbox().missing, or demand it with Sandbox(required=True)); False: not at all.
 
@@ -170,7 +172,7 @@ def load(
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()
-    vm.commit([vcpu], report, {"flags": {"wired": wired, "incore": incore}})
+    vm.commit([vcpu], report, {**(kept or {}), "flags": {"wired": wired, "incore": incore}})
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": memory.low, "high": memory.high}})
 
 

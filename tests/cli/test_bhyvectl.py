@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.cli.bhyvectl import LONG_OPTIONS, RUNNING, USAGE, control, humanize
+from bhyveload.cli.bhyvectl import HELP, LONG_OPTIONS, RUNNING, control, humanize, usage
+from bhyveload.cli.listing import as_text
 from bhyveload.errors import UsageError, VmBusy, VmError, VmNotFound, VmNotLoaded
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
 from bhyveload.vm.store import VirtualMachine, list_machines
+from support.end_to_end import PROGRAMS
 
 MB, GB = 1 << 20, 1 << 30
 
@@ -106,7 +108,12 @@ def test_single_values_come_in_bhyvectls_order() -> None:
     assert output("--vm=guest") == ""
 
 
-@pytest.mark.parametrize("option", sorted(set(LONG_OPTIONS) - {"vm", "cpu", "list", "destroy", *RUNNING}))
+ACTIONS = {"destroy", "force-reset", "force-poweroff", "power-button", "console"}
+
+
+@pytest.mark.parametrize(
+    "option", sorted(set(LONG_OPTIONS) - {"vm", "cpu", "escape", "suspend", "list", *ACTIONS, *RUNNING})
+)
 def test_every_option_says_something(option: str) -> None:
     load("guest", MB)
     assert output("--vm=guest", f"--{option}")
@@ -119,14 +126,26 @@ def test_json(vmm_directory: Path) -> None:
 
 def test_list(vmm_directory: Path) -> None:
     assert output("--list") == ""
-    assert json.loads(output("--list", "--json")) == []
+    assert json.loads(output("--list", "--json")) == {"schema": 1, "machines": []}
     load("b", 4 * MB)
     load("damaged", 4 * MB)
     (vmm_directory / "damaged" / "state.json").write_text("{")
     (vmm_directory / "a\nforged").mkdir()
-    assert output("--list") == "a\\x0aforged\nb\ndamaged\n"
-    strange, loaded, damaged = json.loads(output("--list", "--json"))
-    assert loaded == {"name": "b", "loaded": True, "memory": {"low": 4 * MB, "high": 0}}
+    assert output("--list") == "a\nforged\nb\ndamaged\n"  # for programs: as it is
+    table = as_text(terminal=True).splitlines()
+    assert [line.split()[0] for line in table] == ["NAME", "a\\x0aforged", "b", "damaged"]
+    assert table[2].split()[1:] == ["loaded", "-", "-", "4M", "-", "-"]
+    strange, loaded, damaged = json.loads(output("--list", "--json"))["machines"]
+    assert loaded == {
+        "name": "b",
+        "state": "loaded",
+        "loaded": True,
+        "pid": None,
+        "since": None,
+        "memory": {"low": 4 * MB, "high": 0},
+        "disks": [],
+        "console": None,
+    }
     assert (strange["name"], strange["error"]) == ("a\nforged", "vm_create: Invalid argument")
     assert not damaged["loaded"] and "not JSON" in damaged["error"]
 
@@ -165,7 +184,7 @@ def test_what_only_a_running_vcpu_has(option: str) -> None:
     with pytest.raises(VmNotFound):
         output("--vm=guest", f"--{option}")
     load("guest", 4 * MB)
-    with pytest.raises(VmError, match="no vCPU is running between bhyveload and bhyverun") as caught:
+    with pytest.raises(VmError, match="the guest is not running") as caught:
         output("--vm=guest", f"--{option}", "--destroy")
     assert caught.value.exit_status == 1
     assert caught.value.hint
@@ -202,7 +221,6 @@ def test_humanize(size: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "error"),
     [
-        ([], 64, "no VM is named"),
         (["guest"], 64, "'guest' is not wanted here"),
         (["--vm"], 64, "option requires an argument -- vm"),
         (["--nonsense"], 64, "illegal option -- nonsense"),
@@ -210,6 +228,9 @@ def test_humanize(size: int, text: str) -> None:
         (["--vm=absent", "--get-all"], 66, "there is no VM 'absent'"),
         (["--vm=absent\x1b[2J\nforged"], 64, "vm_create: Invalid argument"),
         (["--vm=absent", "--destroy"], 66, "there is no VM 'absent'"),
+        (["--vm=absent", "--force-reset"], 66, "there is no VM 'absent'"),
+        (["--vm=x", "--force-reset", "--destroy"], 1, "mutually exclusive actions specified"),
+        (["--vm=x", "--get"], 64, "ambiguous option -- get"),
     ],
 )
 def test_one_line_and_the_right_status(words: list[str], status: int, error: str) -> None:
@@ -223,5 +244,37 @@ def test_one_line_and_the_right_status(words: list[str], status: int, error: str
 
 
 def test_help_and_version() -> None:
-    assert output("--help") == USAGE
+    assert output("--help") == HELP
     assert output("--version").startswith("bhyvectl (bhyveload) ")
+
+
+def test_a_bare_bhyvectl_lists_its_options() -> None:
+    """To standard error with status 1, one a line, as bhyvectl.c: vm-bhyve looks for words in it."""
+    done = subprocess.run([PROGRAMS / "bhyvectl"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert lines[0] == "Usage: bhyvectl --vm=<vmname>"
+    assert {
+        "       [--destroy]",
+        "       [--cpu=<vcpu_number>]",
+        "       [--force-poweroff]",
+        "       [--get-stats]",
+    } <= {*lines}
+    assert "--suspend" not in done.stderr
+    assert usage().count("\n") == len(lines)
+
+
+def test_options_may_be_cut_short() -> None:
+    load("guest", 4 * MB)
+    assert output("--vm", "guest", "--get-low") == output("--vm=guest", "--get-lowmem")
+
+
+def test_actions_on_a_guest_that_does_not_run() -> None:
+    """FreeBSD's succeed."""
+    load("guest", 4 * MB)
+    for action in ("--force-reset", "--force-poweroff", "--power-button"):
+        assert output("--vm=guest", action) == ""
+    with pytest.raises(VmError, match="is not running"):
+        output("--vm=guest", "--console")
+    with pytest.raises(VmError, match="cannot be saved"):
+        output("--vm=guest", "--suspend=file")

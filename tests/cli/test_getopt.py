@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.cli import bhyvedisk, bhyverun
+from bhyveload.cli import bhyvedisk
+from bhyveload.cli import bhyverun_options as bhyverun
 from bhyveload.cli.getopt import Options, getopt, timeout_of
 from bhyveload.errors import UsageError
 
@@ -51,7 +52,7 @@ def test_long_options() -> None:
         (["-C:"], "illegal option -- :"),
         (["-Cc"], "option requires an argument -- c"),
         (["--nothing"], "illegal option -- nothing"),
-        (["--mem", "1"], "illegal option -- mem"),
+        (["--memoryx", "1"], "illegal option -- memoryx"),
         (["--memory"], "option requires an argument -- memory"),
         (["--batch=1"], "option doesn't take an argument -- batch"),
         (["--=1"], "illegal option -- "),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from bhyveload.cli.getopt import getopt, number_of
-from bhyveload.cli.messages import escape, program_name, run
+from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.errors import UsageError, VmError
 from bhyveload.jsontext import dumps
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
-from bhyveload.vm.store import VirtualMachine, destroy_machine, list_machines
+from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from bhyveload.vm.registers import Registers
 
-USAGE = """\
+HELP = """\
 usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-highmem]
-                [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT] [--destroy]
+                [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT]
+                [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
+                [--power-button | --force-poweroff | --force-reset | --destroy]
+       bhyvectl --vm=NAME --console [--escape=KEY]
        bhyvectl --list [--json]
        bhyvectl --help | --version
 """
@@ -35,31 +38,36 @@ DESCRIPTORS = ("ds", "es", "fs", "gs", "ss", "cs", "tr", "ldtr", "gdtr", "idtr")
 # What vmm leaves in a vCPU's registers before anybody sets them (vmx_vcpu_init, svm_vcpu_init); the rest is zero.
 POWER_ON = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
 
-_VALUELESS = ("destroy", "get-all", "list", "json", "help", "version")
+_ACTIONS = ("destroy", "force-reset", "force-poweroff")
+_VALUELESS = (*_ACTIONS, "power-button", "get-all", "list", "json", "console", "help", "version")
 _MEMORY = ("get-lowmem", "get-highmem", "get-memseg", "get-memmap")
-# Of a vCPU that runs, or in vmm(4): a VM here has neither between its load and its run.
-RUNNING = ("force-poweroff", "force-reset", "get-active-cpus", "get-stats", "get-suspended-cpus")
+# Of a guest that runs.
+RUNNING = ("get-active-cpus", "get-cpu-topology", "get-stats", "get-suspended-cpus")
 LONG_OPTIONS = {
     "vm": "vm:",
     "cpu": "cpu:",
+    "escape": "escape:",
+    "suspend": "suspend:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
     **{name: name for name in RUNNING},
     **{f"get-{name}": f"get-{name}" for name in (*REGISTERS, *SELECTORS)},
     **{f"get-desc-{name}": f"get-desc-{name}" for name in DESCRIPTORS},
 }
+EXIT_USAGE = 1  # bhyvectl.c's
 
 
 def main() -> int:
     """The program.  Exit status: 0, or as errors.py says (1 no vCPU runs, 64 usage, 66 no such VM, ...)."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names as they are
     return run(program_name("bhyvectl"), lambda: control(sys.argv[1:], sys.stdout.write))
 
 
 def control(words: list[str], put: Callable[[str], object]) -> int:
-    """Do what the command line ``words`` say; output goes to ``put``.  Raises UsageError, VmError."""
+    """Do what the command line ``words`` say; output goes to ``put``.  Raises UsageError, VmError, HostError."""
     options, operands = getopt(words, "", LONG_OPTIONS)
     wanted = {name for name, _ in options}
     if "help" in wanted:
-        put(USAGE)
+        put(HELP)
         return 0
     if "version" in wanted:
         from bhyveload import __version__
@@ -70,34 +78,111 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
         raise UsageError(f"'{operands[0]}' is not wanted here", "name the VM with --vm=NAME; bhyvectl --help")
     arguments = {name: argument for name, argument in options if argument is not None}
     if "list" in wanted:
-        put(_list_json() if "json" in wanted else "".join(f"{escape(name)}\n" for name in list_machines()))
+        from bhyveload.cli.listing import as_json, as_text
+
+        put(as_json() if "json" in wanted else as_text())
         return 0
     name = arguments.get("vm")
     if name is None:
-        raise UsageError("no VM is named", "bhyvectl --vm=NAME, or --list to see all; bhyvectl --help")
+        sys.stderr.write(usage())
+        return EXIT_USAGE
     cpu = number_of(arguments.get("cpu", "0"), 0, 9999)
     if cpu is None:
         raise UsageError(f"Invalid vCPU number '{arguments['cpu']}'")
-    running = [option for option in RUNNING if option in wanted]
-    if running:
-        _refuse(name, running[0])
-    if wanted - {"vm", "cpu", "destroy"} or "destroy" not in wanted:
+    actions = [action for action in _ACTIONS if action in wanted]
+    if len(actions) > 1:
+        raise VmError("mutually exclusive actions specified", ", ".join(f"--{action}" for action in actions))
+    if "suspend" in wanted:
+        _refuse_to_suspend(name)
+    if "console" in wanted:
+        return _console(name, arguments.get("escape", "Ctrl-A"))
+    told = {option for option in RUNNING if option in wanted}
+    if told:
+        _tell_of_the_running(name, cpu, told, put)
+    shown = wanted - {"vm", "cpu", "escape", "power-button", *_ACTIONS, *RUNNING}
+    if shown or not (told or actions or "power-button" in wanted):
         _show(name, cpu, wanted, put)
-    if "destroy" in wanted:
-        destroy_machine(name)
+    if "power-button" in wanted:
+        _ask(name, "power-button")
+    for action in actions:
+        _act(name, action)
     return 0
 
 
-def _refuse(name: str, option: str) -> NoReturn:
-    """Raises VmError: what only a running vCPU has; VmNotFound and the others of VirtualMachine.open."""
+def usage() -> str:
+    """As bhyvectl.c prints it: one line an option."""
+    lines = [f"Usage: {program_name('bhyvectl')} --vm=<vmname>\n"]
+    described = {"cpu": "vcpu_number", "escape": "key"}
+    for name, yielded in LONG_OPTIONS.items():
+        if name not in ("vm", "suspend"):  # snapshots of a running VM are in none of FreeBSD's releases
+            lines.append(f"       [--{name}{f'=<{described[name]}>' if yielded.endswith(':') else ''}]\n")
+    return "".join(lines)
+
+
+def _refuse_to_suspend(name: str) -> NoReturn:
     VirtualMachine.open(name, lock=False).close()
-    hint = "end bhyverun to stop the guest" if option.startswith("force-") else "--get-all shows what was loaded"
-    raise VmError(f"VM '{name}': --{option}: no vCPU is running between bhyveload and bhyverun", hint)
+    raise VmError(f"VM '{name}': --suspend: a running VM cannot be saved here, nor by FreeBSD's releases")
+
+
+def _act(name: str, action: str) -> None:
+    """End a guest: as FreeBSD's bhyvectl(8), without an error where none runs."""
+    from bhyveload.running.machines import destroy
+
+    if action == "destroy":
+        destroy(name)
+    else:
+        _ask(name, "power-off" if action == "force-poweroff" else "reset")
+
+
+def _ask(name: str, command: str) -> None:
+    from bhyveload.running.machines import running
+
+    runner = running(name)
+    if runner is not None:
+        with runner:
+            runner.ask(command)
+
+
+def _console(name: str, key: str) -> int:
+    from bhyveload.running.attach import attach
+    from bhyveload.running.machines import running
+    from bhyveload.running.runner import parse_key
+
+    escape_key = parse_key(key)
+    if not escape_key and key != "none":
+        raise UsageError(f"--escape {key}: must be a key, as Ctrl-A, ^] or ~, or none")
+    runner = running(name)
+    if runner is None:
+        raise VmError(f"VM '{name}' is not running", f"bhyverun {name}")
+    with runner:
+        attach(runner, escape_key, lambda text: warn(program_name("bhyvectl"), f"{name}: {text}"))
+    return 0
+
+
+def _tell_of_the_running(name: str, cpu: int, told: set[str], put: Callable[[str], object]) -> None:
+    """Raises VmError: nobody runs it."""
+    from bhyveload.running.machines import running
+    from bhyveload.running.statistics import lines
+
+    runner = running(name)
+    if runner is None:
+        raise VmError(f"VM '{name}': --{sorted(told)[0]}: the guest is not running", f"bhyverun {name}")
+    with runner:
+        cpus = runner.ask("info").get("cpus")
+        count = cpus if isinstance(cpus, int) and 0 < cpus < 1 << 16 else 1
+        if "get-cpu-topology" in told:
+            put(f"cpu_topology:\tsockets={count}, cores=1, threads=1, maxcpus={count}\n")
+        if "get-active-cpus" in told:
+            put("active cpus:\t" + ",".join(f" {number}" for number in range(count)) + "\n")
+        if "get-suspended-cpus" in told:
+            put("suspended cpus:\t (none)\n")
+        if "get-stats" in told:
+            put("".join(lines(runner.ask("stats"), cpu)))
 
 
 def _show(name: str, cpu: int, wanted: set[str], put: Callable[[str], object]) -> None:
     """Print what was asked for.  Without a lock: bhyvectl works beside a running VM."""
-    asked = wanted - {"vm", "cpu", "destroy"}
+    asked = wanted - {"vm", "cpu", "escape", *_ACTIONS}
     with VirtualMachine.open(name, lock=False, require_loaded=bool(asked)) as vm:
         if not asked:
             return
@@ -160,20 +245,6 @@ def humanize(size: int) -> str:
         size, remainder = divmod(size, 1024)
         unit, prefixes = prefixes[0], prefixes[1:]
     return f"{size + (remainder >= 512)}{unit}B"
-
-
-def _list_json() -> str:
-    machines: list[dict[str, object]] = []
-    for name in list_machines():
-        entry: dict[str, object] = {"name": name, "loaded": False, "memory": None}
-        try:
-            with VirtualMachine.open(name, lock=False) as vm:
-                if vm.state is not None:
-                    entry.update(loaded=True, memory=vm.state["memory"])
-        except VmError as error:
-            entry["error"] = error.message
-        machines.append(entry)
-    return dumps(machines, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
 class Request:
     """The command line, as far as it has been acted on."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
         self.memory = DEFAULT_MEMORY
         self.files: list[tuple[RawImage, NamedDisk]] = []
         self.looks = False  # nothing is kept: the disks are opened for reading
@@ -167,7 +168,7 @@ def _statuses(program: str) -> int:
 
 
 def _main(program: str, words: list[str]) -> int:
-    request = Request()
+    request = Request(words)
     request.looks = _only_looks(words)
     options = Options(words, SHORT_OPTIONS, LONG_OPTIONS)
     try:
@@ -385,11 +386,20 @@ def _load(program: str, request: Request, name: str) -> int:
             timeout=request.timeout,
             wired=request.wired,
             incore=request.incore,
+            kept={"load": {"command": request.words, "folder": _folder()}},
         )
     for note in report.notes:
         warn(program, note)
     _print_report(request, report)
     return 0
+
+
+def _folder() -> str:
+    """Where relative paths of the command line lead to; "" where that is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _machine(request: Request, name: str) -> Machine:

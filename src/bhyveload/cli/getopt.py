@@ -19,9 +19,9 @@ class Options:
     """Iterates over (option, argument or None); afterwards ``operands`` are the words behind the options.
 
     ``words``: the command line without the program's name.  ``short``: getopt(3)'s string, "CSd:".
-    ``long``: a long option's exact name -> what is yielded for it, with ":" behind it when an argument follows
-    (``{"memory": "m:", "batch": "batch"}``): a synonym yields its letter.  Long options' arguments are the next word or
-    stand behind "=".
+    ``long``: a long option's name, of which a unique beginning will do -> what is yielded for it, with ":" behind it
+    when an argument follows (``{"memory": "m:", "batch": "batch"}``): a synonym yields its letter.  Long options'
+    arguments are the next word or stand behind "=".
 
     Iterating raises UsageError in getopt's words: illegal option, missing argument, argument that is not wanted.
     """
@@ -57,14 +57,19 @@ class Options:
 
     def _long_option(self, text: str) -> tuple[str, str | None]:
         name, equals, argument = text.partition("=")
-        option = self._long.get(name)
-        if option is None:
-            raise UsageError(f"illegal option -- {name}")
+        option = self._long.get(name) or self._abbreviated(name)
         if not option.endswith(":"):
             if equals:
                 raise UsageError(f"option doesn't take an argument -- {name}")
             return option, None
         return option[:-1], argument if equals else self._next_word(name)
+
+    def _abbreviated(self, name: str) -> str:
+        """What the only long option that begins with ``name`` yields, as getopt_long(3) has it.  Raises UsageError."""
+        found = {yielded for word, yielded in self._long.items() if word.startswith(name)} if name else set()
+        if len(found) != 1:
+            raise UsageError(f"{'ambiguous' if found else 'illegal'} option -- {name}")
+        return found.pop()
 
     def _next_word(self, option: str) -> str:
         if not self.operands:

@@ -50,6 +50,10 @@ class Session(Protocol):
         """The guest's console."""
         ...
 
+    def on_running(self, call: Callable[[], None] | None) -> None:
+        """Have ``call`` called once the guest runs.  Before ``wait``."""
+        ...
+
     def wait(self, timeout: float | None = None) -> RunResult:
         """Until the guest ends, at most ``timeout`` seconds from its start.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _STEP = 4096  # PIPE_BUF: a pipe that poll(2) calls writable takes that much without waiting
 _HELD = 1 << 16  # bytes for a slow listener before the guest has to wait, or the listener is dropped
 _TYPED = 1 << 12
+_RECENT = 1 << 13  # bytes for who comes later
 _WAIT_AGAIN = (errno.EAGAIN, errno.EINTR)
 
 
@@ -121,7 +122,8 @@ class Console:
 
     def __init__(self, loop: Loop, guest: socket.socket) -> None:
         guest.setblocking(False)
-        self._loop = loop
+        self.loop = loop
+        self._recent = bytearray()
         self._guest = guest
         self._ports: list[Port] = []
         self._typed = bytearray()
@@ -136,20 +138,26 @@ class Console:
         patient: bool = False,
         escape: Escape | None = None,
         released: Callable[[], None] | None = None,
+        recent: bool = False,
     ) -> Port:
-        """Another listener on ``out_fd``, typing on ``in_fd`` (-1: it does not).  ``released`` is called when it has
-        gone, to close the descriptors; without it they stay the caller's, and the port stays."""
+        """Another listener on ``out_fd``, typing on ``in_fd`` (-1: it does not).
+
+        ``released`` is called when it has gone, to close the descriptors; without it they stay the caller's, and the
+        port stays.  ``recent``: it gets what the guest said last, too.
+        """
         port = Port(self, in_fd, out_fd, patient, escape, released)
         self._ports.append(port)
+        if recent:
+            port.pending += self._recent
         self.rewatch(port)
         return port
 
     def detach(self, port: Port) -> None:
         if port in self._ports:
             self._ports.remove(port)
-            self._loop.forget(port.out_fd)
+            self.loop.forget(port.out_fd)
             if port.in_fd >= 0:
-                self._loop.forget(port.in_fd)
+                self.loop.forget(port.in_fd)
             if port.released is not None:
                 port.released()
             self._watch_guest()
@@ -166,7 +174,7 @@ class Console:
         if port.released is not None:
             self.detach(port)
             return
-        self._loop.forget(port.in_fd)
+        self.loop.forget(port.in_fd)
         port.in_fd = -1
         self.rewatch(port)
 
@@ -179,13 +187,13 @@ class Console:
     def flush(self, limit: Callable[[], bool]) -> None:
         """After the guest's end: what it said is still given to the patient ones.  ``limit``: whether time is up."""
         while any(port.pending and port.patient for port in self._ports) and not limit():
-            self._loop.turn(0.1)
+            self.loop.turn(0.1)
 
     def close(self) -> None:
         """Release everybody."""
         for port in list(self._ports):
             self.detach(port)
-        self._loop.forget(self._guest.fileno())
+        self.loop.forget(self._guest.fileno())
         self._guest.close()
         self.ended = True
 
@@ -195,18 +203,18 @@ class Console:
         reader = port.can_read if port.in_fd >= 0 and len(self._typed) < _TYPED else None
         writer = port.can_write if port.pending else None
         if port.in_fd == port.out_fd:
-            self._loop.watch(port.out_fd, reader, writer)
+            self.loop.watch(port.out_fd, reader, writer)
         else:
-            self._loop.watch(port.out_fd, None, writer)
+            self.loop.watch(port.out_fd, None, writer)
             if port.in_fd >= 0:
-                self._loop.watch(port.in_fd, reader, None)
+                self.loop.watch(port.in_fd, reader, None)
         self._watch_guest()
 
     def _watch_guest(self) -> None:
         if self.ended:
             return
         full = any(port.patient and len(port.pending) > _HELD for port in self._ports)
-        self._loop.watch(
+        self.loop.watch(
             self._guest.fileno(), None if full else self._guest_says, self._guest_hears if self._typed else None
         )
 
@@ -219,8 +227,10 @@ class Console:
             data = b""
         if not data:
             self.ended = True
-            self._loop.forget(self._guest.fileno())
+            self.loop.forget(self._guest.fileno())
             return
+        self._recent += data
+        del self._recent[:-_RECENT]
         for port in list(self._ports):
             port.give(data)
 

@@ -16,10 +16,11 @@ _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 class Loop:
     """``watch`` descriptors, then let it ``turn``.  Callbacks may watch and forget any of them."""
 
-    __slots__ = ("_callbacks", "_poll")
+    __slots__ = ("_callbacks", "_poll", "each_turn")
 
     def __init__(self) -> None:
         self._poll = select.poll()
+        self.each_turn: list[Callback] = []  # called once a turn, whatever happens
         self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
 
     def watch(self, fd: int, on_read: Callback | None = None, on_write: Callback | None = None) -> None:
@@ -41,6 +42,8 @@ class Loop:
 
     def turn(self, seconds: float) -> None:
         """Wait ``seconds`` at most for something to happen, and call for everything that has."""
+        for call in list(self.each_turn):
+            call()
         for fd, events in self._poll.poll(max(0.0, seconds) * 1000):
             on_read, on_write = self._callbacks.get(fd, (None, None))
             if on_read is not None and events & _READABLE:

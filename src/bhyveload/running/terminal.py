@@ -12,7 +12,7 @@ from bhyveload.handoff.console import own_description
 
 if TYPE_CHECKING:
     from bhyveload.handoff.backend import Session
-    from bhyveload.handoff.console import Escape, Port
+    from bhyveload.handoff.console import Console, Escape, Port
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _SLAVE_ONLY = -1
@@ -27,9 +27,8 @@ class Terminal:
         self._modes: list[tuple[int, list[Any]]] = []
         self._flags: list[tuple[int, int]] = []
         self._opened: list[int] = []
-        self._session: Session | None = None
+        self._console: Console | None = None
         self._port: Port | None = None
-        self._escape: Escape | None = None
 
     def __enter__(self) -> Terminal:
         for fd in (self._in, self._out):
@@ -43,19 +42,34 @@ class Terminal:
 
     def attach(self, session: Session, escape: Escape | None) -> None:
         """Make it the console of ``session``, with ``escape`` in front of commands for the run itself."""
-        self._session, self._escape = session, escape
+        self.listen(session.console, escape)
+
+    def listen(self, console: Console, escape: Escape | None) -> None:
+        """Put it on ``console``."""
+        self._console = console
         if self._modes:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal with tostop: what the guest says may be shown
         self._raw()
         in_fd = self._in if self._may_read() else _SLAVE_ONLY
-        self._port = session.console.attach(in_fd, self._own(self._out), patient=True, escape=escape)
+        if in_fd < 0:
+            console.loop.each_turn.append(self._look)
+        self._port = console.attach(in_fd, self._own(self._out), patient=True, escape=escape)
 
     def resume(self) -> None:
         """The job goes on, perhaps in the foreground."""
         self._raw()
-        if self._port is not None and self._session is not None and self._port.in_fd < 0 and self._may_read():
+        self._read_if_allowed()
+
+    def _look(self) -> None:
+        """A shell's fg makes no signal when the job was running."""
+        if self._may_read() and self._console is not None:
+            self._console.loop.each_turn.remove(self._look)
+            self.resume()
+
+    def _read_if_allowed(self) -> None:
+        if self._port is not None and self._console is not None and self._port.in_fd < 0 and self._may_read():
             self._port.in_fd = self._in
-            self._session.console.rewatch(self._port)
+            self._console.rewatch(self._port)
 
     def __exit__(self, *_: object) -> None:
         for fd, flags in self._flags:

@@ -288,7 +288,7 @@ class VirtualMachine:
     def destroy(self) -> None:
         """Remove the VM.  Raises VmStorageError (somebody put files of his own there)."""
         try:
-            for name in ("state.json", "state.json.new", "memory", "memory.new"):
+            for name in ("state.json", "state.json.new", "memory", "memory.new", "control"):
                 self._unlink(name)
             self._remove_directory()
         except OSError as error:

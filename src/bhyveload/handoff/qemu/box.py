@@ -112,6 +112,9 @@ class Box:
         self._seccomp = sandbox.seccomp
         self.missing = sandbox.missing
         self.identity = sandbox.identity
+        folders = list(folders)
+        if folders and user is None and self._abi:
+            self.identity = None  # root's folders are often root's alone; Landlock leaves it those and nothing else
         if self.identity is not None and kvm and not self._reaches_kvm():
             self.identity = None
             self.missing += (f"{_KVM} is root's alone: QEMU stays root, without its capabilities",)

@@ -19,6 +19,11 @@ from bhyveload.image.qcow2_format import (
     QCOW_MAGIC,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bhyveload.handoff.disks import Disk
+
+_FORMAT_NAMES = {"vhd": "vpc"}  # as QEMU's programs write them into an image
 _CLUSTER_BITS = 16
 _CLUSTER = 1 << _CLUSTER_BITS
 _HEADER_LENGTH = 104
@@ -56,6 +61,51 @@ def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "
         os.pwrite(fd, struct.pack(">H", 1) * clusters, 2 * _CLUSTER)
     except OSError as error:
         raise HandoffError(f"an overlay for the guest's disk: {error.strerror}") from None
+
+
+def put_on_top(disk: Disk) -> Disk:
+    """``disk`` with ``disk.overlay``, which is made if it is not there.  The disk is as disks.unpacked() leaves it.
+
+    Raises HandoffError: another disk's overlay, or no overlay at all; no room; ImageError.
+    """
+    path = os.path.abspath(disk.overlay)
+    below = os.path.abspath(disk.path)
+    if os.path.exists(path):
+        _check_overlay(path, below, disk)
+        return disk.changed(overlay=path, snapshot=False)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise HandoffError(f"--overlay {disk.overlay}: {error.strerror}") from None
+    try:
+        write_overlay(fd, disk.size, below, _FORMAT_NAMES.get(disk.format, disk.format))
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return disk.changed(overlay=path, snapshot=False)
+
+
+def _check_overlay(path: str, below: str, disk: Disk) -> None:
+    """Whether the file at ``path`` stands on this disk.  Our own confined reader looks at it."""
+    from bhyveload.image.disk import ImageDisk
+    from bhyveload.image.open import open_disk
+
+    top = open_disk(path, read_only=True, format="qcow2", allow_backing=True)
+    try:
+        backing = top.backing[0][0] if isinstance(top, ImageDisk) and top.backing else ""
+        if not backing or not os.path.samefile(backing, below):
+            raise HandoffError(
+                f"--overlay {disk.overlay}: stands on {backing or 'nothing'}, not on {disk.name}", "name another file"
+            )
+        if top.size != (disk.size + _SECTOR - 1) & -_SECTOR:
+            raise HandoffError(
+                f"--overlay {disk.overlay}: is for a disk of {top.size} bytes, {disk.name} has {disk.size}",
+                "a disk must not change its size below an overlay",
+            )
+    finally:
+        top.close()
 
 
 def temporary_overlay(size: int) -> int:

@@ -112,7 +112,8 @@ def run_options(
     if accel == "auto":
         accel = choose_accelerator()
     given = disks_of(state) if disks is None else disks
-    return Options([unpacked(disk, progress) for disk in given], accel, cpus, net, extra, **more)
+    ready = [disk if disk.overlay else unpacked(disk, progress) for disk in given]
+    return Options(ready, accel, cpus, net, extra, **more)
 
 
 def choose_accelerator() -> str:
@@ -161,6 +162,7 @@ class QemuSession:
         self._halted_at: list[tuple[str, ...]] | None = None
         self._hold, self._pins = options.hold, options.pins
         self._running = False
+        self._when_running: list[Callable[[], None]] = []
         self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
         self._begin = time.monotonic()
         self.loop = Loop()
@@ -249,6 +251,11 @@ class QemuSession:
             self.loop.turn((next_poll if deadline is None else min(next_poll, deadline)) - now)
         return self._result()
 
+    def on_running(self, call: Callable[[], None] | None) -> None:
+        """Have ``call`` called once the guest runs.  Before ``wait``."""
+        if call is not None:
+            self._when_running.append(call)
+
     def _hear_qmp(self) -> None:
         for message in self._qmp.receive():
             self._message(message)
@@ -276,6 +283,10 @@ class QemuSession:
                 self._qmp.send("query-cpus-fast")
             else:
                 self._ready()
+        elif message.get("id") == "cont":
+            for call in self._when_running:
+                call()
+            self._when_running.clear()
         elif message.get("id") == "query-cpus-fast":
             self._pin(message.get("return"))
             self._ready()

@@ -1,0 +1,234 @@
+"""bhyverun's command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bhyveload.cli.getopt import Options as Getopt
+from bhyveload.cli.getopt import number_of, timeout_of
+from bhyveload.errors import UsageError
+from bhyveload.handoff.network import Network, parse_network
+from bhyveload.handoff.qemu.command import MAX_CPUS
+from bhyveload.running.consoles import STDIO, check_console
+from bhyveload.running.runner import parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+USAGE = """\
+usage: bhyverun [options] NAME [-- QEMU-ARGUMENT...]
+       bhyverun --help | --version
+"""
+HELP = (
+    USAGE
+    + """
+Run the guest that bhyveload(8) has loaded into the VM NAME under QEMU.  The console is the terminal:
+Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there is.
+
+  --accel auto|kvm|tcg  auto takes KVM where a short test shows that it runs kernels, else QEMU's translator
+  -c, --cpus N          processors (1)
+
+  -d, --disk PATH       a disk; repeat for more.  Default: the disks that bhyveload was given.  Behind PATH:
+                        ,format=raw|qcow2|...  ,backing (follow the names of backing files in it)  ,ro
+      --add-disk PATH   one more disk, behind those
+      --allow-backing   as ,backing behind the only disk
+      --no-disk         no disk at all
+      --overlay FILE    what the guest writes to its disk goes into FILE, a qcow2 image, made if it is not there;
+                        repeat for the next disks
+      --snapshot        what the guest writes to its disks is dropped at the end of the run
+
+      --net NETWORK     none (default), user[,host][,hostfwd=tcp:127.0.0.1:2222-:22]..., or tap,INTERFACE;
+                        user alone reaches nothing behind its gateway, host opens it; also mac=, model=
+      --ssh PORT        user network; PORT of the host's loopback leads to the guest's sshd
+      --share DIR       a folder for the guest (9p); behind DIR: ,tag=NAME ,ro
+
+      --console WHERE   stdio (default), pty, unix:PATH, tcp:[HOST:]PORT, a device or file, none;
+                        bhyvectl --vm=NAME --console reaches it as well
+      --log FILE        append the console's output to FILE
+      --escape KEY      the key in front of commands for the run (Ctrl-A), or none
+      --daemon          run in the background, console none; return when the guest runs
+      --pid-file FILE   write the process id there
+      --restart         when the guest reboots, load it again as it was loaded and run it
+      --timeout SECONDS end the run after that time with exit status 124
+
+      --user NAME       as root: whom QEMU runs as (nobody)
+      --no-sandbox      do not confine QEMU; needed for QEMU-ARGUMENTs that name files
+      --dry-run         print the QEMU command and do nothing
+      --stub FILE       keep the start-up stub in FILE (with --dry-run: the printed command then runs)
+      --export FILE     write the whole VM as one PVH image and print the command that runs it
+      --vm NAME         NAME, for one that begins with '-'
+  QEMU-ARGUMENT...      handed to QEMU as they are
+
+Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 124 out of time, 130 interrupted.
+"""
+)
+ACCELERATORS = ("auto", "kvm", "tcg")
+_FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox", "restart", "snapshot", "version")
+_WITH_ARGUMENT = (
+    *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
+    *("timeout", "user", "vm"),
+)
+SHORT_OPTIONS = "c:d:"
+LONG_OPTIONS = {
+    "cpus": "c:",
+    "disk": "d:",
+    **{name: name for name in _FLAGS},
+    **{name: f"{name}:" for name in _WITH_ARGUMENT},
+}
+_TAG_LIMIT = 31  # QEMU's
+
+
+class Arguments:
+    """The command line.  ``disks`` as the user names them; None for those that bhyveload was given."""
+
+    def __init__(self) -> None:
+        self.accel = "auto"
+        self.cpus = 1
+        self.disks: list[str] | None = None
+        self.added: list[str] = []
+        self.allow_backing = self.snapshot = False
+        self.overlays: list[str] = []
+        self.net = Network()
+        self.shares: list[tuple[str, str, bool]] = []
+        self.user: str | None = None
+        self.confined = True
+        self.console = ""
+        self.log = self.pid_file = ""
+        self.escape = b"\1"
+        self.daemon = self.restart = False
+        self.timeout: float | None = None
+        self.dry_run = False
+        self.stub = self.export = ""
+        self.show = ""
+        self.name = ""
+        self.extra: list[str] = []
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """The command line ``words``.  Raises UsageError."""
+    arguments = Arguments()
+    words = list(words)
+    if "--" in words:
+        at = words.index("--")
+        words, arguments.extra = words[:at], words[at + 1 :]
+    operands: list[str] = []
+    no_disk, ssh, net = False, "", ""
+    for option, value in _options_around_operands(words, operands):
+        if option in ("help", "version"):
+            arguments.show = option
+            return arguments
+        if option == "no-disk":
+            no_disk = True
+        elif option == "ssh":
+            ssh = value
+        elif option == "net":
+            net = value
+        elif option == "vm":
+            operands.append(value)
+        else:
+            _act(arguments, option, value)
+    arguments.net = parse_network(net) if net else Network()
+    if ssh:
+        arguments.net = arguments.net.with_ssh(ssh)
+    if not operands and arguments.extra:  # a name that begins with "-"
+        operands.append(arguments.extra.pop(0))
+        if arguments.extra[:1] == ["--"]:
+            del arguments.extra[0]
+    if len(operands) != 1:
+        what = "name the VM" if not operands else f"one VM, not {len(operands)}"
+        raise UsageError(what, "bhyverun --help; arguments for QEMU stand behind --")
+    arguments.name = operands[0]
+    _check(arguments, no_disk)
+    return arguments
+
+
+def _act(arguments: Arguments, option: str, value: str) -> None:
+    match option:
+        case "accel":
+            arguments.accel = _one_of("accel", value, ACCELERATORS)
+        case "c":
+            arguments.cpus = _cpus(value)
+        case "d":
+            arguments.disks = [*(arguments.disks or ()), value]
+        case "add-disk":
+            arguments.added.append(value)
+        case "overlay":
+            arguments.overlays.append(value)
+        case "share":
+            arguments.shares.append(_share(value, len(arguments.shares)))
+        case "console":
+            arguments.console = check_console(value)
+        case "escape":
+            arguments.escape = _escape(value)
+        case "timeout":
+            arguments.timeout = timeout_of(value)
+        case "no-sandbox":
+            arguments.confined = False
+        case "export" | "log" | "pid-file" | "stub" | "user":
+            setattr(arguments, option.replace("-", "_"), value)
+        case _:
+            setattr(arguments, option.replace("-", "_"), True)
+
+
+def _check(arguments: Arguments, no_disk: bool) -> None:
+    """What does not go together.  Raises UsageError."""
+    if no_disk and arguments.disks is not None:
+        raise UsageError("--no-disk and --disk exclude each other")
+    if no_disk:
+        arguments.disks = []
+    if arguments.allow_backing and len(arguments.disks or ()) > 1:
+        raise UsageError("--allow-backing is for a single disk", "say it of the disk that needs it: -d PATH,backing")
+    if arguments.snapshot and arguments.overlays:
+        raise UsageError("--snapshot and --overlay exclude each other")
+    if "-snapshot" in arguments.extra or "--snapshot" in arguments.extra:
+        raise UsageError("QEMU's -snapshot has no effect on these disks", "bhyverun --snapshot NAME, without the --")
+    if arguments.daemon and arguments.console == STDIO:
+        raise UsageError("--daemon has no terminal", "bhyvectl --vm=NAME --console reaches the guest's console")
+    arguments.console = arguments.console or ("none" if arguments.daemon else STDIO)
+
+
+def _options_around_operands(words: list[str], operands: list[str]) -> Iterator[tuple[str, str]]:
+    """The options in ``words``, also those behind the VM's name; what is no option is added to ``operands``."""
+    while words:
+        options = Getopt(words, SHORT_OPTIONS, LONG_OPTIONS)
+        for option, value in options:
+            yield option, value or ""
+        operands += options.operands[:1]
+        words = options.operands[1:]
+
+
+def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise UsageError(f"--{option} {value}: must be one of {', '.join(choices)}")
+    return value
+
+
+def _cpus(value: str) -> int:
+    number = number_of(value, 1, MAX_CPUS)
+    if number is None:
+        raise UsageError(f"--cpus {value}: must be a number from 1 to {MAX_CPUS}")
+    return number
+
+
+def _escape(value: str) -> bytes:
+    key = parse_key(value)
+    if not key and value != "none":
+        raise UsageError(f"--escape {value}: must be a key, as Ctrl-A, ^] or ~, or none")
+    return key
+
+
+def _share(value: str, number: int) -> tuple[str, str, bool]:
+    """(folder, tag, read-only)."""
+    path, tag, read_only = value, f"share{number}" if number else "share", False
+    while True:
+        front, comma, word = path.rpartition(",")
+        if comma and word == "ro":
+            read_only = True
+        elif comma and word.startswith("tag="):
+            tag = word[len("tag=") :]
+        else:
+            break
+        path = front
+    if not 0 < len(tag.encode()) <= _TAG_LIMIT or not tag.isprintable():
+        raise UsageError(f"--share {value}: a tag has 1 to {_TAG_LIMIT} characters")
+    return path, tag, read_only

@@ -1,0 +1,459 @@
+"""A guest that runs, managed by its name: bhyvectl beside bhyverun, consoles, overlays, the background."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.build import parse_report
+from support.end_to_end import MIB, PROGRAMS, load, needs_gcc, needs_qemu, program, run_guest
+
+pytestmark = [needs_qemu, needs_gcc]
+LIMIT = 30.0
+
+
+@pytest.fixture
+def disk(tmp_path: Path, probe_disk: Path) -> Path:
+    """A copy that may be written to."""
+    path = tmp_path / "disk.img"
+    shutil.copy(probe_disk, path)
+    return path
+
+
+@pytest.fixture
+def spinning(disk: Path) -> Path:
+    """The VM "vm", whose guest does not end by itself."""
+    load("-d", disk, "-m", "64M", "-e", "probe.end=spin")
+    return disk
+
+
+def vm_folder(name: str = "vm") -> Path:
+    return Path(os.environ["BHYVE_VMM_DIR"]) / name
+
+
+def until(found: Callable[[], object], what: str = "") -> None:
+    end = time.monotonic() + LIMIT
+    while not found():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(*words: str | Path, name: str = "vm") -> Iterator[subprocess.Popen[bytes]]:
+    """bhyverun at work, its guest having said all that it says."""
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "--timeout", "60", *map(str, words), name]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            while b"probe=end" not in (line := process.stdout.readline()):
+                assert line, process.stderr.read() if process.stderr else b""
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGQUIT)
+            process.wait(20)
+
+
+def machines() -> dict[str, dict[str, object]]:
+    return {entry["name"]: entry for entry in program("bhyvectl", "--list", "--json", check=0).json["machines"]}
+
+
+def is_running(name: str = "vm") -> bool:
+    return machines()[name]["state"] == "running"
+
+
+@pytest.mark.parametrize(("action", "status"), [("--destroy", 4), ("--force-poweroff", 1), ("--force-reset", 0)])
+def test_a_running_guest_is_ended_by_its_name(spinning: Path, action: str, status: int) -> None:
+    with running() as process:
+        assert (vm_folder() / "control").stat().st_mode & 0o777 == 0o600
+        program("bhyvectl", "--vm=vm", action, check=0)
+        assert process.wait(10) == status
+    if action == "--destroy":
+        assert not vm_folder().exists()
+    else:
+        assert machines()["vm"]["state"] == "loaded"
+        assert not (vm_folder() / "control").exists()
+        load("-d", spinning, "-m", "64M")  # the next round finds disk and VM free
+        assert run_guest()["probe"] == "end"
+
+
+def test_the_list_says_what_runs(spinning: Path) -> None:
+    before = int(time.time())
+    assert machines()["vm"]["state"] == "loaded"
+    with running("--cpus", "2", "--console", "stdio") as process:
+        entry = machines()["vm"]
+        assert (entry["state"], entry["pid"], entry["console"]) == ("running", process.pid, "stdio")
+        assert before <= int(str(entry["since"])) <= time.time()
+        assert entry["disks"] == [{"path": str(spinning), "read_only": False}]
+        assert entry["memory"] == {"low": 64 * MIB, "high": 0}
+        stats = program("bhyvectl", "--vm=vm", "--get-stats", check=0).out.decode().splitlines()
+        assert stats[0] == "vcpu0 stats:"
+        assert int(next(line for line in stats if line.startswith("Resident memory")).split()[-1]) > MIB
+        assert stats[1][40] == "\t"
+        assert program("bhyvectl", "--vm=vm", "--get-active-cpus", check=0).out == b"active cpus:\t 0, 1\n"
+        assert program("bhyvectl", "--vm=vm", "--get-suspended-cpus", check=0).out == b"suspended cpus:\t (none)\n"
+        assert b"rip[0]" in program("bhyvectl", "--vm=vm", "--get-all", check=0).out
+        done = program("bhyverun", "vm", check=4)
+        assert f"in use by process {process.pid}" in done.messages
+
+
+def test_a_stale_socket_is_nobody(spinning: Path) -> None:
+    """The runner was killed: QEMU goes with it, and what it left behind is in nobody's way."""
+    with running() as process:
+        (qemu,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+        process.wait()
+        until(lambda: not Path(f"/proc/{qemu}").exists(), "QEMU lives on")
+    assert (vm_folder() / "control").exists()
+    assert machines()["vm"]["state"] == "loaded"
+    with running() as process:
+        assert is_running()
+        program("bhyvectl", "--vm=vm", "--destroy", check=0)
+        assert process.wait(10) == 4
+    with running_again(spinning):
+        pass
+
+
+@contextlib.contextmanager
+def running_again(disk: Path) -> Iterator[None]:
+    load("-d", disk, "-m", "64M")
+    assert run_guest()["probe"] == "end"
+    yield
+
+
+def test_a_runner_that_hangs_is_no_obstacle(spinning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as process:
+        process.send_signal(signal.SIGSTOP)
+        program("bhyvectl", "--vm=vm", "--destroy", check=0, timeout=60)
+        assert process.wait(10) == -signal.SIGKILL
+    assert not vm_folder().exists()
+
+
+def test_what_is_no_command_is_refused(spinning: Path) -> None:
+    with running():
+        for line in (b"nonsense\n", b'{"command": "no"}\n', b"[]\n", b"[" * 3000 + b"\n"):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(5)
+                client.connect(str(vm_folder() / "control"))
+                client.sendall(line)
+                assert json.loads(client.recv(1000)) == {"ok": False, "error": "not a command"}
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(vm_folder() / "control"))
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"x" * 100000)
+                assert client.recv(10) == b""
+        assert is_running()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_other_users_are_sent_away(spinning: Path) -> None:
+    with running():
+        folder = vm_folder()
+        paths = [folder, *folder.parents]
+        modes = [(path, path.stat().st_mode) for path in paths]
+        control = folder / "control"
+        for path, mode in modes:
+            path.chmod(mode & 0o7777 | 0o011)
+        control.chmod(0o666)
+        code = (
+            "import os, socket, sys; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
+            's.connect(sys.argv[1]); s.sendall(b\'{"command": "destroy"}\\n\'); print(s.recv(100))'
+        )
+        done = subprocess.run(
+            [shutil.which("python3") or "python3", "-c", code, str(control)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for path, mode in modes:
+            path.chmod(mode & 0o7777)
+        assert done.stdout in ("", "b''\n")
+        assert is_running()
+
+
+# Disks
+
+
+def test_what_the_guest_writes_is_thrown_away(spinning: Path) -> None:
+    with running("--snapshot", "--console", "stdio") as process:
+        (qemu,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        modes: dict[str, set[int]] = {}
+        for entry in os.scandir(f"/proc/{qemu}/fd"):
+            flags = Path(f"/proc/{qemu}/fdinfo/{entry.name}").read_text()
+            modes.setdefault(os.readlink(entry.path), set()).add(int(flags.split("flags:")[1].split()[0], 8) & 3)
+        assert modes[str(spinning)] == {os.O_RDONLY}
+
+
+def test_qemu_s_own_snapshot_is_refused(spinning: Path) -> None:
+    done = program("bhyverun", "vm", "--", "-snapshot", check=4)
+    assert "no effect on these disks" in done.messages and "--snapshot" in done.messages
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+def test_an_overlay_is_made_and_used_again(disk: Path, tmp_path: Path) -> None:
+    before = disk.read_bytes()
+    load("-d", disk, "-m", "64M")
+    overlay = tmp_path / "over,lay.qcow2"
+    assert run_guest("--overlay", overlay)["probe"] == "end"
+    subprocess.run(["qemu-img", "check", str(overlay)], check=True, capture_output=True)
+    text = subprocess.run(["qemu-img", "info", str(overlay)], check=True, capture_output=True, text=True).stdout
+    assert f"backing file: {disk}" in text
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 512", str(overlay)], check=True, capture_output=True)
+    assert run_guest("--overlay", overlay)["probe"] == "end"
+    assert disk.read_bytes() == before
+    other = tmp_path / "other.img"
+    shutil.copy(disk, other)
+    done = program("bhyverun", "--accel", "tcg", "-d", other, "--overlay", overlay, "vm", check=4)
+    assert f"stands on {disk}, not on {other}" in done.messages
+    done = program("bhyverun", "--accel", "tcg", "--overlay", tmp_path / "no" / "x", "vm", check=4)
+    assert "No such file" in done.messages
+    assert "2 overlays for 1 disks" in program("bhyverun", "--overlay", "a", "--overlay", "b", "vm", check=4).messages
+
+
+def test_a_disk_beside_the_loaded_ones(spinning: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(MIB))
+    with running("--add-disk", other):
+        assert [disk["path"] for disk in machines()["vm"]["disks"]] == [str(spinning), str(other)]  # type: ignore[attr-defined]
+
+
+def test_a_shared_folder(spinning: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    with running("--share", f"{folder},tag=here,ro"):
+        assert is_running()
+    assert "no such folder" in program("bhyverun", "--share", tmp_path / "gone", "vm", check=4).messages
+
+
+def test_names_that_begin_with_a_dash(disk: Path) -> None:
+    load("-d", disk, "-m", "64M", "--", name="-dash")
+    done = program("bhyverun", "--accel", "tcg", "--", "-dash", check=1)
+    assert parse_report(done.out)["probe"] == "end"
+    done = program("bhyverun", "--accel", "tcg", "--vm", "-dash", "--", "-name", "x", check=1)
+    assert parse_report(done.out)["probe"] == "end"
+    program("bhyvectl", "--vm=-dash", "--destroy", check=0)
+
+
+# Consoles
+
+
+def read_until(fd: int, words: bytes) -> bytes:
+    found = b""
+    end = time.monotonic() + LIMIT
+    while words not in found:
+        assert time.monotonic() < end, found
+        if select.select([fd], [], [], 0.2)[0]:
+            found += os.read(fd, 4096)
+    return found
+
+
+def start(*words: str | Path) -> subprocess.Popen[bytes]:
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "--timeout", "60", *map(str, words), "vm"]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_the_console_is_logged_and_on_standard_output(disk: Path, tmp_path: Path) -> None:
+    load("-d", disk, "-m", "64M")
+    log = tmp_path / "log"
+    done = program("bhyverun", "--accel", "tcg", "--log", log, "vm", check=1)
+    assert log.read_bytes() == done.out
+    program("bhyverun", "--accel", "tcg", "--console", "none", "--log", log, "vm", check=1)
+    assert log.read_bytes() == 2 * done.out  # appended
+    assert log.stat().st_mode & 0o777 == 0o600
+    file = tmp_path / "file"
+    assert program("bhyverun", "--accel", "tcg", "--console", file, "vm", check=1).out == b""
+    assert file.read_bytes() == done.out
+
+
+def test_the_console_is_a_pseudo_terminal(spinning: Path) -> None:
+    with start("--console", "pty") as process:
+        assert process.stderr is not None
+        line = process.stderr.readline().decode()
+        assert "the console is /dev/pts/" in line
+        path = line.split()[-1]
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        read_until(fd, b"probe=end")
+        os.close(fd)
+        assert machines()["vm"]["console"] == path
+        program("bhyvectl", "--vm=vm", "--destroy", check=0)
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_the_console_is_a_socket(spinning: Path, tmp_path: Path, kind: str) -> None:
+    where = f"unix:{tmp_path}/c" if kind == "unix" else "tcp:0"
+    with start("--console", where) as process:
+        until(lambda: (vm_folder() / "control").exists() and is_running())
+        place = str(machines()["vm"]["console"])
+        if kind == "unix":
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(f"{tmp_path}/c")
+            assert Path(f"{tmp_path}/c").stat().st_mode & 0o777 == 0o600
+        else:
+            client = socket.create_connection(("127.0.0.1", int(place.rpartition(":")[2])))
+        with client:
+            read_until(client.fileno(), b"probe=end")
+        program("bhyvectl", "--vm=vm", "--force-poweroff", check=0)
+        assert process.wait(10) == 1
+    assert not Path(f"{tmp_path}/c").exists()
+
+
+def test_attaching_to_the_console(spinning: Path) -> None:
+    """bhyvectl --console on a terminal of its own: hears the guest, leaves by its key; the guest goes on."""
+    with start("--console", "none") as process:
+        until(lambda: (vm_folder() / "control").exists() and is_running())
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.execv(PROGRAMS / "bhyvectl", ["bhyvectl", "--vm=vm", "--console"])
+        read_until(fd, b"probe=end")
+        os.write(fd, b"\1x")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(fd)
+        assert process.poll() is None and is_running()
+        program("bhyvectl", "--vm=vm", "--destroy", check=0)
+        assert process.wait(10) == 4
+
+
+def test_the_escape_key_is_the_user_s(spinning: Path) -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv(PROGRAMS / "bhyverun", ["bhyverun", "--accel", "tcg", "--escape", "^]", "vm"])
+    read_until(fd, b"probe=end")
+    os.write(fd, b"\1x\x1dh")
+    assert b"Ctrl-] x  end the run" in read_until(fd, b"the key")
+    os.write(fd, b"\x1dx")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    os.close(fd)
+
+
+def test_started_in_the_background_of_a_shell(spinning: Path, tmp_path: Path) -> None:
+    """Job control: a background job is not stopped for the terminal; in the foreground it has it."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv("/bin/bash", ["bash", "--norc", "-i"])
+    os.write(fd, b"PS1='READY> '\n")
+    read_until(fd, b"READY> ")
+    os.write(fd, f"{PROGRAMS}/bhyverun --accel tcg vm &\n".encode())
+    found = read_until(fd, b"probe=end")
+    os.write(fd, b"jobs; echo DO''NE\n")
+    found += read_until(fd, b"DONE")
+    assert b"Running" in found and b"Stopped" not in found
+    os.write(fd, b"fg\n")
+    time.sleep(0.5)
+    os.write(fd, b"\1x")
+    read_until(fd, b"READY> ")
+    os.write(fd, b"stty -a; exit\n")
+    assert b"-icanon" not in read_until(fd, b"icanon")
+    os.waitpid(pid, 0)
+    os.close(fd)
+
+
+# The background, again and again, the network
+
+
+def test_in_the_background(spinning: Path, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    words = ("--accel", "tcg", "--daemon", "--pid-file", pid_file, "--log", tmp_path / "log", "--timeout", "60")
+    program("bhyverun", *words, "vm", check=0)
+    pid = int(pid_file.read_text())
+    assert machines()["vm"]["pid"] == pid
+    until(lambda: b"probe=end" in (tmp_path / "log").read_bytes())
+    program("bhyvectl", "--vm=vm", "--force-poweroff", check=0)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    assert not pid_file.exists()
+
+
+def test_errors_on_the_way_to_the_background(spinning: Path) -> None:
+    done = program("bhyverun", "--accel", "tcg", "--daemon", "vm", "--", "-device", "nonsense", check=4)
+    assert "nonsense" in done.messages
+    done = program("bhyverun", "--daemon", "--console", "stdio", "vm", check=4)
+    assert "bhyvectl --vm=NAME --console" in done.messages
+
+
+def test_a_service_manager_is_told(spinning: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with running("--console", "stdio"):
+            assert manager.recv(100) == b"READY=1"
+
+
+def test_a_guest_that_reboots_is_loaded_again(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was first, from the disk as it is now; not for ever."""
+    monkeypatch.chdir(tmp_path)
+    load("-d", disk.name, "-m", "64M", "-e", "probe.end=reboot")
+    done = program("bhyverun", "--accel", "tcg", "--restart", "vm", check=4, timeout=180)
+    assert done.out.count(b"\nend=reboot\n") == 11
+    assert "rebooted 11 times within a minute" in done.messages
+    load("-d", disk.name, "-m", "64M")
+    program("bhyverun", "--accel", "tcg", "--restart", "vm", check=1)
+
+
+def test_ports_of_the_host(spinning: Path) -> None:
+    with socket.socket() as any_port:
+        any_port.bind(("127.0.0.1", 0))
+        port = any_port.getsockname()[1]
+    with (
+        running("--net", "user,mac=02:00:00:00:00:01", "--ssh", str(port)),
+        socket.create_connection(("127.0.0.1", port), timeout=5),
+    ):
+        pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        done = program("bhyverun", "--accel", "tcg", "--ssh", str(port), "vm", check=4)
+        assert str(port) in done.messages and done.messages.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--net", "vmnet"], "must be one of none, user, tap"),
+        (["--net", "tap,nosuchtap0"], "nosuchtap0: no such interface"),
+        (["--net", "tap,lo"], "lo: not a tap interface"),
+        (["--net", "tap"], "names no interface"),
+        (["--net", "tap,a/b"], "cannot be an interface's name"),
+        (["--net", "user,mac=01:00:00:00:00:00"], "no address for a network card"),
+        (["--net", "user,model=ne2k"], "is not understood"),
+        (["--net", "user,hostfwd=tcp::99999-:22"], "'99999' is no port number"),
+        (["--net", "user,hostfwd=tcp:localhost:1-:22"], "'localhost' is no IPv4 address"),
+        (["--net", "user,hostfwd=sctp:1-:22"], "is not understood"),
+        (["--net", "tap,tap0", "--ssh", "2222"], "--ssh needs the user network"),
+        (["--ssh", "0"], "'0' is no port number"),
+        (["--console", "tcp:x"], "'x' is no port number"),
+        (["--console", ""], "must be stdio, pty"),
+        (["--escape", "Ctrl-1"], "must be a key"),
+        (["--share", "/tmp,tag="], "a tag has 1 to 31 characters"),
+        (["--snapshot", "--overlay", "x"], "exclude each other"),
+        (["--add-disk", "/nonexistent"], "no such disk image"),
+    ],
+)
+def test_one_line_for_what_cannot_be(spinning: Path, words: list[str], message: str) -> None:
+    done = program("bhyverun", "--accel", "tcg", *words, "vm", check=4)
+    assert message in done.messages and done.messages.count("\n") == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("ip") is None, reason="only root makes tap interfaces, with ip(8)")
+def test_a_tap_interface(spinning: Path) -> None:
+    made = subprocess.run(["ip", "tuntap", "add", "dev", "bhyvetst0", "mode", "tap"], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"ip tuntap add: {made.stderr.decode().strip()}")
+    try:
+        with running("--net", "tap,bhyvetst0"):
+            flags = int(Path("/sys/class/net/bhyvetst0/flags").read_text(), 16)
+            assert flags & 1  # up
+    finally:
+        subprocess.run(["ip", "link", "del", "bhyvetst0"], check=False, capture_output=True)
