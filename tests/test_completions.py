@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.cli.bhyvectl import RUNNING
-
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "completions"
 # what a program takes without doing anything, or only to refuse it
-NOT_OFFERED = {"bhyve": {"-A", "-I"}, "bhyvectl": {f"--{name}" for name in RUNNING}}
+NOT_OFFERED = {"bhyve": {"-A", "-I"}, "bhyvectl": {"--suspend"}}
+MODULES = {"bhyverun": "bhyverun_options"}
 PROGRAMS = ("bhyveload", "bhyverun", "bhyve", "bhyvectl", "bhyvedisk")
 
 
@@ -28,7 +27,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options_of(program: str) -> set[str]:
     """What the program takes."""
-    module = importlib.import_module(f"bhyveload.cli.{program}")
+    module = importlib.import_module(f"bhyveload.cli.{MODULES.get(program, program)}")
     short = getattr(module, "SHORT_OPTIONS", "")
     short = (short if isinstance(short, str) else short["current"]).replace(":", "")
     options = {f"-{letter}" for letter in short} | {f"--{name}" for name in module.LONG_OPTIONS}

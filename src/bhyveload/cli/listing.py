@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from bhyveload.cli.messages import escape
 from bhyveload.jsontext import dumps
-from bhyveload.running.machines import survey
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -19,6 +18,8 @@ _HEADINGS = ("NAME", "STATE", "PID", "SINCE", "MEMORY", "CONSOLE", "DISKS")
 
 def as_json() -> str:
     """docs/bhyvectl-json.md."""
+    from bhyveload.running.machines import survey  # sockets and the like: not for a list of names
+
     return dumps({"schema": SCHEMA, "machines": survey()}, indent=2) + "\n"
 
 
@@ -30,6 +31,8 @@ def as_text(terminal: bool | None = None) -> str:
         from bhyveload.vm.store import list_machines
 
         return "".join(f"{name}\n" for name in list_machines())
+    from bhyveload.running.machines import survey
+
     rows = [_HEADINGS, *(_row(machine) for machine in survey())]
     if len(rows) == 1:
         return ""
