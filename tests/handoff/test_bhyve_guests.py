@@ -19,12 +19,12 @@ from bhyveload.bhyve.guest import Guest, guest_of
 from bhyveload.bhyve.usage import SHORT_OPTIONS
 from bhyveload.cli.getopt import getopt
 from bhyveload.errors import BhyveError, HandoffError
-from bhyveload.handoff.bhyve import bhyve_command
 from bhyveload.handoff.disks import Disk
 from bhyveload.handoff.qemu.files import Paths
 from bhyveload.handoff.qemu.guest.blocks import Blocks
 from bhyveload.handoff.qemu.guest.machine import guest_arguments, guest_options
 from bhyveload.handoff.qemu.guest.slots import Slots
+from support.bhyve_command import bhyve_command
 from support.bhyve_lines import LINES
 
 
@@ -410,7 +410,7 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_line_for_freebsd_is_one_that_we_take() -> None:
-    """handoff/bhyve.py writes bhyve(8)'s command line; read back, it is the same guest."""
+    """support/bhyve_command.py writes bhyve(8)'s command line; read back, it is the same guest."""
     disks = [Disk("/a", read_only=True), Disk("/b", sector_size=4096)]
     command = bhyve_command("vm1", 1 << 30, disks, cpus=2, tap="tap0", wired=True)
     one = guest(command[1:])
