@@ -72,6 +72,7 @@ class NoScripts:
     """
 
     name = "lua"
+    complaint = ""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -116,7 +117,9 @@ def interact(loader: Loader) -> NoReturn:
     assert loader.interpreter is not None
     loader.stage("scripts")
     failure = loader.interpreter.start()
-    if failure and loader.options.batch and _has_lua_script(loader):
+    if failure and loader.options.batch and (loader.interpreter.name != "lua" or _has_lua_script(loader)):
+        if loader.diagnosis:  # they could not load what they wanted
+            raise LoaderError(*need("bhyveload.loader.diagnosis").explain(loader))
         # FreeBSD's loader would wait at its prompt now; the bare kernel, without loader.conf, is not what was asked for
         raise LoaderError(
             f"the guest's boot script failed: {failure}", "run it without --batch to look around at the loader's prompt"
@@ -191,11 +194,12 @@ def _check_interpreter(loader: Loader, interpreter: str) -> None:
     Unlike FreeBSD's, a loader file without a marker is not taken for Forth's when there are Lua scripts.
     """
     wanted = guest_interpreter(loader)
-    if wanted is None or wanted == interpreter.encode():
-        return
     if wanted == b"" and interpreter == "lua" and _has_lua_script(loader):
         return
-    raise SwapInterpreter(wanted or b"4th")
+    if wanted == b"":
+        wanted = b"4th"
+    if wanted is not None and wanted != interpreter.encode():
+        raise SwapInterpreter(wanted)
 
 
 def guest_interpreter(loader: Loader) -> bytes | None:

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     Command = Callable[["Loader", list[str]], int]
 
     class Interpreter(Protocol):
-        """What runs typed lines and scripts: Lua or the simple one (struct interp)."""
+        """What runs typed lines and scripts: Lua, Forth or the simple one (struct interp).
+
+        ``complaint``: what the last line that failed said, where no command's message tells it.
+        """
 
         name: str
+        complaint: str
 
         def start(self) -> str:
             """Set up and run the guest's first script; why that failed, or nothing."""

@@ -95,7 +95,8 @@ def run_commands(loader: Loader) -> None:
     assert loader.interpreter is not None
     for line in commands:
         if loader.interpreter.run(line) and loader.options.batch:
-            raise LoaderError(f"--loader-command '{line}' failed: {loader.message or 'unknown command'}")
+            why = loader.interpreter.complaint or loader.message or "unknown command"
+            raise LoaderError(f"--loader-command '{line}' failed: {why}")
 
 
 def load_a_kernel(loader: Loader, args: list[str]) -> bool:

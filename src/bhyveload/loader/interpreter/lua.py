@@ -52,6 +52,7 @@ class LuaInterpreter:
     """
 
     name = "lua"
+    complaint = ""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

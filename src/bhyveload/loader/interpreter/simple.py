@@ -25,6 +25,7 @@ class SimpleInterpreter:
     """Runs lines as builtin commands."""
 
     name = "simp"
+    complaint = ""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

@@ -22,7 +22,7 @@ from bhyveload.loader.interpreter.forth.system import System
 from bhyveload.loader.interpreter.forth.throws import Throw
 from bhyveload.loader.interpreter.forth.words_loader import MAX_SCRIPT, execute_file
 from bhyveload.loader.parse import ParseError, failure_line, parse
-from bhyveload.loader.state import CMD_CRIT, CMD_FATAL, CMD_OK
+from bhyveload.loader.state import CMD_CRIT, CMD_ERROR, CMD_FATAL, CMD_OK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LOADER_RC = "/boot/loader.rc"
 BOOT_4TH = "/boot/boot.4th"
+_WHILE_INCLUDING = "Error while including"
 _MAX_STRINGS = 64  # a command's arguments on the stack: as many as it could hold
 _EXIT_PANIC = 1
 _VERSIONS = {True: (1500000, 3000), False: (1302001, 12)}  # current: (FreeBSD_version, loader_version)
@@ -46,6 +47,7 @@ class ForthInterpreter:
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
+        self.complaint = ""
         self._system = System(loader, [name for name, _ in LISTING], self._command)
         self._machine = self._system.machine
         freebsd_version, loader_version = _VERSIONS[loader.current]
@@ -64,14 +66,15 @@ class ForthInterpreter:
             number = self._system.descriptors.add(file)
             execute_file(self._machine, file, number)
             self._system.descriptors.close(number)
-        self.include(LOADER_RC)
-        return ""
+        if self.include(LOADER_RC) == CMD_OK or not loader.errbuf.startswith(_WHILE_INCLUDING):
+            return ""
+        return self.complaint or "it ended early"
 
     def run(self, line: str) -> int:
         """interp_run: a typed line."""
         self._machine.cells[SOURCE_ID >> 3] = 0
         text = line.encode("latin-1", "replace")
-        return self._ended(self._machine.run_line(text))
+        return CMD_OK if self._ended(self._machine.run_line(text)) == VM_OUTOFTEXT else CMD_ERROR
 
     def include(self, path: str) -> int:
         """interp_include: run the lines of a file until one fails."""
@@ -93,7 +96,7 @@ class ForthInterpreter:
         for line in lines:
             if self._ended(machine.execute_text(at, len(line))) != VM_OUTOFTEXT:
                 shown = line.decode("latin-1")
-                result = loader.fail_with(f"Error while including {path}, in the line:\n{shown}")
+                result = loader.fail_with(f"{_WHILE_INCLUDING} {path}, in the line:\n{shown}")
                 break
             at += len(line) + 1
         cells[SOURCE_ID >> 3] = saved
@@ -103,6 +106,10 @@ class ForthInterpreter:
     def _ended(self, code: int) -> int:
         """bf_run: say what a line's end has to say; the code."""
         loader = self.loader
+        if code == VM_ERREXIT:
+            self.complaint = self._machine.complaint
+        elif code == VM_OUTOFTEXT:
+            self.complaint = ""
         if code == VM_USEREXIT:
             loader.print("No where to leave to!\n")
             self._panic("interpreter exit")
@@ -111,6 +118,7 @@ class ForthInterpreter:
         elif code == BF_PARSE:
             loader.print("Parse error!\n")
         elif code not in (VM_OUTOFTEXT, VM_ABORTQ, VM_QUIT, VM_ERREXIT) and loader.message is not None:
+            self.complaint = self.complaint or loader.message.replace("\n", " ")
             loader.print(f"{loader.message}\n")
             loader.clear_message()
         loader.environment.set("interpret", "" if self._machine.cells[STATE >> 3] else "OK")
@@ -149,6 +157,7 @@ class ForthInterpreter:
             result = loader.commands[name](loader, words)
             if result == CMD_CRIT:
                 loader.print(f"{loader.message}\n")
+                self.complaint = loader.message or ""
                 loader.clear_message()
             elif result == CMD_FATAL:
                 self._panic(loader.message or "")

@@ -58,9 +58,9 @@ _RETURN_OVERFLOW = "Error: return stack overflow"
 class Machine:
     """One virtual machine with its system.
 
-    ``write`` prints text.  ``frame``: where the locals of the running word begin on the return stack.
-    ``hot``: how often a definition is run before it becomes a function.  ``parse_steps`` are asked in turn about a
-    token (its text and address) that is no word.
+    ``write`` prints text.  ``complaint``: the last error's text.  ``frame``: where the locals of the running word begin
+    on the return stack.  ``hot``: how often a definition is run before it becomes a function.  ``parse_steps`` are
+    asked in turn about a token (its text and address) that is no word.
     """
 
     __slots__ = (
@@ -72,6 +72,7 @@ class Machine:
         "blocks",
         "build",
         "cells",
+        "complaint",
         "dictionary",
         "frame",
         "hot",
@@ -91,6 +92,7 @@ class Machine:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
+        self.complaint = ""
         self.arena = Arena()
         self.mem = self.arena.mem
         self.cells = self.arena.cells
@@ -205,12 +207,13 @@ class Machine:
 
     def code_of(self, error: Exception) -> int:
         """The code that ``error`` throws; prints the text of an error of the interpreter's."""
+        if isinstance(error, Throw) and not isinstance(error, Failure):
+            return error.code
         if isinstance(error, Failure):
-            self.write(error.text + "\n")
-            return error.code
-        if isinstance(error, Throw):
-            return error.code
-        self.write((_UNDERFLOW if isinstance(error, IndexError) else _RETURN_OVERFLOW) + "\n")
+            self.complaint = error.text
+        else:
+            self.complaint = _UNDERFLOW if isinstance(error, IndexError) else _RETURN_OVERFLOW
+        self.write(self.complaint + "\n")
         return VM_ERREXIT
 
     # Text

@@ -30,6 +30,7 @@ _LAST_SECOND = (1 << 32) // 1000  # ms: delay(9) takes an int of microseconds
 _GRAPHICS = {"fb-setpixel": 2, "fb-line": 5, "fb-bezier": 7, "fb-drawrect": 5, "term-drawrect": 4}
 _PRELOADED_FILE = 9  # cells: name, type, args, metadata, loader, addr, size, modules, next
 _NO_PORT = 0xFF
+_PATIENCE = 400  # looks at the keyboard, 20 seconds of a menu's
 
 
 class Descriptors:
@@ -219,8 +220,19 @@ def loader_words(machine: Machine, loader: Loader) -> dict[str, Run]:
     def key() -> None:
         push(console.getchar())
 
+    polls = 0
+
     def key_question() -> None:
-        push(-1 if console.ischar() else 0)
+        """Nobody answers in a run that never asks: scripts that go on looking for a key wait for ever."""
+        nonlocal polls
+        if console.ischar():
+            polls = 0
+            push(-1)
+            return
+        polls += 1
+        if not console.asks and polls > _PATIENCE:
+            console.getchar()  # raises
+        push(0)
 
     def ms() -> None:
         loader.host.delay(to_int(min(max(0, pop()), _LAST_SECOND) * 1000))
