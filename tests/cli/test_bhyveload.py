@@ -189,13 +189,13 @@ def test_disk_that_is_none(tmp_path: Path, name: str) -> None:
 
 
 def test_more_disks_than_freebsd_takes(disk: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.write_bytes(bytes(1 << 16))
+    others = [tmp_path / str(number) for number in range(39)]
     words: list[str | Path] = ["-d", disk]
-    for _ in range(39):
+    for other in others:
+        other.write_bytes(bytes(1 << 16))
         words += ["-d", other]
     report = load(*words, keys=b" lsdev\rload /boot/kernel/kernel\rboot\r", batch=False)
-    assert [entry["path"] for entry in report["disks"]] == [str(disk), *[str(other)] * 39]
+    assert [entry["path"] for entry in report["disks"]] == [str(disk), *map(str, others)]
     done = bhyveload("-e", "LINES=100", *words, "vm", keys=b"lsdev\rquit\r")
     assert b"    disk39:   Guest drive image" in done.out
 
