@@ -75,9 +75,14 @@ class Machine:
     """struct seccomp_data through a BPF program, by the manual of seccomp(2): a second opinion."""
 
     def __init__(
-        self, machine: str, folder: bool = False, pid: int = 77, disks: Sequence[tuple[int, int]] = ()
+        self,
+        machine: str,
+        folder: bool = False,
+        pid: int = 77,
+        disks: Sequence[tuple[int, int]] = (),
+        walk: bool = False,
     ) -> None:
-        code = program(machine, pid, folder, disks)
+        code = program(machine, pid, folder, disks, walk)
         self.code = [seccomp._FILTER.unpack_from(code, at) for at in range(0, len(code), 8)]
         self.arch = seccomp.AUDIT_ARCH[machine]
 
@@ -130,6 +135,8 @@ def test_the_program_answers_as_the_table_says(machine: str) -> None:
             assert bpf.answer(number, 2**64 - 1, 2**64 - 1, 2**64 - 1) == answer
         elif answer == seccomp.FOLDER:
             assert (bpf.answer(number), with_folder.answer(number)) == (seccomp.ERRNO | 13, ALLOW)
+        elif answer == seccomp.WALK:
+            assert (bpf.answer(number), with_folder.answer(number)) == (seccomp.ERRNO | 13,) * 2
         elif answer in (seccomp.WITHIN, seccomp.NO_DISK):
             assert bpf.answer(number, 5, 0, 100, 1 << 40) == ALLOW
     for name, argument, good, bad, otherwise in (
@@ -167,6 +174,19 @@ def test_a_disk_is_written_where_it_is_and_nowhere_else(machine: str, size: int)
         assert bpf.answer(numbers[name], 7, 0, 1, 0) == seccomp.ERRNO | 1
         assert bpf.answer(numbers[name], 51, 0, 1, 0) == seccomp.ERRNO | 1
         assert bpf.answer(numbers[name], 8, 0, 1, 0) == ALLOW
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_walk_opens_files_to_read_them_and_for_nothing_else(machine: str) -> None:
+    without, walking = Machine(machine, folder=True), Machine(machine, folder=True, walk=True)
+    numbers = {name: on_x86 if machine == "x86_64" else on_arm for name, on_x86, on_arm, _, _ in TABLE}
+    assert walking.answer(numbers["readlinkat"]) == ALLOW
+    assert without.answer(numbers["readlinkat"]) == seccomp.ERRNO | 13
+    for flags in (os.O_RDONLY, os.O_PATH, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK):
+        assert walking.answer(numbers["openat"], 3, 0, flags) == ALLOW
+        assert without.answer(numbers["openat"], 3, 0, flags) == seccomp.ERRNO | 13
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC, os.O_TMPFILE & ~os.O_DIRECTORY):
+        assert walking.answer(numbers["openat"], 3, 0, flags | os.O_CLOEXEC) == seccomp.ERRNO | 13
 
 
 def test_other_architectures_are_killed() -> None:

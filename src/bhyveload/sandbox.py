@@ -124,6 +124,12 @@ class Sandbox:
         return self._seccomp
 
     @property
+    def may_walk(self) -> bool:
+        """Whether a folder can be looked through without openat2(2): a filter that lets openat(2) pass needs Landlock
+        to confine what it opens."""
+        return self._landlock > 0 or not self._seccomp
+
+    @property
     def identity(self) -> tuple[int, int] | None:
         """(user, group) that root's child becomes."""
         return None if self._identity is None else self._identity[:2]
@@ -145,10 +151,17 @@ class Sandbox:
             self._identity = None
         self.missing = tuple(missing)
 
-    def enter(self, descriptors: Iterable[int], folder: int = -1, disks: Sequence[tuple[int, int]] = ()) -> None:
+    def enter(
+        self,
+        descriptors: Iterable[int],
+        folder: int = -1,
+        disks: Sequence[tuple[int, int]] = (),
+        walk: bool = False,
+    ) -> None:
         """Confine this process for good: to ``descriptors``, and to reading beneath ``folder`` (a descriptor).
 
         ``disks``: which of ``descriptors`` are disks that it may write, and their sizes in bytes: they do not grow.
+        ``walk``: ``folder`` is looked through without openat2(2), where ``may_walk``.
 
         The standard descriptors stay: those that are not among ``descriptors`` lead to /dev/null, except standard
         error.  Raises SandboxError when a step fails that should not: nothing may go on then.
@@ -158,14 +171,14 @@ class Sandbox:
             keep.add(folder)
             if 0 < self._landlock < LANDLOCK_TRUNCATE:
                 self._insist((_NO_TRUNCATE,))
-        for name, action in self._steps(keep, folder, disks):
+        for name, action in self._steps(keep, folder, disks, walk):
             try:
                 action()
             except OSError as error:
                 raise SandboxError(f"the loader cannot be confined: {name}: {error.strerror}") from None
 
     def _steps(
-        self, keep: set[int], folder: int, disks: Sequence[tuple[int, int]]
+        self, keep: set[int], folder: int, disks: Sequence[tuple[int, int]], walk: bool
     ) -> Iterable[tuple[str, Callable[[], None]]]:
         """In this order: each takes away what the ones before it needed."""
         parent = os.getppid()
@@ -192,7 +205,7 @@ class Sandbox:
             yield "Landlock", lambda: _restrict_files(landlock, folder)
         yield "descriptors", lambda: _limit_descriptors(keep, folder)
         if seccomp:
-            yield "seccomp", lambda: self._filter(folder >= 0, disks)
+            yield "seccomp", lambda: self._filter(folder >= 0, disks, walk)
 
     def _leave_files(self, folder: int, user_namespace: bool) -> None:
         """An empty root directory, where it is to be had (empty_root.py): root's own, or one in a user namespace."""
@@ -232,8 +245,8 @@ class Sandbox:
         if self._machine in SYS_PRCTL:
             checked(call(SYS_PRCTL[self._machine], option, value, 0, 0, 0))
 
-    def _filter(self, folder: bool, disks: Sequence[tuple[int, int]]) -> None:
-        code = program(self._machine, os.getpid(), folder, disks)
+    def _filter(self, folder: bool, disks: Sequence[tuple[int, int]], walk: bool) -> None:
+        code = program(self._machine, os.getpid(), folder, disks, walk and self.may_walk)
         fprog = struct.pack("=H6x8s", len(code) // 8, bytes(Pointer(code)))
         checked(call(SYS_SECCOMP[self._machine], SECCOMP_SET_MODE_FILTER, 0, fprog))
 

@@ -32,6 +32,7 @@ NONE = -1  # the architecture has no such call
 FIONREAD = 0x541B
 PROT_EXEC = 4
 AT_EMPTY_PATH = 0x1000
+NOT_TO_READ = 0o20001103  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, __O_TMPFILE: the same on both architectures
 
 
 class When:
@@ -52,6 +53,7 @@ class When:
 
 OWN_PID = "own process"  # the first argument is the process's own id
 FOLDER = "with -h only"  # ALLOW when a host folder was given, else EACCES
+WALK = "with -h, where the kernel has no openat2"  # else EACCES; opening only to read
 WITHIN = "within a disk"  # pwrite64: to a disk, only where it is; to anything else, anywhere
 NO_DISK = "not to a disk"  # to anything but a disk, whose bounds a filter could not check there
 
@@ -103,7 +105,7 @@ TABLE: tuple[Rule, ...] = (
     ("exit_group", 231, 94, ALLOW, "the end"),
     ("rt_sigaction", 13, 134, ERRNO | EPERM, "abort and Python's own handlers: as they are"),
     ("open", 2, NONE, ERRNO | EACCES, "message catalogues, time zones, /sys, late imports"),
-    ("openat", 257, 56, ERRNO | EACCES, "the same"),
+    ("openat", 257, 56, WALK, "the same; a walk through the host folder, which Landlock has to guard"),
     ("stat", 4, NONE, ERRNO | EACCES, "the same"),
     ("lstat", 6, NONE, ERRNO | EACCES, "the same"),
     ("statx", 332, 291, ERRNO | ENOSYS, "the same; C libraries then use the older call"),
@@ -111,7 +113,7 @@ TABLE: tuple[Rule, ...] = (
     ("faccessat", 269, 48, ERRNO | EACCES, "the same"),
     ("faccessat2", 439, 439, ERRNO | EACCES, "the same"),
     ("readlink", 89, NONE, ERRNO | EACCES, "the same"),
-    ("readlinkat", 267, 78, ERRNO | EACCES, "the same"),
+    ("readlinkat", 267, 78, WALK, "the same"),
     ("getcwd", 79, 17, ERRNO | EACCES, "relative names"),
     ("fcntl", 72, 25, ERRNO | EPERM, "flags of descriptors, dup"),
     ("dup", 32, 23, ERRNO | EPERM, "Python duplicates what it maps"),
@@ -130,10 +132,11 @@ _LOAD_MEMORY, _STORE, _TO_X, _ADD, _ADD_X = 0x60, 0x02, 0x07, 0x04, 0x0C
 _DATA_NR, _DATA_ARCH, _DATA_ARGS = 0, 4, 16  # struct seccomp_data; little-endian: an argument's low half is first
 
 
-def program(machine: str, pid: int, folder: bool, disks: Sequence[tuple[int, int]] = ()) -> bytes:
+def program(machine: str, pid: int, folder: bool, disks: Sequence[tuple[int, int]] = (), walk: bool = False) -> bytes:
     """The BPF program for ``machine`` (a key of AUDIT_ARCH): for the process ``pid``, with a host folder or without.
 
-    ``disks``: (descriptor, size in bytes) of those that it may write.
+    ``disks``: (descriptor, size in bytes) of those that it may write.  ``walk``: the folder is looked through by
+    openat(2), one name after the other; only where Landlock confines what that can open.
     """
     code: list[Instruction] = [
         (_LOAD, 0, 0, _DATA_ARCH),
@@ -144,7 +147,10 @@ def program(machine: str, pid: int, folder: bool, disks: Sequence[tuple[int, int
     x86 = machine == "x86_64"
     if x86:
         code += [(_JUMP_GREATER_EQUAL, 0, 1, X32_SYSCALL_BIT), (_RETURN, 0, 0, KILL)]
-    for _, on_x86, on_arm, answer, _ in TABLE:
+    for name, on_x86, on_arm, answer, _ in TABLE:
+        if answer == WALK:
+            reading = When(2, "without", NOT_TO_READ, ERRNO | EACCES) if name == "openat" else ALLOW
+            answer = reading if walk else ERRNO | EACCES
         number = on_x86 if x86 else on_arm
         if number != NONE:
             body = _instructions(answer, pid, folder, disks)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bhyveload.cli import bhyvedisk
 from bhyveload.cli.bhyvedisk import Request, parse
 from bhyveload.errors import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_SOFTWARE, EX_USAGE, FileSystemError, UsageError
 from bhyveload.inspect import tree
@@ -811,3 +812,15 @@ def test_help_and_version() -> None:
     assert output("ls", "--help") == output("--help")
     assert output("--version").startswith(b"bhyvedisk (bhyveload) ")
     assert failure("frobnicate")[0] == EX_USAGE
+
+
+def test_a_reader_that_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In words about a reader: nothing was to be loaded."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096))
+    monkeypatch.setattr("bhyveload.inspect.work.work", lambda *_: os.kill(os.getpid(), 9))
+    monkeypatch.setattr(sys, "argv", ["bhyvedisk", "info", "--no-sandbox", str(disk)])
+    assert bhyvedisk.main() == 70
+    assert capfd.readouterr().err.splitlines()[-1] == "bhyvedisk: bhyvedisk's reader died by SIGKILL"

@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -553,3 +554,28 @@ def test_a_loader_that_is_killed(disk: Path) -> None:
         assert loader.type(b"") == 70
         assert loader.errors.startswith(b"bhyveload: the loader died by SIGKILL")
     assert (vm_path() / "state.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--list-boot-envs", "--cross-check", ""])
+@pytest.mark.parametrize("first", [True, False])
+def test_who_only_looks_opens_disks_for_reading(
+    option: str, first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever the option stands.  What a load would do to a disk that can be written is seen all the same."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096))
+    modes = []
+    real = os.open
+
+    def watched(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if path == str(disk):
+            modes.append(flags & os.O_ACCMODE)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", watched)
+    words = [option] if option else []
+    words = [*words, "-d", str(disk), "--batch"] if first else ["-d", str(disk), "--batch", *words]
+    monkeypatch.setattr(sys, "argv", ["bhyveload", *words, "vm"])
+    importlib.import_module("bhyveload.cli.bhyveload").main()
+    assert modes and set(modes) == {os.O_RDONLY if option else os.O_RDWR}
+    assert "opened read-only" not in capfd.readouterr().err

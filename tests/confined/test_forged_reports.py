@@ -19,9 +19,10 @@ from bhyveload.confined import reports as shapes
 from bhyveload.confined import wire
 from bhyveload.confined.child import understand
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.run import fitting
+from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.run import fitting, run
 from bhyveload.cross_check import cross_check
-from bhyveload.errors import BhyveloadError, LoaderError, ReportError
+from bhyveload.errors import BhyveloadError, LoaderCrashed, LoaderError, ReportError
 from bhyveload.image.open import open_disk
 from bhyveload.image.raw import open_raw
 from bhyveload.jsontext import dumps
@@ -258,3 +259,23 @@ def test_a_child_that_makes_memory_longer(monkeypatch: pytest.MonkeyPatch, vmm_d
     with VirtualMachine.create("guest", MIB) as vm, pytest.raises(BhyveloadError, match="memory: 2097153 bytes"):
         api.load(vm, options=Options(batch=True))
     assert not (vmm_directory / "guest").exists()
+
+
+@pytest.mark.parametrize("seconds", [2147484, 999999999, 4e18])
+def test_a_deadline_in_a_far_future(seconds: float) -> None:
+    """poll(2) takes milliseconds in an int."""
+    assert run(lambda _: {"size": 5}, SUBJECT, Deadline(seconds), shapes.UNPACKED) == {"size": 5}
+
+
+def test_one_deadline_for_all_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that ends in time because it lacks a module does not get the whole time again."""
+    import time
+
+    def work(_: object) -> dict[str, Any]:
+        time.sleep(0.2)
+        return dict(reports.NEED)
+
+    began = time.monotonic()
+    with pytest.raises(LoaderCrashed, match=r"the loader did not finish in 0\.5 seconds"):
+        run(work, SUBJECT, Deadline(0.5), shapes.LOADER)
+    assert time.monotonic() - began < 5

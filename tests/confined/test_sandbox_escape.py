@@ -22,7 +22,7 @@ from bhyveload.confined.confinement import Subject
 from bhyveload.confined.deadline import Deadline
 from bhyveload.confined.run import run
 from bhyveload.host.console import FdConsole
-from bhyveload.host.directory import open_host_directory
+from bhyveload.host.directory import HostDirectory, _open_walking, open_host_directory
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.need import load_all
 from bhyveload.sandbox import Sandbox
@@ -217,9 +217,10 @@ def test_a_folder_under_which_others_are_mounted() -> None:
     """The root directory itself: a tree of many mounts, all of them to be seen and none to be written."""
     box = only(empty_root=True)
     assert in_folder(Path("/"), lambda fd: len(os.listdir(openat2(fd, b"proc/self"))) > 5, box) == "done: True"
-    assert in_folder(Path("/"), lambda fd: openat2(fd, b"dev/shm/new", os.O_CREAT | os.O_WRONLY, mode=0o600), box) == (
-        "EROFS"
+    new = in_folder(
+        Path("/"), lambda fd: openat2(fd, b"tmp/bhyveload-escaped", os.O_CREAT | os.O_WRONLY, mode=0o600), box
     )
+    assert new == "EROFS"
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -528,3 +529,49 @@ def test_late_imports_are_loud() -> None:
         r"internal error in the loader: LateImport: colorsys ", try_confined(lambda: __import__("colorsys"))
     )
     assert re.match(r"internal error in the loader: LateImport: ", try_confined(lambda: "x".encode("cp1250")))
+
+
+# A kernel or a container's filter without openat2(2): the folder is looked through name by name
+
+
+@pytest.fixture
+def walked(folder: Path) -> Iterator[HostDirectory]:
+    directory = HostDirectory(os.open(folder, os.O_PATH | os.O_DIRECTORY), _open_walking)
+    assert directory.walks
+    yield directory
+    directory.close()
+
+
+def test_a_folder_is_looked_through_without_openat2(walked: HostDirectory) -> None:
+    def look() -> list[object]:
+        listing = walked.open(b"boot")
+        names = []
+        while (entry := listing.readdir()) is not None:
+            names.append(entry[2])
+        return [sorted(names), walked.open(b"/boot/kernel").read(9), walked.open(b"inside").read(9)]
+
+    expected = [[b".", b"..", b"kernel", b"upwards"], b"kernel", b"kernel"]
+    assert try_confined(look, folder=walked) == f"done: {expected}"
+    for name in (b"absolute", b"boot/upwards", b"../secret"):
+        assert "leads out of the host folder" in try_confined(partial(walked.open, name), folder=walked)
+
+
+def test_the_walk_s_calls_lead_nowhere_else(walked: HostDirectory, secret: Path) -> None:
+    """openat and readlinkat pass the filter then: Landlock and the empty root hold, and nothing is opened to write."""
+    landlock = only(landlock=True, seccomp=True)
+    fd = walked.fd
+    for name in (bytes(secret), b"/etc/passwd", b"../secret", b"absolute"):
+        read = partial(os.open, name, READ, dir_fd=fd)
+        assert try_confined(read, folder=walked) == "ENOENT"
+        assert try_confined(read, folder=walked, sandbox=landlock) == "EACCES"
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_TRUNC, os.O_CREAT, os.O_TMPFILE | os.O_RDWR):
+        assert try_confined(partial(os.open, b"boot/kernel", flags, dir_fd=fd), folder=walked) == "EACCES"
+    assert try_confined(lambda: os.readlink("/proc/self/exe", dir_fd=fd), folder=walked) == "ENOENT"
+    assert try_confined(lambda: os.open("boot/kernel", READ, dir_fd=fd)) == "EACCES", "without a folder"
+
+
+def test_a_folder_that_could_not_be_looked_through_is_refused_before_the_fork(walked: HostDirectory) -> None:
+    """openat(2) in the filter without Landlock would open everything."""
+    said = try_confined(lambda: 5, folder=walked, sandbox=only(seccomp=True))
+    assert said == "-h needs openat2(2) (Linux 5.6) or Landlock, and this kernel or container has neither"
+    assert try_confined(lambda: walked.open(b"inside").read(3), folder=walked, sandbox=only()) == "done: b'ker'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bhyveload import need
+from bhyveload.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Subject:
 
     ``name``: "the loader"; ``consequence``: the hint when it dies, "nothing was loaded".  ``sandbox`` None: it is not
     confined.  ``others``: descriptors that it may use besides those of console, memory, disks and host directory.
+    Raises HostError: a host directory that the sandbox would not let it read.
     """
 
     __slots__ = ("_disks", "_host_directory", "_memory", "_others", "_sandbox", "consequence", "console", "name")
@@ -35,6 +37,11 @@ class Subject:
         others: Sequence[int] = (),
         consequence: str = "",
     ) -> None:
+        if sandbox is not None and getattr(host_directory, "walks", False) and not sandbox.may_walk:
+            raise HostError(
+                "-h needs openat2(2) (Linux 5.6) or Landlock, and this kernel or container has neither",
+                "--no-sandbox reads the folder with all your rights",
+            )
         self.name = name
         self.console = console
         self.consequence = consequence
@@ -63,5 +70,6 @@ class Subject:
             descriptors += disk.descriptors()
             if not disk.read_only:
                 written += [(fd, disk.size) for fd in disk.descriptors()]
-        self._sandbox.enter(descriptors, getattr(self._host_directory, "fd", -1), written)
+        folder = self._host_directory
+        self._sandbox.enter(descriptors, getattr(folder, "fd", -1), written, getattr(folder, "walks", False))
         need.confine()

@@ -92,8 +92,10 @@ def _open_walking(directory: int, name: bytes, flags: int) -> int:
                 pending += _components(os.readlink(b"", dir_fd=fd))
                 os.close(trail.pop())
             elif not pending:
-                if component == b"." or flags & os.O_PATH:
-                    return os.open(b".", flags, dir_fd=fd) if component == b"." else os.dup(fd)
+                if component == b".":
+                    return os.open(b".", flags, dir_fd=fd)
+                if flags & os.O_PATH:
+                    return trail.pop()
                 return os.open(component, flags | os.O_NOFOLLOW, dir_fd=trail[-2])
             elif kind != S_IFDIR:
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -178,12 +180,16 @@ class HostFile:
 
 
 class HostDirectory:
-    """The ``-h`` folder (host/interface.py), held as an O_PATH descriptor ``fd``."""
+    """The ``-h`` folder (host/interface.py), held as an O_PATH descriptor ``fd``.
+
+    ``walks``: names are looked up one component after the other, because there is no openat2(2).
+    """
 
     def __init__(self, fd: int, beneath: Callable[[int, bytes, int], int] | None = None) -> None:
         """``beneath``: how names are looked up; None: openat2 where it is to be had."""
         self.fd = fd
         self._beneath = beneath or _lookup_of(fd)
+        self.walks = self._beneath is _open_walking
 
     def open(self, name: bytes) -> HostFile:
         """Open a file or folder; one leading `/` is the folder itself.
