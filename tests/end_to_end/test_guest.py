@@ -356,9 +356,9 @@ def test_a_disk_that_went_away(disk: Path, tmp_path: Path) -> None:
 
 def test_options_stand_on_both_sides_of_the_name(disk: Path) -> None:
     load("-d", disk)
-    first = program("bhyverun", "--accel", "tcg", "-c", "3", "--dry-run", "vm", "--", "-snapshot", check=0)
-    second = program("bhyverun", "--accel", "tcg", "vm", "-c3", "--dry-run", "--", "-snapshot", check=0)
-    assert first.out == second.out and b"-smp 3 " in first.out and first.out.endswith(b" -snapshot\n")
+    first = program("bhyverun", "--accel", "tcg", "-c", "3", "--dry-run", "vm", "--", "-name", "x", check=0)
+    second = program("bhyverun", "--accel", "tcg", "vm", "-c3", "--dry-run", "--", "-name", "x", check=0)
+    assert first.out == second.out and b"-smp 3 " in first.out and first.out.endswith(b" -name x\n")
 
 
 def test_help_and_version() -> None:
