@@ -139,18 +139,32 @@ def _net_backend(builder: Builder, name: str, device: dev.Network) -> str:
                 raise HandoffError(f"hostfwd={rule}: not understood", "as in hostfwd=tcp:127.0.0.1:2222-:22")
             words.append(f"hostfwd={rule}")
         return ",".join(words)
-    if isinstance(backend, dev.Tap):
-        if len(os.fsencode(backend.interface)) > _INTERFACE_MAX or not re.fullmatch(r"[\w.:@-]+", backend.interface):
-            raise _no_tap(builder.compat, backend.interface, "no interface on Linux can have that name")
-        try:
-            return f"tap,id={name},{builder.files.tap(backend.interface)}"
-        except HandoffError as error:
-            raise _no_tap(builder.compat, backend.interface, error.hint or error.message) from None
     assert backend is not None
-    kind = getattr(backend, "kind", "") or f"the network '{getattr(backend, 'name', '')}'"
+    if isinstance(backend, dev.Tap):
+        return _tap(builder, name, backend.interface)
+    if not backend.kind and _is_tap(backend.name):
+        return _tap(builder, name, backend.name)  # Linux calls its taps anything
+    kind = backend.kind or f"the network '{backend.name}'"
     raise _impossible(
         device.address, f"{device.model} on {kind}", f"type=tap with a tap interface, {device.model},tapN or slirp"
     )
+
+
+def _tap(builder: Builder, name: str, interface: str) -> str:
+    if not _is_interface_name(interface):
+        raise _no_tap(builder.compat, interface, "no interface on Linux can have that name")
+    try:
+        return f"tap,id={name},{builder.files.tap(interface)}"
+    except HandoffError as error:
+        raise _no_tap(builder.compat, interface, error.hint or error.message) from None
+
+
+def _is_interface_name(name: str) -> bool:
+    return len(os.fsencode(name)) <= _INTERFACE_MAX and re.fullmatch(r"[\w.:@-]+", name) is not None
+
+
+def _is_tap(name: str) -> bool:
+    return _is_interface_name(name) and os.path.exists(f"/sys/class/net/{name}/tun_flags")
 
 
 def _no_tap(compat: Compat, interface: str, hint: str) -> BhyveError:
