@@ -419,11 +419,40 @@ def test_the_terminal_is_the_guests_and_then_as_before(probe_disk: Path) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose QEMU becomes another user")
 def test_a_shared_folder_is_its_owners(probe_disk: Path) -> None:
-    """Root's QEMU reaches it as its owner; root's own folder it does not reach, and says so."""
+    """Root's QEMU, which has no capabilities, reaches it as its owner."""
     loaded(probe_disk, "poweroff")
     line = LINE.format(console="stdio").split()
     with tempfile.TemporaryDirectory() as folder:
-        done = program("bhyve", "-s", f"4,virtio-9p,tag={folder}", *line, check=4)
-        assert "Permission denied" in done.messages
         os.chown(folder, pwd.getpwnam("daemon").pw_uid, -1)
         program("bhyve", "-s", f"4,virtio-9p,tag={folder}", *line, check=1)
+        done = program("bhyve", "--user", "nobody", "-s", f"4,virtio-9p,tag={folder}", *line, check=4)
+        assert "Permission denied" in done.messages
+
+
+@pytest.mark.parametrize(("action", "status"), [("destroy", 4), ("force-poweroff", 1), ("force-reset", 0)])
+def test_it_is_ended_by_its_name(probe_disk: Path, action: str, status: int) -> None:
+    """bhyvectl(8) on a running guest: what its bhyve ends with, and what is left."""
+    loaded(probe_disk, "spin")
+    guest = Running()
+    qemu = guest.qemu
+    program("bhyvectl", f"--vm={NAME}", f"--{action}", check=0)
+    assert guest.end()[0] == status
+    assert gone(qemu)
+    assert (Path(os.environ["BHYVE_VMM_DIR"]) / NAME).exists() is (action != "destroy")
+    program("bhyvectl", f"--vm={NAME}", "--destroy", check=66 if action == "destroy" else 0)
+
+
+def test_what_bhyvectl_tells_of_it(probe_disk: Path) -> None:
+    loaded(probe_disk, "spin")
+    guest = Running("stdio", "-s", f"4,virtio-blk,{probe_disk}", "-o", "sockets=1")
+    told = program("bhyvectl", f"--vm={NAME}", "--get-cpu-topology", "--get-active-cpus", check=0).out.decode()
+    assert told.splitlines() == ["cpu_topology:\tsockets=1, cores=1, threads=1, maxcpus=1", "active cpus:\t 0"]
+    assert b"Resident memory" in program("bhyvectl", f"--vm={NAME}", "--get-stats", check=0).out
+    (listed,) = (
+        one for one in program("bhyvectl", "--list", "--json", check=0).json["machines"] if one["name"] == NAME
+    )
+    assert (listed["state"], listed["pid"], listed["console"]) == ("running", guest.process.pid, "stdio")
+    assert [disk["path"] for disk in listed["disks"]] == [str(probe_disk)]
+    guest.process.kill()
+    guest.end()
+    program("bhyvectl", f"--vm={NAME}", "--force-reset", check=0)  # nobody runs it: no error, as on FreeBSD

@@ -320,7 +320,9 @@ def _run_guest(
     from bhyveload.bhyve.devices import PciSerial, Stdio
     from bhyveload.handoff.outcome import POWERED_OFF
     from bhyveload.handoff.qemu.session import Qemu
+    from bhyveload.running.background import tell_service_manager
     from bhyveload.running.bhyve_signals import BhyveSignals
+    from bhyveload.running.control import ControlSocket
     from bhyveload.running.terminal import Terminal
     from bhyveload.running.title import set_title
 
@@ -336,6 +338,8 @@ def _run_guest(
                 warn(program, word)
         if any(isinstance(backend, Stdio) for backend in backends):
             terminal.attach(session, None)
+        stack.enter_context(ControlSocket(session, vm.path, _facts(guest)))
+        session.on_running(tell_service_manager)
         set_title("bhyve", f"bhyve: {vm.name}")
         signals.attach(session)
         result = session.wait(request.timeout)
@@ -346,6 +350,27 @@ def _run_guest(
     if guest.destroy_on_power_off and result.outcome == POWERED_OFF:
         vm.destroy()
     return result.exit_status
+
+
+def _facts(guest: Guest) -> dict[str, object]:
+    """What bhyvectl tells of the run."""
+    from bhyveload.bhyve.devices import Stdio, Terminal
+    from bhyveload.handoff.qemu.guest.machine import backings_of
+
+    disks = [
+        {"path": os.path.abspath(backing.path), "read_only": backing.read_only, "keeps": True}
+        for backing in backings_of(guest)
+    ]
+    console = "none"
+    for port in guest.serial_ports[:1]:
+        if isinstance(port.backend, Stdio):
+            console = "stdio"
+        elif isinstance(port.backend, Terminal):
+            console = port.backend.path
+        elif port.backend is not None:
+            console = "=".join(("unix" if len(port.backend) == 1 else "tcp", ":".join(map(str, port.backend))))
+    cpus, sockets, cores, threads = guest.topology
+    return {"disks": disks, "console": console, "cpus": cpus, "topology": [sockets, cores, threads]}
 
 
 def _other_ends(guest: Guest) -> Iterator[str]:

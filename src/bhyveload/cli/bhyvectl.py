@@ -168,16 +168,24 @@ def _tell_of_the_running(name: str, cpu: int, told: set[str], put: Callable[[str
     if runner is None:
         raise VmError(f"VM '{name}': --{sorted(told)[0]}: the guest is not running", f"bhyverun {name}")
     with runner:
-        cpus = runner.ask("info").get("cpus")
+        info = runner.ask("info")
+        cpus = info.get("cpus")
         count = cpus if isinstance(cpus, int) and 0 < cpus < 1 << 16 else 1
         if "get-cpu-topology" in told:
-            put(f"cpu_topology:\tsockets={count}, cores=1, threads=1, maxcpus={count}\n")
+            sockets, cores, threads = _topology(info.get("topology"), count)
+            put(f"cpu_topology:\tsockets={sockets}, cores={cores}, threads={threads}, maxcpus={count}\n")
         if "get-active-cpus" in told:
             put("active cpus:\t" + ",".join(f" {number}" for number in range(count)) + "\n")
         if "get-suspended-cpus" in told:
             put("suspended cpus:\t (none)\n")
         if "get-stats" in told:
             put("".join(lines(runner.ask("stats"), cpu)))
+
+
+def _topology(told: object, cpus: int) -> tuple[int, int, int]:
+    if isinstance(told, list) and len(told) == 3 and all(isinstance(number, int) for number in told):
+        return told[0], told[1], told[2]
+    return cpus, 1, 1
 
 
 def _show(name: str, cpu: int, wanted: set[str], put: Callable[[str], object]) -> None:
