@@ -3,13 +3,14 @@
 # make lint     ruff, mypy --strict, mandoc
 # make demo     a guest from a disk image to its first words
 # make bench    figures, side by side with bare Python and a plain copy
-# make fuzz     coverage-guided fuzzing of every parser (SECONDS=60 a target)
+# make fuzz     coverage-guided fuzzing of every parser (SECONDS=60 a target; RECORD=--record counts it in docs/fuzzing.md)
 
 VENV_PYTHON = .venv/bin/python
 STAMP = .venv/.setup-done
 WORKERS = auto
 PYTEST_ARGS =
 SECONDS = 60
+RECORD =
 
 .PHONY: setup test lint format demo bench fuzz clean
 
@@ -46,7 +47,7 @@ bench: setup
 
 fuzz: setup
 	$(VENV_PYTHON) -c "import atheris" 2>/dev/null || $(VENV_PYTHON) -m pip install -q atheris || true
-	$(VENV_PYTHON) tools/fuzz.py --seconds $(SECONDS)
+	$(VENV_PYTHON) tools/fuzz.py --seconds $(SECONDS) $(RECORD)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,11 +1,14 @@
 """Fuzz every parser, guided by coverage where atheris is installed: ``python tools/fuzz.py [--seconds N] [TARGET...]``.
 
-Each target runs in a process of its own for N seconds (60).  What breaks the invariant of tests/fuzzing (an error that
-is not this package's, more time or memory than allowed, a crash) is written to --finds, by default build/fuzz; what is
-kept goes to tests/data/fuzz/TARGET, where `make test` replays it.  At the end a table of executions, coverage and finds
-is printed (docs/security.md).
+Each target runs in a process of its own for N seconds (60).  What breaks the invariant of tests/fuzzing (an error
+that is not this package's, more than 2 s of processor time or 256 MiB beyond what the target began with, a crash) is
+written to --finds, by default build/fuzz; what is kept goes to tests/data/fuzz/TARGET, where `make test` replays it.
+At the end a table of executions, coverage and finds is printed; --record adds it to docs/fuzzing.md, which counts over
+all runs.
 
-Without atheris the project's own mutation engine is used: it is blind to coverage, and the table says so.
+Instrumented for coverage, Python takes about four times as long: there the limit is 8 s, and `--replay FILE...` tells
+whether an input is beyond 2 s without.  Without atheris the project's own mutation engine is used: it is blind to
+coverage, and the table says so.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import random
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +28,11 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-MEMORY_MB = 2048
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "data" / "zfs"), str(ROOT / "tools")]
+MEMORY_MB = 256
+COUNTS = ROOT / "docs" / "fuzzing.md"
+SLOWER = 4  # instrumented
+_ROW = re.compile(r"^\| ([a-z0-9-]+) \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \|$", re.M)
 
 
 def main() -> int:
@@ -36,12 +43,30 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, help="keep what covers new code here, and begin with it")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", choices=("atheris", "own"), default="atheris" if _has_atheris() else "own")
+    parser.add_argument("--record", action="store_true", help="add what was done to docs/fuzzing.md")
+    parser.add_argument("--replay", type=Path, nargs="+", help="run these inputs with the one TARGET named before")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*")
     options = parser.parse_args()
     if options.one:
         return (_with_atheris if options.engine == "atheris" else _with_own_engine)(options)
-    return _all(options)
+    return _replay(options) if options.replay else _all(options)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from fuzzing import check_in_time, targets
+
+    (name,) = options.targets
+    run = targets()[name].prepare()
+    for path in options.replay:
+        began = time.process_time()
+        try:
+            check_in_time(run, path.read_bytes())
+            outcome = "is all right"
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"[:200]
+        print(f"{path}: {time.process_time() - began:.2f} s, {outcome}")
+    return 0
 
 
 def _has_atheris() -> bool:
@@ -80,7 +105,31 @@ def _all(options: argparse.Namespace) -> int:
     print("| --- | --: | --: | --: | --: | --: |")
     for name in names:
         print(rows[name])
+    if options.record:
+        record({name: _counts(rows[name], options.seconds) for name in names})
     return 1 if any(not row.endswith("| 0 |") for row in rows.values()) else 0
+
+
+def _counts(row: str, seconds: int) -> tuple[int, int, int]:
+    columns = row.split(" | ")
+    return int(columns[1]), seconds, int(columns[-1].rstrip(" |"))
+
+
+def record(done: dict[str, tuple[int, int, int]], path: Path = COUNTS) -> None:
+    """Add (executions, seconds, finds) of each target to the table in docs/fuzzing.md."""
+    text = path.read_text()
+    counts = {name: tuple(int(cell.replace(" ", "")) for cell in cells) for name, *cells in _ROW.findall(text)}
+    counts.pop("all", None)
+    for name, more in done.items():
+        counts[name] = tuple(old + new for old, new in zip(counts.get(name, (0, 0, 0)), more, strict=True))
+    rows = {**counts, "all": tuple(sum(column) for column in zip(*counts.values(), strict=True))}
+    shown = [
+        f"| {name} | " + " | ".join(f"{cell:,}".replace(",", " ") for cell in cells) + " |"
+        for name, cells in rows.items()
+    ]
+    start, end = text.index("| --- |"), text.rindex("|")
+    head = text[: text.index("\n", start) + 1]
+    path.write_text(head + "\n".join(shown) + text[end + 1 :])
 
 
 def _start(name: str, options: argparse.Namespace) -> tuple[subprocess.Popen[bytes], str]:
@@ -122,12 +171,15 @@ def _with_atheris(options: argparse.Namespace) -> int:
     import atheris
 
     with atheris.instrument_imports(include=["bhyveload"]):
-        from fuzzing import check, targets
+        from fuzzing import LIMIT_SECONDS, check, targets, watch
 
         target = targets()[options.one]
         run = target.prepare()
+    limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 + MEMORY_MB
+    watch()
 
     def one(data: bytes) -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_SECONDS * SLOWER)
         try:
             check(run, data)
         except BaseException:
@@ -146,9 +198,9 @@ def _with_atheris(options: argparse.Namespace) -> int:
             sys.argv[0],
             f"-max_total_time={options.seconds}",
             f"-max_len={target.size}",
-            f"-rss_limit_mb={MEMORY_MB}",
+            f"-rss_limit_mb={limit}",
             f"-seed={options.seed}",
-            "-timeout=25",
+            "-timeout=100",  # of the clock, which runs on while others have the processor
             "-report_slow_units=1000",
             "-print_final_stats=1",
             f"-artifact_prefix={options.finds}/{options.one}-",
@@ -164,9 +216,9 @@ def _with_own_engine(options: argparse.Namespace) -> int:
     from fuzzing import check_in_time, targets
     from fuzzing.mutate import inputs
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
     target = targets()[options.one]
     run = target.prepare()
+    limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + (MEMORY_MB << 20)
     until = time.monotonic() + options.seconds
     count, slowest, found = 0, 0.0, 0
     for data in inputs(list(target.seeds()), random.Random(options.seed), target.size):
@@ -175,6 +227,10 @@ def _with_own_engine(options: argparse.Namespace) -> int:
             break
         try:
             check_in_time(run, data)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            if peak > limit:
+                limit = peak
+                raise MemoryError(f"{peak >> 20} MiB")
         except BaseException:
             traceback.print_exc()
             _find(options, data)

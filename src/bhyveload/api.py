@@ -12,7 +12,7 @@ import time
 
 from bhyveload.compat import loader_version
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.deadline import Deadline, deadline_of
 from bhyveload.confined.reports import LOADER
 from bhyveload.confined.run import run as run_confined
 from bhyveload.errors import (
@@ -119,7 +119,7 @@ def load(
     options: Options | None = None,
     loaders: Loaders | None = None,
     sandbox: Sandbox | bool = True,
-    timeout: float | None = None,
+    timeout: float | Deadline | None = None,
     wired: bool = False,
     incore: bool = False,
     kept: dict[str, Any] | None = None,
@@ -142,7 +142,7 @@ def load(
     """
     began = time.perf_counter_ns()
     current = loader_version(compat) == "current"
-    deadline = Deadline(timeout)
+    deadline = deadline_of(timeout)
     vm.loading()
     _flush_streams()
     options = options or Options()

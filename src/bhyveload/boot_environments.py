@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.deadline import SURVEY_SECONDS, deadline_of
 from bhyveload.confined.reports import POOLS
 from bhyveload.confined.run import run
 from bhyveload.need import load as load_module
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.confined.child import Leave
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.device import Device
 
 
 def list_boot_environments(
-    disks: Sequence[Device], *, sandbox: Sandbox | bool = True, timeout: float | None = None
+    disks: Sequence[Device], *, sandbox: Sandbox | bool = True, timeout: float | Deadline | None = None
 ) -> dict[str, Any]:
     """ "pools": each with "name" and "boot_environments" (fs/zfs/facts.py), or "error" and "hint" where it cannot be
     used.  A confined child reads the disks; nothing is written to them.
@@ -42,7 +43,7 @@ def list_boot_environments(
         return {"pools": pools}
 
     subject = Subject("the boot environments' reader", sandbox or None, disks=disks)
-    listing: dict[str, Any] = run(work, subject, Deadline(timeout), POOLS)
+    listing: dict[str, Any] = run(work, subject, deadline_of(timeout).or_else(SURVEY_SECONDS), POOLS)
     return listing
 
 

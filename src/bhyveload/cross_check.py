@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bhyveload.compat import LoaderVersion
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.device import Device
     from bhyveload.host.interface import HostDirectory
     from bhyveload.report import LoadReport
@@ -55,7 +56,7 @@ def cross_check(
     keys: bytes | None = None,
     compat: LoaderVersion | None = None,
     sandbox: Sandbox | bool = True,
-    timeout: float | None = None,
+    timeout: float | Deadline | None = None,
 ) -> CrossCheck:
     """Load twice and compare.  Parameters as those of api.load; ``loaders`` None: what the directories of loaders hold.
 

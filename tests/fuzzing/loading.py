@@ -49,7 +49,7 @@ class _Keys:
         return True
 
 
-class _Content:
+class Content:
     """An open file of the fuzzed bytes."""
 
     name = "fuzzed"
@@ -97,7 +97,7 @@ def _with_files(loader: Loader, files: dict[str, BytesDevice]) -> None:
         device = files.get(path)
         if device is None:
             raise FileSystemError(ENOENT, f"{path}: no such file")
-        content: Any = _Content(device)
+        content: Any = Content(device)
         return OpenFile(loader.files, path, F_READ, content, None)
 
     loader.files.open = opened  # type: ignore[method-assign]
@@ -209,7 +209,7 @@ def _hints_seeds() -> Iterator[bytes]:
 # Typed lines
 
 
-def _boot_disk() -> BytesDevice:
+def boot_disk() -> BytesDevice:
     return BytesDevice(image(sorted(DATA.glob("golden/*/modules/disk.img.zst"))[0]))
 
 
@@ -219,7 +219,7 @@ pnpload pnpautoload nvstore map-vdisk unmap-vdisk lszfs reloadbe load_geli bcach
 
 def _commands() -> Run:
     load_all()
-    disk = _boot_disk()
+    disk = boot_disk()
 
     def run(data: bytes) -> None:
         loader = a_loader(disk, bool(len(data) & 1))
@@ -255,7 +255,7 @@ def _lua_primitives() -> Run:
     from bhyveload.loader.interpreter.lua_lfs import LfsLibrary
     from bhyveload.loader.interpreter.lua_loader import LoaderLibrary
 
-    disk = _boot_disk()
+    disk = boot_disk()
 
     def run(data: bytes) -> None:
         loader = a_loader(disk)
@@ -317,7 +317,7 @@ def _lua_script() -> Run:
     load_all()
     from bhyveload.loader.interpreter.lua import LuaInterpreter
 
-    disk = _boot_disk()
+    disk = boot_disk()
     loader = a_loader(disk)
     loader.environment.define("currdev", "", None, None)
     set_currdev(loader, "disk0p2:")

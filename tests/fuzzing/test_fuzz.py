@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import traceback
 from collections.abc import Callable
 from itertools import islice
 
 import pytest
 
-from fuzzing import check_in_time, targets
+from fuzzing import LIMIT_MEMORY, check_in_time, targets
 from fuzzing.mutate import inputs
 from support.places import DATA
 
@@ -45,11 +46,17 @@ def test_short_run(name: str) -> None:
 
     def work() -> None:
         run = target.prepare()
+        before = _peak_memory()
         generator = random.Random(f"bhyveload {name}")
         for data in islice(inputs(list(target.seeds()), generator, target.size), target.rounds):
             check_in_time(run, data)
+        assert _peak_memory() - before < LIMIT_MEMORY
 
     in_a_child(work)
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def finds() -> list[tuple[str, str]]:

@@ -537,6 +537,17 @@ def test_interrupted(tmp_path: Path, folder: Path, number: int, status: int | No
             os.close(fd)
 
 
+@pytest.mark.parametrize("program", ["bhyveload", "bhyvedisk"])
+def test_the_time_that_is_given_is_for_unpacking_too(tmp_path: Path, folder: Path, program: str) -> None:
+    disk = endless(tmp_path / "disk")
+    words: list[str | Path] = ["info", disk] if program == "bhyvedisk" else ["--batch", "-d", disk, "vm"]
+    command: list[str | Path] = [sys.executable, "-m", f"bhyveload.cli.{program}", "--timeout", "1", *words]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 70
+    assert b"did not finish in 1 seconds (give it longer: --timeout)" in done.stderr
+    assert os.listdir(folder) == []
+
+
 def test_a_terminal_sees_it_count(tmp_path: Path, folder: Path) -> None:
     path = endless(tmp_path / "disk")
     words = [sys.executable, "-m", "bhyveload.cli.bhyveload", "--batch", "-d", str(path), "vm"]

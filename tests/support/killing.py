@@ -29,10 +29,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Running:
-    """bhyveload in a session of its own.  ``terminal``: with a pseudo-terminal, whose master is ``master``."""
+    """A program in a session of its own.  ``terminal``: with a pseudo-terminal, whose master is ``master``."""
 
-    def __init__(self, *words: str | Path, terminal: bool = False, **environment: str) -> None:
-        command = [str(PROGRAM), *map(str, words)]
+    def __init__(self, *words: str | Path, terminal: bool = False, program: Path = PROGRAM, **environment: str) -> None:
+        command = [str(program), *map(str, words)]
         kept = {**os.environ, **environment}
         self.master = self.terminal = -1
         self.saved: list[object] = []
@@ -128,7 +128,7 @@ def kill_at_random(
     Returns what the store holds: "old", "new" or "not loaded".  Raises AssertionError for anything else, for
     processes or files that are left, and for a next load that fails.
     """
-    before = _serial(store)
+    before = serial_of(store)
     run = Running("--batch", "-m", "64M", "-d", disk, "guest", BHYVE_VMM_DIR=str(store))
     if whom == "child":
         victim = run.child()
@@ -143,7 +143,7 @@ def kill_at_random(
         pass
     status, error = run.end()
     run.close()
-    after = _serial(store)
+    after = serial_of(store)
     if b"Traceback" in error:  # Ctrl-C before the first statement of ours: Python's own words
         ours = re.search(rb'/bhyveload/[a-z_/0-9]+\.py"', error)
         assert number == signal.SIGINT and (ours is None or b"import bhyveload\n" in error), error
@@ -168,7 +168,7 @@ def load(disk: Path, store: Path) -> None:
     assert status == 0, error
 
 
-def _serial(store: Path) -> int | None:
+def serial_of(store: Path) -> int | None:
     """What tells one loaded VM from the next, its memory file; None: none is loaded."""
     with VirtualMachine.open("guest", str(store)) as vm:
         if vm.state is None:

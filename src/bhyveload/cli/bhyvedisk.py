@@ -10,7 +10,7 @@ from bhyveload.cli.getopt import Options, timeout_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.deadline import FOREVER, SURVEY_SECONDS, Deadline
 from bhyveload.confined.reports import LOOKED
 from bhyveload.confined.run import run as run_confined
 from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, UsageError
@@ -76,6 +76,7 @@ class Request:
     __slots__ = (
         "command",
         "dataset",
+        "deadline",
         "disks",
         "doubtful",
         "flags",
@@ -83,7 +84,6 @@ class Request:
         "named",
         "partition",
         "path",
-        "timeout",
         "user",
     )
 
@@ -96,7 +96,7 @@ class Request:
         self.host_path = ""
         self.partition = ""
         self.dataset = ""
-        self.timeout: float | None = None
+        self.deadline = FOREVER
         self.user: str | None = None
         self.flags: set[str] = set()
 
@@ -159,6 +159,7 @@ def _open_disk(program: str, request: Request, sandbox: Sandbox | bool, path: st
         allow_backing=named.backing or "allow-backing" in request.flags,
         progress=UnpackProgress(program),
         sandbox=sandbox,
+        deadline=request.deadline,
     )
 
 
@@ -231,7 +232,7 @@ def _take(request: Request, option: str, argument: str) -> None:
     elif option == "user":
         request.user = argument
     elif option == "timeout":
-        request.timeout = timeout_of(argument)
+        request.deadline = Deadline(timeout_of(argument))
     else:
         request.flags.add(option)
 
@@ -285,10 +286,11 @@ def _look(
     def child(_: Leave) -> dict[str, Any]:
         return work(request, disks, output, lambda text: warn(program, text))
 
+    deadline = request.deadline.or_else(SURVEY_SECONDS) if request.command == "info" else request.deadline
     subject = Subject(
         "bhyvedisk's reader", sandbox if isinstance(sandbox, Sandbox) else None, disks=disks, others=[output.fd]
     )
-    return _finish(run_confined(child, subject, Deadline(request.timeout), LOOKED), target)
+    return _finish(run_confined(child, subject, deadline, LOOKED), target)
 
 
 def _finish(report: dict[str, Any], target: CopyTarget | None) -> int | None:

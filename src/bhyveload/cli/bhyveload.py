@@ -17,6 +17,7 @@ from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, repor
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.compat import LOADER_VERSIONS, loader_version
+from bhyveload.confined.deadline import FOREVER, Deadline
 from bhyveload.errors import (
     HostError,
     InputError,
@@ -143,7 +144,7 @@ class Request:
         self.kernel = self.boot_environment = ""
         self.commands: list[str] = []
         self.compat: LoaderVersion | None = None  # not chosen
-        self.timeout: float | None = None
+        self.deadline = FOREVER
         self.user: str | None = None
         self.require_sandbox = self.no_sandbox = False
 
@@ -278,7 +279,7 @@ def _act(request: Request, option: str, argument: str) -> None:
         case "user":
             request.user = argument
         case "timeout":
-            request.timeout = timeout_of(argument)
+            request.deadline = Deadline(timeout_of(argument))
 
 
 def _open_console(path: str) -> int:
@@ -316,6 +317,7 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
             allow_backing=request.allow_backing or named.backing,
             progress=UnpackProgress(program),
             sandbox=sandbox,
+            deadline=request.deadline,
         )
         if disk.read_only and not request.looks:
             why = "opened read-only"
@@ -330,7 +332,10 @@ def _refuse_twice(files: list[RawImage]) -> None:
     """Two disks of a guest's on one file destroy each other.  Raises UsageError."""
     seen: dict[tuple[int, int, int], RawImage] = {}
     for file in files:
-        status = os.fstat(file.descriptor)
+        try:
+            status = os.fstat(file.descriptor)
+        except OSError as error:
+            raise InputError(f"{file.name}: cannot be opened: {error.strerror}") from None
         key = status.st_dev, status.st_ino, status.st_rdev
         other = seen.setdefault(key, file)
         if other is not file and not (other.read_only and file.read_only):
@@ -383,7 +388,7 @@ def _load(program: str, request: Request, name: str) -> int:
             options=options,
             loaders=loaders,
             sandbox=sandbox,
-            timeout=request.timeout,
+            timeout=request.deadline,
             wired=request.wired,
             incore=request.incore,
             kept={"load": {"command": request.words, "folder": _folder()}},
@@ -409,7 +414,7 @@ def _machine(request: Request, name: str) -> Machine:
 def _list_boot_environments(program: str, request: Request, disks: list[Disk], sandbox: Sandbox | bool) -> int:
     from bhyveload.boot_environments import lines, list_boot_environments
 
-    listing = list_boot_environments(disks, sandbox=sandbox, timeout=request.timeout)
+    listing = list_boot_environments(disks, sandbox=sandbox, timeout=request.deadline)
     for pool in listing["pools"]:
         if "error" in pool:
             warn(program, f"ZFS pool {pool.get('name')}: {pool['error']}")
@@ -449,7 +454,7 @@ def _cross_check(request: Request, disks: list[Disk], loaders: Loaders | None, s
         host_directory=request.host_directory,
         compat=request.compat,
         sandbox=sandbox,
-        timeout=request.timeout,
+        timeout=request.deadline,
     )
     return print_cross_check(result, request.json)
 

@@ -66,6 +66,9 @@ def report_error(program: str, error: BaseException) -> int:
         return EX_IOERR
     if os.environ.get("BHYVELOAD_DEBUG"):
         sys.excepthook(type(error), error, error.__traceback__)
+    if isinstance(error, ImportError):
+        warn(program, f"the installation is incomplete, or cannot be read: {error}")
+        return EX_SOFTWARE
     warn(program, f"internal error: {type(error).__name__}: {error} (please report it; BHYVELOAD_DEBUG=1 shows more)")
     return EX_SOFTWARE
 

@@ -155,6 +155,9 @@ class Child:
         LoaderCrashed (signal, time out, silence); the child has ended then."""
         try:
             data = _read_report(self._reading, deadline)
+        except OSError as error:
+            self.kill()
+            raise HostError(f"the loader's report cannot be read: {error.strerror}") from None
         except BaseException:
             self.kill()
             raise

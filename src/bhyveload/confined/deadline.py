@@ -18,5 +18,15 @@ class Deadline:
         """Seconds that are left, 0 when there are none; None: for ever."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
+    def or_else(self, seconds: float) -> Deadline:
+        """This one; where it is for ever, one of ``seconds`` from now."""
+        return Deadline(seconds) if self.seconds is None else self
+
+
+def deadline_of(timeout: float | Deadline | None) -> Deadline:
+    """A deadline as it is, seconds from now on."""
+    return timeout if isinstance(timeout, Deadline) else Deadline(timeout)
+
 
 FOREVER = Deadline()
+SURVEY_SECONDS = 60.0  # for looking at what is there, unless the user says otherwise

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from bhyveload.confined.child import Leave
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.image.disk import ImageDisk
     from bhyveload.sandbox import Sandbox
 
@@ -66,7 +67,11 @@ class Silent:
 
 
 def unpacked(
-    source: RawImage, compression: str, progress: Progress | None = None, sandbox: Sandbox | None = None
+    source: RawImage,
+    compression: str,
+    progress: Progress | None = None,
+    sandbox: Sandbox | None = None,
+    deadline: Deadline = FOREVER,
 ) -> str:
     """The path of the decompressed ``source``, unpacked now if it is not there yet.
 
@@ -84,7 +89,7 @@ def unpacked(
             tell = progress or Silent()
 
             def fill(limit: int, room: int) -> int:
-                return _decompress(source, compression, (part, folder, limit, room), tell, sandbox)
+                return _decompress(source, compression, (part, folder, limit, room), tell, sandbox, deadline)
 
             _fill(part, path, source.name, fill, tell)
         else:
@@ -250,6 +255,7 @@ def _decompress(
     target: tuple[int, str, int, int],
     progress: Progress,
     sandbox: Sandbox | None,
+    deadline: Deadline,
 ) -> int:
     """Have confined children decompress ``source``: one, or for a .xz file in blocks one a processor.  The disk's size.
 
@@ -275,7 +281,7 @@ def _decompress(
     if compression == "xz":
         from bhyveload.image.xz import XzImage, blocks_of
 
-        found = run(lambda _: {"blocks": blocks_of(source, source.name)}, subject, FOREVER, BLOCKS)["blocks"]
+        found = run(lambda _: {"blocks": blocks_of(source, source.name)}, subject, deadline, BLOCKS)["blocks"]
         workers = min(found, os.cpu_count() or 1, MAX_WORKERS)
     if workers > 1:
         children = [start_share(number) for number in range(workers)]
@@ -284,7 +290,7 @@ def _decompress(
     sizes = set()
     try:
         while children:
-            sizes.add(fitting(children.pop(0).report(FOREVER), UNPACKED, UNPACKER)["size"])
+            sizes.add(fitting(children.pop(0).report(deadline), UNPACKED, UNPACKER)["size"])
     finally:
         for child in children:
             child.kill()

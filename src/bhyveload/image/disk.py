@@ -19,7 +19,7 @@ import os
 import stat
 
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import Deadline
+from bhyveload.confined.deadline import SURVEY_SECONDS
 from bhyveload.confined.reports import IMAGE, IN_BLOCKS, MAX_DISK
 from bhyveload.confined.run import run
 from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.confined.shape import Shape
     from bhyveload.device import Buffer, Device
     from bhyveload.image.cache import Progress
 
 MAX_CHAIN = 16  # backing files, one on top of the other
 READER = "a disk image's reader"
-_SURVEY_LIMIT = 60.0  # seconds
 _QEMU_NAMES = {"vpc": "vhd"}  # formats as qemu-img writes them into a qcow2 image
 
 
@@ -113,8 +113,11 @@ class ImageDisk(ReadOnlyImage):
 class Opener:
     """The parent's part.  One object opens one disk."""
 
-    def __init__(self, allow_backing: bool, progress: Progress | None, sandbox: Sandbox | bool) -> None:
+    def __init__(
+        self, allow_backing: bool, progress: Progress | None, sandbox: Sandbox | bool, deadline: Deadline
+    ) -> None:
         """Raises SandboxError."""
+        self._deadline = deadline
         self._allow_backing = allow_backing
         self._progress = progress
         self._sandbox = Sandbox() if sandbox is True else sandbox or None
@@ -168,7 +171,7 @@ class Opener:
     def _ask(self, question: Callable[[], dict[str, Any]], shape: Shape) -> dict[str, Any]:
         """What a confined child finds out."""
         subject = Subject(READER, self._sandbox, disks=self._files)
-        answer: dict[str, Any] = run(lambda _: question(), subject, Deadline(_SURVEY_LIMIT), shape)
+        answer: dict[str, Any] = run(lambda _: question(), subject, self._deadline.or_else(SURVEY_SECONDS), shape)
         return answer
 
     def _decompressed(self, file: RawImage, path: str, compression: str) -> Layer:
@@ -179,7 +182,7 @@ class Opener:
             answer = self._ask(lambda: _survey_xz(file, path), IN_BLOCKS)
             if answer["in_blocks"]:
                 return Layer(file, path, _inner(answer["form"], path), in_blocks=True)
-        unpacked = cache.unpacked(file, compression, self._progress, self._sandbox)
+        unpacked = cache.unpacked(file, compression, self._progress, self._sandbox, self._deadline)
         inside = cache.open_unpacked(unpacked, path)
         self._files.append(inside)
         return Layer(inside, path, _inner(detect(inside, path), path))

@@ -6,6 +6,7 @@ image/disk.py, where a confined child looks at the file before the loader's chil
 
 from __future__ import annotations
 
+from bhyveload.confined.deadline import FOREVER
 from bhyveload.errors import ImageError
 from bhyveload.image.magic import COMPRESSIONS, RAW, detect
 from bhyveload.image.raw import open_raw
@@ -15,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.image.cache import Progress
     from bhyveload.image.disk import ImageDisk
     from bhyveload.image.raw import RawImage
@@ -31,19 +33,23 @@ def open_disk(
     allow_backing: bool = False,
     progress: Progress | None = None,
     sandbox: Sandbox | bool = True,
+    deadline: Deadline = FOREVER,
 ) -> Disk:
     """The disk in ``path``: a RawImage, or an ImageDisk, which is only read.
 
     ``read_only``: never write to it.  ``format``: what the file is (image/named.py); "": found out once, and remembered
     for a file that a guest may write.  ``allow_backing``: follow the names of backing files in qcow2 images.
     ``progress`` is told when the file has to be unpacked.  ``sandbox``: how the children that look at the file are
-    confined; True: with all that this host offers.
+    confined; True: with all that this host offers.  ``deadline`` for all of it, unpacking included; looking at the file
+    takes a minute at most.
 
     Raises InputError (cannot be opened), ImageError (damaged, of a kind that is not read, names other files, was raw
     and looks otherwise now), HostError (no room to unpack it), SandboxError, LoaderCrashed.
     """
     file = open_raw(path, read_only)
-    return disk_in(file, format=format, allow_backing=allow_backing, progress=progress, sandbox=sandbox)
+    return disk_in(
+        file, format=format, allow_backing=allow_backing, progress=progress, sandbox=sandbox, deadline=deadline
+    )
 
 
 def disk_in(
@@ -53,6 +59,7 @@ def disk_in(
     allow_backing: bool = False,
     progress: Progress | None = None,
     sandbox: Sandbox | bool = True,
+    deadline: Deadline = FOREVER,
 ) -> Disk:
     """The disk in a file that is open already: ``file`` itself if it is raw, else it is closed.  As open_disk()."""
     try:
@@ -64,7 +71,7 @@ def disk_in(
         raise
     from bhyveload.image.disk import Opener
 
-    return Opener(allow_backing, progress, sandbox).open(file, form)
+    return Opener(allow_backing, progress, sandbox, deadline).open(file, form)
 
 
 def format_of(file: RawImage, said: str = "") -> str:

@@ -155,6 +155,9 @@ def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise InputError(f"{path}: not a disk image: neither a regular file nor a block device")
         return RawImage(fd, path, read_only)
+    except OSError as error:
+        os.close(fd)
+        raise InputError(f"{path}: cannot be opened: {_reason(error)}") from None
     except BaseException:
         os.close(fd)
         raise

@@ -118,9 +118,12 @@ class GuestMemory:
             at += step
 
     def read(self, gpa: int, length: int) -> bytes:
-        """The bytes at [gpa, gpa + length).  Raises MemoryAccessError."""
+        """The bytes at [gpa, gpa + length).  Raises MemoryAccessError, VmStorageError."""
         at = self.offset(gpa, length)
-        data = os.pread(self.fd, length, at)
+        try:
+            data = os.pread(self.fd, length, at)
+        except OSError as error:
+            raise _storage_error(error) from None
         return data if len(data) == length else data + bytes(length - len(data))
 
 

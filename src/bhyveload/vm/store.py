@@ -355,7 +355,12 @@ class VirtualMachine:
                 if error.errno != errno.EWOULDBLOCK:
                     raise _storage_error(self.path, error) from None
                 raise VmBusy(f"VM '{self.name}' is in use{holder}", "wait for it or end it") from None
-            if os.fstat(fd).st_nlink:
+            try:
+                links = os.fstat(fd).st_nlink
+            except OSError as error:
+                os.close(fd)
+                raise _storage_error(self.path, error) from None
+            if links:
                 self._lock = fd
                 self._sign_lock()
                 return
