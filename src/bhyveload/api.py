@@ -227,7 +227,7 @@ class _NotResident:
 
 
 def _make_resident(vm: Machine, wired: bool, incore: bool) -> ResidentMemory | _NotResident:
-    if not (wired or incore):
+    if not (wired or incore) or not vm.loading().descriptors():  # vmm(4) has been told by vm_set_memflags
         return _NotResident()
     from bhyveload.vm.resident import ResidentMemory
 
@@ -271,8 +271,8 @@ def _run_until_loaded(
     for turn in range(_MAX_RESTARTS):
         if turn:
             vm.restart()
-        if not options.batch or any(disk.describe().get("compression") for disk in disks):
-            # a prompt must not start over, and a compressed disk would be decompressed over again
+        if not options.batch or not vm.starts_over or any(disk.describe().get("compression") for disk in disks):
+            # a prompt and vmm(4)'s memory must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
         work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, current)
         subject = Subject(

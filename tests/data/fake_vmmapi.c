@@ -1,7 +1,13 @@
 /*
  * A stand-in for FreeBSD's libvmmapi: the functions that bhyveload calls, with the signatures of 13.2 (-DOLD) or of
  * 14.0 and later.  Every call is written down; trace() gives the text.  fail_on() makes one function fail.
+ *
+ * For whole programs: with VMM_STANDIN=FOLDER in the environment, VMs are files there (memory as NAME.low and NAME.high,
+ * mapped shared), every call is appended to FOLDER/trace, and VMM_STANDIN_FAIL=FUNCTION:ERRNO makes one fail.
  */
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -20,9 +26,43 @@ void forget(void) { text[0] = failing[0] = existing[0] = 0; }
 void exists(const char *name) { strcpy(existing, name); }
 void fail_on(const char *function, int error) { strcpy(failing, function); failure = error; }
 
+static char *folder_file(const char *name, const char *suffix)
+{
+	static char path[4096];
+
+	snprintf(path, sizeof(path), "%s/%s%s", getenv("VMM_STANDIN"), name, suffix);
+	return path;
+}
+
+static int whole(void) { return getenv("VMM_STANDIN") != NULL; }
+
+static void append(const char *line)
+{
+	int fd = open(folder_file("trace", ""), O_WRONLY | O_CREAT | O_APPEND, 0600);
+
+	if (fd >= 0 && write(fd, line, strlen(line)) < 0)
+		abort();
+	close(fd);
+}
+
+static char *map_file(const char *name, const char *suffix, size_t length)
+{
+	int fd = open(folder_file(name, suffix), O_RDWR | O_CREAT, 0600);
+	char *place;
+
+	if (length == 0)
+		return NULL;
+	if (fd < 0 || ftruncate(fd, length) < 0)
+		abort();
+	place = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return place;
+}
+
 static int note(const char *function, const char *format, ...)
 {
-	size_t used = strlen(text);
+	size_t start = strlen(text), used = start;
+	const char *fail = getenv("VMM_STANDIN_FAIL");
 	va_list list;
 
 	used += snprintf(text + used, sizeof(text) - used, "%s", function);
@@ -30,6 +70,12 @@ static int note(const char *function, const char *format, ...)
 	used += vsnprintf(text + used, sizeof(text) - used, format, list);
 	va_end(list);
 	snprintf(text + used, sizeof(text) - used, "\n");
+	if (whole())
+		append(text + start);
+	if (fail != NULL && strncmp(fail, function, strlen(function)) == 0 && fail[strlen(function)] == ':') {
+		errno = atoi(strchr(fail, ':') + 1);
+		return -1;
+	}
 	if (strcmp(function, failing) == 0) {
 		errno = failure;
 		return -1;
@@ -41,10 +87,12 @@ int vm_create(const char *name)
 {
 	if (note("vm_create", " %s", name))
 		return -1;
-	if (strcmp(name, existing) == 0) {
+	if (strcmp(name, existing) == 0 || (whole() && access(folder_file(name, ".vm"), F_OK) == 0)) {
 		errno = EEXIST;
 		return -1;
 	}
+	if (whole())
+		close(open(folder_file(name, ".vm"), O_WRONLY | O_CREAT, 0600));
 	strcpy(existing, name);
 	return 0;
 }
@@ -55,7 +103,7 @@ struct vmctx *vm_open(const char *name)
 
 	if (note("vm_open", " %s", name))
 		return NULL;
-	if (strcmp(name, existing) != 0) {
+	if (whole() ? access(folder_file(name, ".vm"), F_OK) != 0 : strcmp(name, existing) != 0) {
 		errno = ENOENT;
 		return NULL;
 	}
@@ -64,7 +112,18 @@ struct vmctx *vm_open(const char *name)
 	return ctx;
 }
 
-void vm_destroy(struct vmctx *ctx) { note("vm_destroy", " %s", ctx->name); existing[0] = 0; free(ctx); }
+void vm_destroy(struct vmctx *ctx)
+{
+	note("vm_destroy", " %s", ctx->name);
+	existing[0] = 0;
+	if (whole()) {
+		unlink(folder_file(ctx->name, ".vm"));
+		unlink(folder_file(ctx->name, ".low"));
+		unlink(folder_file(ctx->name, ".high"));
+	}
+	free(ctx);
+}
+
 int vm_reinit(struct vmctx *ctx) { return note("vm_reinit", " %s", ctx->name); }
 void vm_set_memflags(struct vmctx *ctx, int flags) { note("vm_set_memflags", " %d", flags); ctx->memflags = flags; }
 size_t vm_get_lowmem_size(struct vmctx *ctx) { return ctx->low; }
@@ -72,12 +131,21 @@ size_t vm_get_highmem_size(struct vmctx *ctx) { return ctx->high; }
 
 int vm_setup_memory(struct vmctx *ctx, size_t len, int style)
 {
-	size_t limit = 1 << 20;	/* instead of 3 GiB */
+	size_t limit = whole() ? 3UL << 30 : 1 << 20;	/* else instead of 3 GiB */
 
 	if (note("vm_setup_memory", " %zu %d", len, style))
 		return -1;
 	ctx->low = len > limit ? limit : len;
 	ctx->high = len - ctx->low;
+	if (whole()) {
+		if (len == 0 || len % 4096 != 0) {
+			errno = EINVAL;
+			return -1;
+		}
+		ctx->lowmem = map_file(ctx->name, ".low", ctx->low);
+		ctx->highmem = map_file(ctx->name, ".high", ctx->high);
+		return 0;
+	}
 	ctx->lowmem = calloc(1, ctx->low);
 	ctx->highmem = calloc(1, ctx->high);
 	return 0;

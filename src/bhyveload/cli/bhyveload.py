@@ -13,6 +13,7 @@ from bhyveload import __version__
 from bhyveload.api import load
 from bhyveload.cli.getopt import Options, timeout_of
 from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
+from bhyveload.cli.machines import check_vmm, open_machine
 from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
@@ -35,8 +36,6 @@ from bhyveload.loader.state import Options as LoaderOptions
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.memory import MB
 from bhyveload.vm.memsize import parse_memory_size
-from bhyveload.vm.scratch import ScratchMachine
-from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ LONG_OPTIONS = {
     "no-sandbox": "no-sandbox",
     "loader-dir": "loader-dir:",
     "cross-check": "cross-check",
+    "vmm": "vmm:",
 }
 LOOKS = ("dry-run", "list-boot-envs", "cross-check")
 HELP = """\
@@ -119,6 +119,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
       --user NAME         as root: whom the loader runs as (nobody)
       --require-sandbox   fail where this host cannot confine the loader wholly
       --no-sandbox        do not confine the loader: a hostile guest then has your rights
+      --vmm KIND          where VMs are: store, libvmmapi[:PATH] (vmm(4)); auto
       --help, --version
 """
 
@@ -143,6 +144,7 @@ class Request:
         self.single_user = self.verbose = False
         self.kernel = self.boot_environment = ""
         self.commands: list[str] = []
+        self.vmm = "auto"
         self.compat: LoaderVersion | None = None  # not chosen
         self.deadline = FOREVER
         self.user: str | None = None
@@ -276,6 +278,8 @@ def _act(request: Request, option: str, argument: str) -> None:
             if argument not in LOADER_VERSIONS:
                 raise UsageError(f"--compat knows 13.2 and current, not '{argument}'")
             request.compat = loader_version(argument)
+        case "vmm":
+            request.vmm = check_vmm(argument)
         case "user":
             request.user = argument
         case "timeout":
@@ -408,7 +412,9 @@ def _folder() -> str:
 
 
 def _machine(request: Request, name: str) -> Machine:
-    return ScratchMachine(name, request.memory) if request.dry_run else VirtualMachine.create(name, request.memory)
+    return open_machine(
+        request.vmm, name, request.memory, dry_run=request.dry_run, wired=request.wired, incore=request.incore
+    )
 
 
 def _list_boot_environments(program: str, request: Request, disks: list[Disk], sandbox: Sandbox | bool) -> int:

@@ -154,6 +154,7 @@ class FreebsdVirtualMachine:
     __slots__ = ("_api", "_ctx", "_fresh_vm", "_memflags", "_vcpu", "memory", "memory_size", "name", "state")
 
     keeps = True
+    starts_over = False
 
     def __init__(self, name: str, api: Vmmapi) -> None:
         """Use ``create`` or ``open``."""

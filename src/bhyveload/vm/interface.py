@@ -49,10 +49,13 @@ class Machine(Protocol):
 
     ``keeps``: what is loaded stays when this process ends; the disks of a machine that does not keep it are not
     written either.
+    ``starts_over``: a load can be begun anew, unseen, with memory that no earlier turn has touched.
     """
 
     @property
     def name(self) -> str: ...
+    @property
+    def starts_over(self) -> bool: ...
     @property
     def keeps(self) -> bool: ...
     @property

@@ -23,6 +23,7 @@ class ScratchMachine:
     __slots__ = ("_closed", "memory", "memory_size", "name")
 
     keeps = False
+    starts_over = True
 
     def __init__(self, name: str, memory_size: int) -> None:
         low, high = split_memory(memory_size)

@@ -135,6 +135,7 @@ class VirtualMachine:
     __slots__ = ("_lock", "_unnamed", "directory", "memory", "memory_size", "name", "path", "state")
 
     keeps = True
+    starts_over = True
 
     def __init__(self, name: str, directory: str) -> None:
         """Use ``create`` or ``open``."""
