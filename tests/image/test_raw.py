@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,20 @@ def test_a_disk_that_becomes_shorter_does_not_end_the_process_that_opened_it(tmp
     assert try_confined(lambda: image.read(4096, 10)[0], disks=[image], sandbox=only()) == (
         "the loader died by SIGBUS: a disk image became shorter while it was read"
     )
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("losetup") is None, reason="only root makes loop devices")
+def test_a_device_that_is_read_only_although_it_opens(tmp_path: Path) -> None:
+    """losetup -r: it can be opened for writing, but not mapped then."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"x" * (1 << 20))
+    made = subprocess.run(["losetup", "-r", "-f", "--show", str(image)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(made.stderr.strip())
+    device = made.stdout.strip()
+    try:
+        disk = open_raw(device)
+        assert (disk.read_only, disk.size, bytes(disk.read(512, 3))) == (True, 1 << 20, b"xxx")
+        disk.close()
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)

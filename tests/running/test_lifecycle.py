@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -457,3 +458,21 @@ def test_a_tap_interface(spinning: Path) -> None:
             assert flags & 1  # up
     finally:
         subprocess.run(["ip", "link", "del", "bhyvetst0"], check=False, capture_output=True)
+
+
+def test_bhyve_is_managed_the_same_way(spinning: Path) -> None:
+    line = ["-c", "2", "-s", "0,hostbridge", "-s", "1,lpc", "-s", f"2,virtio-blk,{spinning}", "-l", "com1,stdio", "vm"]
+    command = [sys.executable, "-m", "bhyveload.cli.bhyve", "--accel", "tcg", *line]
+    for action, status in (("--force-reset", 0), ("--force-poweroff", 1), ("--destroy", 4)):
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            while b"probe=end" not in (words := process.stdout.readline()):
+                assert words
+            entry = machines()["vm"]
+            assert (entry["state"], entry["pid"], entry["console"]) == ("running", process.pid, "stdio")
+            assert entry["disks"] == [{"path": str(spinning), "read_only": False}]
+            program("bhyvectl", "--vm=vm", action, check=0)
+            assert process.wait(10) == status
+    assert not vm_folder().exists()

@@ -322,6 +322,7 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
             progress=UnpackProgress(program),
             sandbox=sandbox,
             deadline=request.deadline,
+            keep=not request.looks,
         )
         if disk.read_only and not request.looks:
             why = "opened read-only"

@@ -60,10 +60,14 @@ def disk_in(
     progress: Progress | None = None,
     sandbox: Sandbox | bool = True,
     deadline: Deadline = FOREVER,
+    keep: bool = True,
 ) -> Disk:
-    """The disk in a file that is open already: ``file`` itself if it is raw, else it is closed.  As open_disk()."""
+    """The disk in a file that is open already: ``file`` itself if it is raw, else it is closed.
+
+    ``keep``: remember its format.  As open_disk().
+    """
     try:
-        form = format_of(file, format)
+        form = format_of(file, format, keep)
         if form == RAW:
             return file
     except BaseException:
@@ -74,10 +78,11 @@ def disk_in(
     return Opener(allow_backing, progress, sandbox, deadline).open(file, form)
 
 
-def format_of(file: RawImage, said: str = "") -> str:
+def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
     """What ``file`` is: as the user says, else as it was when it was first seen, else as it looks.
 
-    A guest owns the bytes of its raw disk, so what was raw stays raw.  Raises ImageError.
+    A guest owns the bytes of its raw disk, so what was raw stays raw: with ``keep`` that is remembered.
+    Raises ImageError.
     """
     if said:
         form = said
@@ -91,6 +96,6 @@ def format_of(file: RawImage, said: str = "") -> str:
             )
         if known == form:
             return form
-    if not file.read_only and form not in COMPRESSIONS:
+    if keep and not file.read_only and form not in COMPRESSIONS:
         remember(file, form)
     return form

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (cb_diskioctl)
 
+_BLKROGET = 0x125E  # include/uapi/linux/fs.h
+
 # A disk that the user may not write, or that is on a read-only file system or running as a program.
 _READ_ONLY_REASONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 _process = os.getpid()
@@ -154,6 +156,10 @@ def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise InputError(f"{path}: not a disk image: neither a regular file nor a block device")
+        if stat.S_ISBLK(mode) and not read_only and _refuses_writes(fd):
+            os.close(fd)
+            fd = os.open(path, os.O_RDONLY | flags)
+            read_only = True
         return RawImage(fd, path, read_only)
     except OSError as error:
         os.close(fd)
@@ -161,6 +167,18 @@ def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage
     except BaseException:
         os.close(fd)
         raise
+
+
+def _refuses_writes(fd: int) -> bool:
+    """Whether a block device that can be opened for writing is read-only (losetup -r): it cannot be mapped then."""
+    import fcntl  # not for files
+
+    answer = bytearray(4)
+    try:
+        fcntl.ioctl(fd, _BLKROGET, answer)
+    except OSError:
+        return False
+    return any(answer)
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,7 @@ from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.sandbox import Sandbox
 from guest.build import SOURCE
 from guest.loader import LoadedVm, load_probe
-from support.end_to_end import MIB, PROGRAMS, load, needs_gcc, needs_qemu
+from support.end_to_end import MIB, PROGRAMS, load, needs_gcc, needs_qemu, program
 
 pytestmark = needs_gcc
 needs_landlock = pytest.mark.skipif(not Sandbox().landlock, reason="this kernel has no Landlock")
@@ -211,3 +211,31 @@ def test_overlays_are_qcow2_images(tmp_path: Path, size: int) -> None:
     fd = temporary_overlay(size)
     assert os.fstat(fd).st_nlink == 0
     os.close(fd)
+
+
+@needs_qemu
+def test_the_real_qemu_has_its_own_filter(vm: LoadedVm) -> None:
+    """Two filters: ours and -sandbox's."""
+    assert Box("qemu-system-x86_64").arguments()[:1] == ["-sandbox"]
+    with contextlib.closing(QemuSession(vm, Options([]))) as session:
+        started: list[bool] = []
+        session.on_running(lambda: started.append(True))
+        end = time.monotonic() + 30
+        while not started and time.monotonic() < end:
+            session.loop.turn(0.1)
+        status = Path(f"/proc/{session.pid}/status").read_text()
+        assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status and "Seccomp_filters:\t2" in status
+        assert os.fstat(vm.memory.fd).st_mode & 0o777 == 0o600  # lent to QEMU's user only while it started
+        session.stop()
+
+
+@needs_qemu
+def test_arguments_that_name_files(probe_disk: Path, tmp_path: Path) -> None:
+    """They are told what to do; without the box they work."""
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(MIB))
+    load("-d", probe_disk, "-m", "64M")
+    words = ("--", "-drive", f"file={other},format=raw,if=virtio")
+    done = program("bhyverun", "--accel", "tcg", "vm", *words, check=4)
+    assert "Permission denied (QEMU is confined" in done.messages and done.messages.count("\n") == 1
+    program("bhyverun", "--accel", "tcg", "--no-sandbox", "vm", *words, check=1)

@@ -8,6 +8,7 @@ root starts it, another user.  Facts: docs/security.md.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import resource
 import shutil
@@ -55,6 +56,7 @@ _FIRMWARE = ("qemu", "qemu-kvm", "seabios", "ipxe", "vgabios", "edk2", "OVMF", "
 _SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/qemu", "/usr/share/zoneinfo")
 _RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/run/systemd/resolve")
 _KVM = "/dev/kvm"
+_BEGINNING = 8 << 20  # bytes of a program: the names of its libraries are there
 
 
 class Box:
@@ -70,6 +72,7 @@ class Box:
         "_groups",
         "_memory_lock",
         "_network",
+        "_own_filter",
         "_seccomp",
         "core",
         "identity",
@@ -103,7 +106,7 @@ class Box:
         self._files: list[tuple[str, int]] = []
         self.identity: tuple[int, int] | None = None
         self._abi = 0
-        self._seccomp = False
+        self._seccomp = self._own_filter = False
         self.missing: tuple[str, ...] = ()
         if not confined:
             return
@@ -111,6 +114,7 @@ class Box:
         self._abi = sandbox.landlock
         self._seccomp = sandbox.seccomp
         self.missing = sandbox.missing
+        self._own_filter = _uses_seccomp(self.program)
         self.identity = sandbox.identity
         folders = list(folders)
         if folders and user is None and self._abi:
@@ -144,7 +148,7 @@ class Box:
 
     def arguments(self) -> list[str]:
         """What of the box is QEMU's own."""
-        return ["-sandbox", SECCOMP] if self._abi or self.identity or self._files else []
+        return ["-sandbox", SECCOMP] if self._own_filter else []
 
     def entry(self, reopened: Sequence[int]) -> tuple[Callable[[], None], list[int]]:
         """What the child calls after fork, and descriptors to close in the parent afterwards.
@@ -258,6 +262,15 @@ def _found(program: str) -> str:
     return os.path.realpath(path)
 
 
+def _uses_seccomp(program: str) -> bool:
+    """Whether this QEMU was built with a filter of its own: then it needs the library, and says so at its beginning."""
+    try:
+        with open(program, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(b"libseccomp.so", 0, _BEGINNING) >= 0
+    except (OSError, ValueError):
+        return False
+
+
 def _libraries(prefix: str) -> list[str]:
     """Where shared libraries and QEMU's modules are."""
     own = [os.path.join(prefix, name) for name in ("lib", "lib64", "libexec")] if prefix != "/" else []
@@ -267,4 +280,5 @@ def _libraries(prefix: str) -> list[str]:
 
 def _firmware(prefix: str) -> list[str]:
     shares = dict.fromkeys(os.path.join(base, "share") for base in (prefix, "/usr", "/usr/local"))
-    return [os.path.join(share, name) for share in shares for name in _FIRMWARE]
+    built = [os.path.join(prefix, name) for name in ("pc-bios", "build/qemu-bundle", "build/pc-bios")]  # not installed
+    return [*built, *(os.path.join(share, name) for share in shares for name in _FIRMWARE)]

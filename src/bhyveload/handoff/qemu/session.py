@@ -52,6 +52,8 @@ _REASONS = {
     "guest-panic": HALTED,
 }
 _FAILED = "host-signal"  # somebody ended QEMU
+_DENIED = ("Permission denied", "Operation not permitted")
+_BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sandbox lets it open them by name"
 _HALT_POLL = 0.5  # seconds
 _END_LIMIT = 5.0
 _MESSAGES_MAX = 1 << 16
@@ -160,6 +162,7 @@ class QemuSession:
         self._messages = b""
         self._log_tail = b""
         self._halted_at: list[tuple[str, ...]] | None = None
+        self._confined = options.confined
         self._hold, self._pins = options.hold, options.pins
         self._running = False
         self._when_running: list[Callable[[], None]] = []
@@ -212,7 +215,8 @@ class QemuSession:
         enter, prepared = box.entry([memory.fd, stub, log_write])
         for fd in prepared:
             theirs.callback(os.close, fd)
-        ours.enter_context(_lent(memory.fd, box.identity))
+        self._lent = ours.enter_context(ExitStack())
+        self._lent.enter_context(_lent(memory.fd, box.identity))
         if box.identity is not None:
             os.fchown(log_write, *box.identity)
         self._process = subprocess.Popen(
@@ -278,6 +282,7 @@ class QemuSession:
     def _message(self, message: dict[str, Any]) -> None:
         event = message.get("event")
         if "QMP" in message:
+            self._lent.close()  # QEMU has opened it
             self._qmp.send("qmp_capabilities")
             if self._pins:
                 self._qmp.send("query-cpus-fast")
@@ -410,7 +415,8 @@ class QemuSession:
             messages = "".join(line for line in messages.splitlines(True) if "terminating on signal" not in line)
         if not self._outcome or self._failed:
             if status or self._failed:
-                raise HandoffError(_failure(status, messages))
+                reason = _failure(status, messages)
+                raise HandoffError(reason, _BOX_HINT if self._confined and reason.endswith(_DENIED) else "")
             self._outcome = STOPPED
         if self._outcome == REBOOTED and self._triple_fault:
             self._outcome = TRIPLE_FAULT
