@@ -469,7 +469,7 @@ def test_bhyve_is_managed_the_same_way(spinning: Path) -> None:
         ) as process:
             assert process.stdout is not None
             while b"probe=end" not in (words := process.stdout.readline()):
-                assert words
+                assert words, process.stderr.read() if process.stderr else b""
             entry = machines()["vm"]
             assert (entry["state"], entry["pid"], entry["console"]) == ("running", process.pid, "stdio")
             assert entry["disks"] == [{"path": str(spinning), "read_only": False}]

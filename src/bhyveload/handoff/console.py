@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _STEP = 4096  # PIPE_BUF: a pipe that poll(2) calls writable takes that much without waiting
 _HELD = 1 << 16  # bytes for a slow listener before the guest has to wait, or the listener is dropped
 _TYPED = 1 << 12
+_GATHER = 0.002  # seconds in which more bytes may come together: QEMU hands them over one by one
 _RECENT = 1 << 13  # bytes for who comes later
 _WAIT_AGAIN = (errno.EAGAIN, errno.EINTR)
 
@@ -128,6 +129,7 @@ class Console:
         self._ports: list[Port] = []
         self._typed = bytearray()
         self.ended = False
+        self._gathering = False
         self._watch_guest()
 
     def attach(
@@ -214,9 +216,8 @@ class Console:
         if self.ended:
             return
         full = any(port.patient and len(port.pending) > _HELD for port in self._ports)
-        self.loop.watch(
-            self._guest.fileno(), None if full else self._guest_says, self._guest_hears if self._typed else None
-        )
+        says = None if full or self._gathering else self._guest_says
+        self.loop.watch(self._guest.fileno(), says, self._guest_hears if self._typed else None)
 
     def _guest_says(self) -> None:
         try:
@@ -229,10 +230,17 @@ class Console:
             self.ended = True
             self.loop.forget(self._guest.fileno())
             return
+        self._gathering = True
+        self.loop.later(_GATHER, self._gathered)
+        self._watch_guest()
         self._recent += data
         del self._recent[:-_RECENT]
         for port in list(self._ports):
             port.give(data)
+
+    def _gathered(self) -> None:
+        self._gathering = False
+        self._watch_guest()
 
     def _guest_hears(self) -> None:
         try:

@@ -11,7 +11,6 @@ import ctypes
 import mmap
 import os
 import resource
-import shutil
 import signal
 import stat
 import struct
@@ -256,10 +255,11 @@ def _not_confined(number: int) -> HandoffError:
 
 def _found(program: str) -> str:
     """The real path of ``program``.  Raises HandoffError."""
-    path = shutil.which(program)
-    if path is None:
-        raise HandoffError(f"{program} is not installed", "apt install qemu-system-x86")
-    return os.path.realpath(path)
+    for folder in os.get_exec_path():  # shutil.which() costs the import of every compressor
+        path = os.path.join(folder, program)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return os.path.realpath(path)
+    raise HandoffError(f"{program} is not installed", "apt install qemu-system-x86")
 
 
 def _uses_seccomp(program: str) -> bool:
