@@ -109,6 +109,7 @@ def flattened(disk: ImageDisk, progress: Progress | None = None, sandbox: Sandbo
     path = os.path.join(folder, _entry_name(disk.files, "flat"))
     if _use(path):
         return path
+    _sweep(folder)
     part = _locked_part(path)
     try:
         if not _use(path):
