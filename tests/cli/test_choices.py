@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,53 @@ def test_batch_shows_every_byte_once(disk: Path) -> None:
     text = without_twiddles(done.out).decode()
     assert text.count("User boot lua, Revision 3.0") == 1
     assert text.count("Loading /boot/defaults/loader.conf") == 1
-    assert text.endswith("\r\n\rBooting [/boot/kernel/kernel]...               \r\n")
-    # what a run shows that has everything from the start
-    prompt = bhyveload("-e", "autoboot_delay=-1", "-d", disk, "vm", keys=b"\x1bautoboot -1\n", check=0)
-    assert done.out.partition(b"Loading configured")[0].split(b"Loading kernel")[0] in prompt.out
+    assert "\x1b" not in text and "Autoboot" not in text  # the menu is drawn, but not for anybody
+    # the rest is what a run shows whose countdown is answered
+    menu = without_twiddles(bhyveload("-d", disk, "vm", keys=b"\r", check=0).out).decode()
+    seen = re.sub(r"\x1b.*?(?=Loading kernel)", "", menu, flags=re.S)
+    assert sorted(text.splitlines()) == sorted(seen.splitlines())  # modules come in any order
+
+
+# What the guest does when its menu is drawn and its countdown ends
+AS_DRAWN = {
+    "generation": {
+        "boot/lua/local.lua": """\
+local core = require("core")
+local list = core.kernelList
+core.kernelList = function() loader.setenv("kernel", "kernel.old") return list() end
+"""
+    },
+    "timeout command": {"boot/loader.conf.local": 'menu_timeout_command="boot kernel.old -s"\n'},
+    "a countdown of its own": {
+        "boot/lua/local.lua": """\
+local left = loader.time() + 30
+while loader.time() < left and not io.ischar() do loader.delay(100000) end
+loader.setenv("kernel", "kernel.old")
+"""
+    },
+}
+
+
+@pytest.mark.parametrize("what", AS_DRAWN)
+def test_batch_does_what_the_menu_does(tmp_path: Path, what: str) -> None:
+    done = report("--batch", "-d", make_disk(tmp_path, files=AS_DRAWN[what]))
+    assert names(done)[0] == "/boot/kernel.old/kernel"
+    assert done["environment"]["autoboot_delay"] == "3"  # its own
+
+
+@pytest.mark.parametrize("delay", ["-1", "NO", "3600"])
+def test_batch_waits_for_nothing(tmp_path: Path, delay: str) -> None:
+    """With -1 a menu is not drawn, and local changes of what it shows are not made."""
+    files = {**AS_DRAWN["generation"], "boot/loader.conf.local": f'autoboot_delay="{delay}"\n'}
+    done = report("--batch", "-d", make_disk(tmp_path, files=files))
+    assert names(done)[0] == ("/boot/kernel/kernel" if delay == "-1" else "/boot/kernel.old/kernel")
+    assert done["environment"]["autoboot_delay"] == delay
+
+
+def test_a_batch_run_that_waits_for_ever_says_for_what(tmp_path: Path) -> None:
+    waits = 'printc("Press a key\\n") while not io.ischar() do loader.delay(1000000) end\n'
+    done = bhyveload("--batch", "-d", make_disk(tmp_path, files={"boot/lua/local.lua": waits}), "vm", check=1)
+    assert "the guest's boot scripts wait for a key ('Press a key')" in done.messages
 
 
 @pytest.mark.parametrize("generation", ["old", "new"])
@@ -159,7 +203,8 @@ def test_a_password_ends_a_batch_run(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, conf='bootlock_password="x"\n')
     done = bhyveload("--batch", "-d", disk, "vm", keys=b"x\r", check=1)
     assert done.messages == (
-        "bhyveload: the guest's boot scripts wait for a key (answer them in a run without --batch)\n"
+        "bhyveload: the guest's boot scripts wait for a key ('Bootlock password:') "
+        "(answer them in a run without --batch)\n"
     )
 
 
@@ -174,3 +219,15 @@ def test_endless_scripts_end_with_the_timeout(tmp_path: Path) -> None:
     assert done.status == EX_SOFTWARE
     assert "did not finish in 1.5 seconds" in done.messages
     assert done.messages.count("\n") == 1
+
+
+def test_a_guest_whose_first_console_is_a_screen_is_told_of(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, files={"boot/loader.conf.local": 'console="vidconsole,comconsole"\n'})
+    done = bhyveload("--batch", "--json", "-d", disk, "vm", check=0)
+    assert done.json["howto"] & 0x20001000 == 0x20000000
+    (line,) = [line for line in done.messages.splitlines() if "first console is a screen" in line]
+    assert "bhyveload: " in line
+    command = line.partition("--loader-command '")[2].partition("'")[0]
+    done = bhyveload("--batch", "--json", "--loader-command", command, "-d", disk, "vm", check=0)
+    assert done.json["howto"] & 0x20001000 == 0x20001000
+    assert "is a screen" not in done.messages

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bhyveload.loader.commands.boot import console_flags
 from support import harness
 from support.lua_runs import run_scripts
 
@@ -224,6 +225,16 @@ def test_consoles(tmp_path: Path) -> None:
     assert new[new.index("OK show console") + 1] == "vidconsole,userboot"
 
 
+@pytest.mark.parametrize(
+    ("value", "current", "listed"), [("", True, 0), (" ,", True, 0), ("", False, 1), ("x", True, 1)]
+)
+def test_a_console_list_without_words(tmp_path: Path, value: str, current: bool, listed: int) -> None:
+    """The loader of 2026 lists the consoles only when it refused one."""
+    shown = at_prompt(tmp_path, f'set console="{value}"\nquit\n'.encode(), current=current)
+    assert shown.count("no valid consoles!") == 1
+    assert shown.count("Available consoles:") == listed
+
+
 def test_two_consoles_say_everything_twice(tmp_path: Path) -> None:
     outcome = prompt(tmp_path, b"set console=userboot,comconsole\necho ab\nquit\n")
     assert b"aabb\r\r\n\n" in outcome.console
@@ -262,3 +273,26 @@ def test_the_countdown(tmp_path: Path) -> None:
     assert outcome.end == "exec" and hit not in outcome.console
     outcome = count_down(tmp_path, b"quit\n", (b"autoboot_delay=no",), kernel)
     assert outcome.end == "exit" and b"Booting" not in outcome.console
+
+
+SERIAL, MULTIPLE, MUTE = 0x1000, 0x20000000, 0x10000
+
+
+@pytest.mark.parametrize(
+    ("consoles", "flags"),
+    [
+        ("userboot", SERIAL),
+        ("vidconsole", MULTIPLE),
+        ("vidconsole,comconsole", MULTIPLE),
+        ("vidconsole comconsole", MULTIPLE),
+        ("vidconsole,", MULTIPLE),
+        (",vidconsole", SERIAL | MULTIPLE),
+        ("comconsole,vidconsole", SERIAL | MULTIPLE),
+        ("vidconsolex,vidconsole", SERIAL | MULTIPLE),
+        ("nullconsole", SERIAL | MUTE),
+        ("", SERIAL),
+    ],
+)
+def test_what_the_consoles_tell_the_kernel(consoles: str, flags: int) -> None:
+    """bi_getboothowto of stand/userboot/userboot/bootinfo.c, boot_serial=1 being set."""
+    assert console_flags(consoles, SERIAL) == flags

@@ -55,7 +55,7 @@ def run_forth(
         console = harness.KeyConsole(keys)
         host = LoaderCallbacks(console, memory, disks or [], host_directory, loader_environment(()))
         loader = Loader(host, current, options)
-        lock_variables(loader)
+        lock_variables(loader, "4th")
         try:
             loader_main(loader, "4th")
         except LoaderEnd as end:

@@ -124,7 +124,7 @@ def run(
             return report
 
         loader.leave = lambda end: leave(outcome(end))
-        lock_variables(loader)
+        lock_variables(loader, interpreter)
         try:
             loader_main(loader, interpreter)
         except LoaderEnd as end:

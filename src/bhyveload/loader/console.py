@@ -26,6 +26,7 @@ _UINT_MAX = 0xFFFFFFFF
 _PAGER_PROMPT = " --more--  <space> page down <enter> line down <q> quit "
 _PAGER_BLANK = " " * 56
 _COMMAND_OK, _COMMAND_ERROR = 0, 2
+_MAX_QUESTION = 60  # characters of what scripts ask that an error repeats
 
 
 class InputEnded(LoaderEnd):
@@ -41,6 +42,8 @@ class LoaderConsole:
         self.current = current
         self.active = [True, False]  # per CONSOLES
         self.asks = True  # False: nobody is there to press a key (--batch)
+        self._drawing = False  # with --batch: scripts draw what nobody is to see
+        self._question = ""  # what they wrote last, for the case that they wait for an answer
         self.silent = False  # our own look at a file: no twiddles, nothing counted, no complaints of a file system
         self.module_verbose = MODULE_VERBOSE_TWIDDLE
         self._divisor = 16
@@ -70,6 +73,14 @@ class LoaderConsole:
             data = bytes(byte for byte in data for _ in range(copies))
         self.host.console.write(data)
 
+    def draw(self, text: str) -> None:
+        """printc in a --batch run: from the first control sequence on (a menu is drawn) nothing of it is shown."""
+        self._drawing = self._drawing or "\x1b" in text
+        if not self._drawing:
+            self.print(text)
+        if "\x1b" not in text and text.strip():
+            self._question = text
+
     def twiddle(self, caller_divisor: int) -> None:
         """Show progress (docs/errata.md, "Twiddles")."""
         if self.silent:
@@ -92,7 +103,7 @@ class LoaderConsole:
         """The next key as getc gives it (signed char), waiting for it.  Raises InputEnded, LoaderError (--batch)."""
         host = self.host
         if not self.asks:
-            raise LoaderError("the guest's boot scripts wait for a key", "answer them in a run without --batch")
+            raise self.nobody_there()
         while True:
             key = host.getc()
             if key != -1:
@@ -100,6 +111,12 @@ class LoaderConsole:
             if host.console.at_end:
                 raise InputEnded
             host.delay(10_000)
+
+    def nobody_there(self) -> LoaderError:
+        """The error of a --batch run whose scripts wait for a key; it says what they asked."""
+        question = " ".join(self._question.split())[:_MAX_QUESTION]
+        asked = f" ('{question}')" if question else ""
+        return LoaderError(f"the guest's boot scripts wait for a key{asked}", "answer them in a run without --batch")
 
     def ischar(self) -> bool:
         """Whether a key waits."""
@@ -218,7 +235,8 @@ class LoaderConsole:
                 self.print(f"console {word} is unavailable\n" if self.current else f"console {word} is invalid!\n")
         if not found:
             self.print("no valid consoles!\n")
-        if not found or (len(found) < len(words) and not self.current):
+        refused = len(found) < len(words)
+        if (refused and not found) if self.current else (refused or not found):
             self.print("Available consoles:\n" + "".join(f"    {name}\n" for name in CONSOLES))
         if found:
             self.active = [name in found for name in CONSOLES]

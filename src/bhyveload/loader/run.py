@@ -65,7 +65,7 @@ def run_loader(
 
     if leave is not None:
         loader.leave = leave_now
-    lock_variables(loader)
+    lock_variables(loader, interpreter)
     try:
         loader_main(loader, interpreter)
     except (GuestReady, LoaderExit, SwapInterpreter, InputEnded) as end:

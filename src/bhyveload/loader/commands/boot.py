@@ -48,6 +48,11 @@ _VARIABLES = {
     "boot_pause": RB_PAUSE,
     "boot_multicons": RB_MULTIPLE,
 }
+_SCREEN_FIRST = (
+    "the guest's first console is a screen (console=vidconsole,...), which bhyverun does not have: what /etc/rc and a "
+    "single-user shell write is not seen (--loader-command 'set console=comconsole,vidconsole' puts the serial port "
+    "first)"
+)
 _DEFAULT_PROMPT = "Hit [Enter] to boot immediately, or any other key for command prompt."
 _DEFAULT_DELAY = 10
 _FSTAB_LINE = 128
@@ -147,7 +152,11 @@ def boot_howto(loader: Loader, args: str) -> int:
         value = loader.environment.get(name)
         if value is not None and value.lower() != "no":
             howto |= flag
-    return _console_flags(loader.environment.get("console") or "", howto)
+    consoles = loader.environment.get("console") or ""
+    howto = console_flags(consoles, howto)
+    if consoles.startswith(("vidconsole,", "vidconsole ")):
+        loader.notes.append(_SCREEN_FIRST)
+    return howto
 
 
 def _flags(loader: Loader, word: str) -> int:
@@ -169,7 +178,9 @@ def _assign(loader: Loader, word: str) -> None:
     loader.environment.set(name, value if equals else "1")
 
 
-def _console_flags(consoles: str, howto: int) -> int:
+def console_flags(consoles: str, howto: int) -> int:
+    """What $console adds.  The last comparison comes when strsep has cut the value behind its first word (which is
+    empty where the value begins with a delimiter)."""
     words = consoles.replace(",", " ").split(" ")
     if "comconsole" in words:
         howto |= RB_SERIAL
@@ -177,7 +188,7 @@ def _console_flags(consoles: str, howto: int) -> int:
         howto |= RB_MUTE
     if "vidconsole" in words and howto & RB_SERIAL:
         howto |= RB_MULTIPLE
-    if consoles == "vidconsole":
+    if words[0] == "vidconsole":
         howto &= ~RB_SERIAL
     return howto
 

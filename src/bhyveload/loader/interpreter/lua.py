@@ -59,7 +59,7 @@ class LuaInterpreter:
         self._bottom: int | None = None
         self._sandbox = lua_sandbox.Sandbox(getattr(loader, "leave", None))
         for primitives in (
-            lua_loader.LoaderLibrary(loader, self.run).primitives(),
+            lua_loader.LoaderLibrary(loader, lambda line: self._run(line, nested=True)).primitives(),
             lua_io.IoLibrary(loader).primitives(),
             lua_lfs.LfsLibrary(loader).primitives(),
             lua_pager.primitives(loader),
@@ -83,10 +83,15 @@ class LuaInterpreter:
         return reason
 
     def run(self, line: str) -> int:
-        """interp_run: as Lua, else as a command through cli_execute, else straight as a builtin command."""
+        """A typed line (also one of --loader-command, run when scripts boot by themselves)."""
+        return self._run(line, nested=False)
+
+    def _run(self, line: str, nested: bool) -> int:
+        """interp_run: as Lua, else as a command through cli_execute, else straight as a builtin command.
+
+        ``nested``: from loader.interpret, whose argument, the line, is slot 1 then."""
         loader = self.loader
         line = lua_loader.cut(line)
-        nested = self._sandbox.depth > 0  # then slot 1 is the argument of loader.interpret: the line
         ok, values, first, _ = self._call("run_line", line)
         if ok:
             if not nested:

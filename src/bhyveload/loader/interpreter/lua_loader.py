@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_VARIABLES = 16 << 20  # bytes; in userboot the 64 MiB heap is the limit
 _MAX_DELAY = (1 << 31) - 1
+_PATIENCE = 3600_000_000  # microseconds that a --batch run lets scripts wait for what never comes
 
 SOURCE = r"""
 local std, prim = ...
@@ -162,6 +163,7 @@ class LoaderLibrary:
         self.loader = loader
         self.interpret = interpret
         self._variables = 0  # bytes set so far, at least what the environment holds
+        self._waited = 0  # microseconds of a --batch run that did not pass
 
     def primitives(self) -> dict[str, Callable[..., Result]]:
         loader = self.loader
@@ -175,12 +177,12 @@ class LoaderLibrary:
             "getenv": lambda name: environment.get(cut(name)),
             "has_command": lambda name: cut(name) in loader.commands,
             "interpret": self._interpret,
-            "out": loader.console.print,
+            "out": loader.console.draw if loader.options.batch else loader.console.print,
             "parse": self.parse,
             "perform": self.perform,
             "readable": self.readable,
             "setenv": self.setenv,
-            "time": lambda: int(time.time()),
+            "time": lambda: int(time.time()) + self._waited // 1_000_000,
             "unsetenv": lambda name: environment.unset(cut(name)),
         }
 
@@ -188,7 +190,14 @@ class LoaderLibrary:
         return self.interpret(line)
 
     def delay(self, usec: int) -> None:
-        self.loader.host.delay(min(max(usec, 0), _MAX_DELAY))
+        """Wait; with --batch nobody can press a key meanwhile, so the clock is put on instead.  Raises LoaderError."""
+        usec = min(max(usec, 0), _MAX_DELAY)
+        if not self.loader.options.batch:
+            self.loader.host.delay(usec)
+            return
+        self._waited += usec
+        if self._waited > _PATIENCE:
+            raise self.loader.console.nobody_there()
 
     def perform(self, line: str) -> int:
         words = self._words(line)
