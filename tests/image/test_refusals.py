@@ -63,7 +63,7 @@ def be(form: str, *values: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "data", "message"),
     [
-        (4, be("I", 1), "qcow2 version 1 is unknown"),
+        (4, be("I", 1), "this is a QCOW (version 1) image, which is not read (qemu-img convert -O qcow2"),
         (4, be("I", 4), "qcow2 version 4 is unknown"),
         (20, be("I", 8), "cluster_bits is 8"),
         (20, be("I", 22), "cluster_bits is 22"),
@@ -542,22 +542,31 @@ def test_vhdx_blocks(raw: Path, tmp_path: Path, entry: int, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "message", "hint"),
     [
-        (b"QED\0" + bytes(600), "a QED image"),
-        (b"WithoutFreeSpace" + bytes(600), "a Parallels image"),
-        (bytes(64) + b"\x7f\x10\xda\xbe" + bytes(600), "a VirtualBox VDI image"),
-        (b"PK\3\4" + bytes(600), "a ZIP archive"),
-        (b"BZh9" + bytes(600), "compressed with bzip2"),
-        (b"7z\xbc\xaf\x27\x1c" + bytes(600), "a 7-Zip archive"),
-        (b"\x04\x22\x4d\x18" + bytes(600), "compressed with lz4"),
+        (b"QED\0" + bytes(600), "a QED image", "qemu-img convert"),
+        (b"PK\3\4" + bytes(600), "a ZIP archive", "unzip {}"),
+        (bytes(257) + b"ustar" + bytes(600), "a tar archive", "tar -xf {}"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(600), "a 7-Zip archive", "7z x {}"),
+        (b"\x04\x22\x4d\x18" + bytes(600), "compressed with lz4", "lz4 -dk {}"),
+        (b"LZIP" + bytes(600), "compressed with lzip", "lzip -dk {}"),
+        (b"\x1f\x9d\x90" + bytes(600), "compressed with compress", "gzip -dk {}"),
+        (b"#!/bin/sh\n#V2.0 Format\n" + bytes(600), "compressed with mkuzip(8)", "uzip"),
+        (b"LUKS\xba\xbe\0\2" + bytes(600), "an encrypted (LUKS) volume", "cryptsetup"),
     ],
 )
-def test_kinds_that_are_known_but_not_read(tmp_path: Path, content: bytes, message: str) -> None:
+def test_kinds_that_are_known_but_not_read(tmp_path: Path, content: bytes, message: str, hint: str) -> None:
     image = tmp_path / "disk"
     image.write_bytes(content)
     answer = refused(image)
-    assert message in answer and "raw image" in answer
+    assert message in answer and hint.format(image) in answer
+
+
+@pytest.mark.parametrize("start", [b"\x5d\0\0\0\0", b"\x5d\0\0\x80\0" + bytes(8) + b"\1", b"BZh9", b"\x5d\0\0\x80"])
+def test_what_only_begins_alike_is_a_raw_disk(tmp_path: Path, start: bytes) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(start.ljust(MIB, b"\0"))
+    assert read_all(image) == image.read_bytes()
 
 
 @pytest.mark.parametrize("form", ["vdi", "qed", "parallels"])

@@ -327,7 +327,7 @@ def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk
         if disk.read_only and not request.looks:
             why = "opened read-only"
             if disk.kind != RAW:
-                why = f"{'an' if disk.kind == 'xz' else 'a'} {disk.kind} image is only read"
+                why = f"{'an' if disk.kind in ('xz', 'lzma') else 'a'} {disk.kind} image is only read"
             warn(program, f"{disk.name}: {why}: the loader cannot save anything there (nextboot, boot-once)")
         disks.append(disk)
     return disks

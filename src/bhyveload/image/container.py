@@ -171,7 +171,7 @@ def check_range(name: str, size: int, offset: int, length: int) -> None:
 
 
 def refuse_write(name: str, form: str) -> FileSystemError:
-    article = "an" if form == "xz" else "a"
+    article = "an" if form in ("xz", "lzma") else "a"
     return FileSystemError(
         EROFS,
         f"{name}: {article} {form} image is only read",

@@ -77,6 +77,11 @@ class Header:
         crypt_method, self.l1_size, self.l1_offset = fields[6:9]
         if magic != QCOW_MAGIC:
             raise file.refused("not a qcow2 image")
+        if self.version == 1:  # mkimg -f qcow makes it
+            raise file.refused(
+                "this is a QCOW (version 1) image, which is not read",
+                "qemu-img convert -O qcow2 makes one of version 3",
+            )
         if self.version not in (2, 3):
             raise file.refused(f"qcow2 version {self.version} is unknown", "qemu-img convert makes a raw image of it")
         if crypt_method:

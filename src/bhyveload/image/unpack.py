@@ -77,7 +77,25 @@ def _zstd() -> Any:
     return ZstdDecompressor()
 
 
-_OPENERS: dict[str, Callable[[], _Stream]] = {"xz": _xz, "gz": _Gzip, "zst": _zstd}
+def _bzip2() -> Any:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
+def _lzma() -> Any:
+    import lzma
+
+    return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)
+
+
+_OPENERS: dict[str, Callable[[], _Stream]] = {
+    "xz": _xz,
+    "gz": _Gzip,
+    "zst": _zstd,
+    "bz2": _bzip2,
+    "lzma": _lzma,
+}
 
 
 def prepare(compression: str) -> None:
