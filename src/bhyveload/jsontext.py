@@ -1,6 +1,7 @@
 """JSON text out.  The json module costs 15 ms at start; writing needs none of it.
 
 The text is pure ASCII with every control character escaped: guest-controlled names may be in it and terminals show it.
+A byte NN of a name that is no UTF-8 is the character U+10FFNN in all our documents.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), 0x7F)}
 _ESCAPES.update({ord('"'): '\\"', ord("\\"): "\\\\", 8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"})
 _MAX_DEPTH = 100
+_UNDECODABLE = 0xDC00  # and the byte, from 0x80 on: surrogateescape
+_STANDS_FOR = 0x10FF80  # up to 0x10FFFF: the same bytes in a document
 
 
 def dumps(value: object, indent: int | None = None) -> str:
@@ -63,8 +66,28 @@ def _string(text: str) -> str:
     return f'"{text}"'
 
 
+def restored(value: object) -> object:
+    """What json.loads gave of a document of ours, with the bytes of names that are no UTF-8 as Python has them
+    (surrogateescape)."""
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        return "".join(chr(_UNDECODABLE | ord(char) & 0xFF) if ord(char) >= _STANDS_FOR else char for char in value)
+    if isinstance(value, list):
+        return [restored(item) for item in value]
+    if isinstance(value, dict):
+        return {restored(key): restored(item) for key, item in value.items()}
+    return value
+
+
 def _escape(code: int) -> str:
-    """\\uXXXX, a surrogate pair above the basic plane.  Lone surrogates (undecodable bytes) stay what they are."""
+    """\\uXXXX, a surrogate pair above the basic plane.
+
+    Strict readers refuse lone surrogates: what Python has for the byte NN that is no UTF-8 becomes U+10FFNN, a
+    character for private use; any other one U+FFFD.
+    """
+    if 0xD800 <= code < 0xE000:
+        code = _STANDS_FOR | (code & 0x7F) if _UNDECODABLE | 0x80 <= code <= _UNDECODABLE | 0xFF else 0xFFFD
     if code < 0x10000:
         return f"\\u{code:04x}"
     code -= 0x10000

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,7 @@ from bhyveload.freebsd_errno import EFBIG, EINVAL, EIO, ELOOP, ENOENT, ENOTDIR, 
 from bhyveload.fs import iso9660
 from bhyveload.fs.stat import DT_DIR, DT_REG, S_IFLNK, S_IFMT
 from support.devices import Hostless
+from support.images import require, run_tool
 from support.places import DATA
 
 if sys.version_info >= (3, 14):
@@ -356,3 +359,35 @@ def test_any_directory(block: bytes, area: bytes) -> None:
             fs.lookup(b"/" + name)
     except FileSystemError:
         pass
+
+
+def test_permissions_owners_and_times_are_the_medium_s(tmp_path: Path) -> None:
+    """What xorriso wrote, of what the tree has; the loader's own stat(2) goes on giving what cd9660_stat gives."""
+    require("xorriso")
+    tree = tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    modes = {"folder/secret": 0o600, "folder/program": 0o4755, "plain": 0o644, "folder": 0o750}
+    for number, (name, mode) in enumerate(modes.items()):
+        path = tree / name
+        if not path.exists():
+            path.write_text(name)
+        path.chmod(mode)
+        os.utime(path, (1_000_000_000, 1_000_000_000 + 86_400 * 100 * number))
+    (tree / "link").symlink_to("folder/secret")
+    iso = tmp_path / "iso"
+    run_tool("xorriso", "-as", "mkisofs", "-R", "-o", iso, tree)
+    fs = iso9660.probe(Disk(iso.read_bytes()), quiet)
+    for name in ("", *modes, "link"):
+        theirs, ours = (tree / name).lstat(), fs.stat(fs.lookup(b"/" + name.encode(), follow=False))
+        assert (ours.mode, ours.uid, ours.gid) == (theirs.st_mode, theirs.st_uid, theirs.st_gid), name
+        assert ours.mtime == int(theirs.st_mtime), name
+    strict = iso9660.probe(Disk(iso.read_bytes()), quiet, strict=True)
+    stat = strict.stat(strict.lookup(b"/folder/secret"))
+    assert (stat.mode, stat.uid, stat.mtime) == (0o100444, 0, 0)
+
+
+def test_without_rock_ridge_the_record_s_own_date_counts() -> None:
+    fs = mounted("plain")
+    stat = fs.stat(next(node for _, node in fs.children(fs.root) if isinstance(node, iso9660.Node)))
+    assert stat.mode & 0o777 == 0o555
+    assert 1_500_000_000 < stat.mtime < 2_000_000_000

@@ -32,7 +32,15 @@ from bhyveload.fs.iso9660_format import (
     VD_TYPE,
     VD_VOLUME_ID,
 )
-from bhyveload.fs.iso9660_susp import iso_name, link_text, rock_ridge_name, rrip_check, susp_entries
+from bhyveload.fs.iso9660_susp import (
+    attributes,
+    changed,
+    iso_name,
+    link_text,
+    rock_ridge_name,
+    rrip_check,
+    susp_entries,
+)
 from bhyveload.fs.stat import DT_DIR, DT_REG, S_IFDIR, S_IFLNK, S_IFREG, Stat
 
 TYPE_CHECKING = False
@@ -53,10 +61,11 @@ MAX_PATH = 4096
 class Node:
     """A file or folder: where its data lies.  ``link``: the text of a symbolic link, None for everything else.
 
-    ``extents``: (first block, bytes); all but the last are whole blocks.
+    ``extents``: (first block, bytes); all but the last are whole blocks.  ``attributes``: mode, owner, group and time
+    of the last change where they are wanted.
     """
 
-    __slots__ = ("extents", "is_directory", "is_root", "link", "more", "size")
+    __slots__ = ("attributes", "extents", "is_directory", "is_root", "link", "more", "size")
 
     def __init__(
         self,
@@ -72,6 +81,7 @@ class Node:
         self.is_root = is_root
         self.link = link
         self.more = more  # a further record of the same file follows
+        self.attributes: tuple[int, int, int, int] | None = None
 
 
 class Entry:
@@ -257,7 +267,9 @@ class Iso9660FileSystem:
                 if len(extents) > MAX_EXTENTS:
                     raise FileSystemError(EFBIG, f"{_shown(entry.name)}: more than {MAX_EXTENTS} extents")
                 if not candidate.node.more:
-                    return Node(extents, False)
+                    whole = Node(extents, False)
+                    whole.attributes = node.attributes
+                    return whole
         raise FileSystemError(EIO, f"{_shown(entry.name)}: the record of its last extent is missing")
 
     def _entries_from(self, directory: Node, first: int) -> Iterator[Entry]:
@@ -302,13 +314,15 @@ class Iso9660FileSystem:
         return entries
 
     def _entry(self, record: bytes, skip: int) -> Entry:
-        _, attributes, extent, size, flags, name_len = DIRECTORY_RECORD.unpack_from(record)
+        _, extended, extent, size, flags, name_len = DIRECTORY_RECORD.unpack_from(record)
         iso = record[DIRECTORY_RECORD_NAME : DIRECTORY_RECORD_NAME + name_len]
-        node = Node([(extent + attributes, size)], bool(flags & ISO_FLAG_DIRECTORY))
+        node = Node([(extent + extended, size)], bool(flags & ISO_FLAG_DIRECTORY))
         susp = susp_entries(self._read_block, record, skip) if self._rock_ridge else []
         name = rock_ridge_name(susp, self.strict)
         if susp and not self.strict:
             node = self._rock_ridge_node(node, susp)
+        if not self.strict and node.attributes is None:
+            node.attributes = self._attributes(record, susp)
         node.more = bool(flags & ISO_FLAG_MULTI_EXTENT)
         child_link = any(kind == RRIP_CHILD_LINK for kind, _ in susp)
         return Entry(iso_name(iso) if name is None else name, iso, name is not None, extent, node, child_link)
@@ -329,10 +343,41 @@ class Iso9660FileSystem:
         except FileSystemError:
             return None
         size, flags = DIRECTORY_RECORD.unpack_from(data)[3:5]
-        return Node([(block, size)], True) if flags & ISO_FLAG_DIRECTORY else None
+        if not flags & ISO_FLAG_DIRECTORY:
+            return None
+        node = Node([(block, size)], True)
+        own = data[: data[0]]
+        if len(own) >= DIRECTORY_RECORD_NAME:
+            node.attributes = self._attributes(own, susp_entries(self._read_block, own, self._skip))
+        return node
+
+    def _attributes(self, record: bytes, susp: list[tuple[bytes, bytes]]) -> tuple[int, int, int, int]:
+        """PX and TF; without Rock Ridge what a mounted cd9660 shows: all may read and execute."""
+        found = attributes(record, susp)
+        if found is not None:
+            return found
+        kind = S_IFDIR if DIRECTORY_RECORD.unpack_from(record)[4] & ISO_FLAG_DIRECTORY else S_IFREG
+        return kind | 0o555, 0, 0, changed(record)
+
+    def _root_attributes(self) -> tuple[int, int, int, int] | None:
+        try:
+            data = self._read_block(self.root.extents[0][0])
+        except FileSystemError:
+            return None
+        own = data[: data[0]]
+        if len(own) < DIRECTORY_RECORD_NAME:
+            return None
+        self._look_for_rock_ridge(data)
+        return self._attributes(own, susp_entries(self._read_block, own, 0) if self._rock_ridge else [])
 
     def stat(self, node: Node) -> Stat:
-        """cd9660_stat: readable by all, owned by root, no times."""
+        """The medium's own, if not ``strict``; else cd9660_stat's: readable by all, owned by root, no times."""
+        if not self.strict:
+            if node.is_root and node.attributes is None:
+                node.attributes = self._root_attributes()
+            if node.attributes is not None:
+                mode, uid, gid, time = node.attributes
+                return Stat(mode, node.size if node.link is None else len(node.link), uid, gid, time)
         if node.link is not None:
             return Stat(S_IFLNK | 0o444, len(node.link))
         return Stat((S_IFDIR if node.is_directory else S_IFREG) | 0o444, node.size)
@@ -441,6 +486,6 @@ def with_root_of(other: Iso9660FileSystem, device: Device) -> Iso9660FileSystem:
 
 def _mount(device: Device, twiddle: Twiddle, descriptor: bytes, strict: bool) -> Iso9660FileSystem:
     record = descriptor[VD_ROOT_DIRECTORY_RECORD]
-    _, attributes, extent, size, flags, _ = DIRECTORY_RECORD.unpack_from(record)
-    root = Node([(extent + attributes, size)], bool(flags & ISO_FLAG_DIRECTORY), is_root=True)
+    _, extended, extent, size, flags, _ = DIRECTORY_RECORD.unpack_from(record)
+    root = Node([(extent + extended, size)], bool(flags & ISO_FLAG_DIRECTORY), is_root=True)
     return Iso9660FileSystem(device, twiddle, root, descriptor[VD_VOLUME_ID].rstrip(b" \0"), strict)

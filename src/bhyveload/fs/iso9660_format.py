@@ -24,6 +24,9 @@ VD_ROOT_DIRECTORY_RECORD = slice(156, 190)
 # struct iso_directory_record: length, ext_attr_length, extent (LE half), size (LE half), flags, name_len
 DIRECTORY_RECORD = struct.Struct("<BBI4xI4x7xBxx4xB")
 DIRECTORY_RECORD_NAME = 33  # offset of the name: what DIRECTORY_RECORD covers
+DIRECTORY_RECORD_DATE = slice(
+    18, 25
+)  # years since 1900, month, day, hour, minute, second, quarters of an hour from GMT
 ISO_FLAG_DIRECTORY = 0x02
 ISO_FLAG_MULTI_EXTENT = 0x80
 
@@ -48,3 +51,9 @@ ISO_SUSP_CFLAG_CONTINUE = 0x01  # NM: the name goes on in the next NM; SL: the l
 ISO_SUSP_CFLAG_CURRENT = 0x02
 ISO_SUSP_CFLAG_PARENT = 0x04
 ISO_SUSP_CFLAG_ROOT = 0x08
+RRIP_ATTRIBUTES = b"PX"
+RRIP_PX = struct.Struct("<4xI4xI4xI4xI4x")  # mode, links, uid, gid
+RRIP_TIMES = b"TF"
+RRIP_TF_CREATION = 0x01
+RRIP_TF_MODIFY = 0x02
+RRIP_TF_LONG_FORM = 0x80  # times are 17 digits, not 7 bytes

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.fs.iso9660_format import (
+    DIRECTORY_RECORD_DATE,
     DIRECTORY_RECORD_NAME,
     ISO_DEFAULT_BLOCK_SIZE,
     ISO_SUSP_CFLAG_CONTINUE,
     ISO_SUSP_CFLAG_CURRENT,
     ISO_SUSP_CFLAG_PARENT,
     ISO_SUSP_CFLAG_ROOT,
+    RRIP_ATTRIBUTES,
     RRIP_FLAGS,
     RRIP_LINK,
     RRIP_NAME,
+    RRIP_PX,
+    RRIP_TF_CREATION,
+    RRIP_TF_LONG_FORM,
+    RRIP_TF_MODIFY,
+    RRIP_TIMES,
     SUSP_CE,
     SUSP_CONTINUATION,
     SUSP_EXTREF,
@@ -131,3 +138,51 @@ def link_text(entries: list[tuple[bytes, bytes]]) -> bytes:
                 components.append(text)
             open_ended = bool(flags & ISO_SUSP_CFLAG_CONTINUE)
     return b"/" if components == [b""] else b"/".join(components)
+
+
+def attributes(record: bytes, entries: list[tuple[bytes, bytes]]) -> tuple[int, int, int, int] | None:
+    """(mode, uid, gid, time of the last change) by PX and TF; the time by the record itself where TF has none.
+
+    None without PX: a volume without Rock Ridge has no more than ``changed`` tells.
+    """
+    found: tuple[int, int, int] | None = None
+    time = changed(record)
+    for kind, entry in entries:
+        if kind == RRIP_ATTRIBUTES and len(entry) >= RRIP_PX.size and found is None:
+            mode, _, uid, gid = RRIP_PX.unpack_from(entry)
+            found = mode, uid, gid
+        elif kind == RRIP_TIMES and len(entry) > RRIP_FLAGS:
+            time = _modified(entry, time)
+    return None if found is None else (found[0], found[1], found[2], time)
+
+
+def changed(record: bytes) -> int:
+    """The date of a directory record in seconds since 1970; 0 when it is none."""
+    return _seconds(record[DIRECTORY_RECORD_DATE])
+
+
+def _modified(entry: bytes, otherwise: int) -> int:
+    flags = entry[RRIP_FLAGS]
+    size = 17 if flags & RRIP_TF_LONG_FORM else 7
+    start = RRIP_FLAGS + 1 + (size if flags & RRIP_TF_CREATION else 0)
+    date = entry[start : start + size]
+    if not flags & RRIP_TF_MODIFY or len(date) < size:
+        return otherwise
+    if size == 7:
+        return _seconds(date)
+    digits = date[:14]
+    if not digits.isdigit():
+        return otherwise
+    numbers = [int(digits[:4]) - 1900, *(int(digits[at : at + 2]) for at in range(4, 14, 2))]
+    return _seconds(bytes([*numbers, date[16]])) if 0 <= numbers[0] < 256 else otherwise
+
+
+def _seconds(date: bytes) -> int:
+    if len(date) < 7 or not (1 <= date[1] <= 12 and 1 <= date[2] <= 31):
+        return 0
+    year, month, day, hour, minute, second, quarters = date[:7]
+    zone = (quarters - 256 if quarters > 127 else quarters) * 900
+    # days from 1970-01-01 in the Gregorian calendar, years beginning in March
+    year, month = 1900 + year - (month < 3), (month + 9) % 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 719469
+    return days * 86400 + hour * 3600 + minute * 60 + second - zone

@@ -74,12 +74,17 @@ class LoaderConsole:
         self.host.console.write(data)
 
     def draw(self, text: str) -> None:
-        """printc in a --batch run: from the first control sequence on (a menu is drawn) nothing of it is shown."""
+        """printc in a --batch run: from a control sequence on (a menu is drawn) nothing of it is shown, until
+        ``drawn``."""
         self._drawing = self._drawing or "\x1b" in text
         if not self._drawing:
             self.print(text)
         if "\x1b" not in text and text.strip():
             self._question = text
+
+    def drawn(self) -> None:
+        """Scripts run a command: the menu's countdown, say, is over."""
+        self._drawing = False
 
     def twiddle(self, caller_divisor: int) -> None:
         """Show progress (docs/errata.md, "Twiddles")."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bhyveload.errors import VmMemoryError, VmStateError
+from bhyveload.jsontext import restored
 from bhyveload.vm.memory import split_memory
 from bhyveload.vm.registers import (
     DESCRIPTORS,
@@ -31,7 +32,7 @@ def parse_state(text: bytes, where: str) -> dict[str, object]:
     import json  # 15 ms: nothing on the way to a loaded guest reads state.json
 
     try:
-        state = json.loads(text)
+        state = restored(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise VmStateError(f"{where}: not JSON: {str(error)[:100]}", _HINT) from None
     return check_state(state, where)

@@ -85,6 +85,15 @@ def test_fractions_and_exponents_are_malformed(text: str, numeral: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "before",
+    [r'"\065BC"', r'"\65e"', r'"\0651.5"', r"'\\1.5'", r'"\\\065BC"', r'"\x41\065"', r'"\9z1e5"', "[[\\065.5]]"],
+)
+def test_a_decimal_escape_hides_no_numeral(before: str) -> None:
+    assert ours(f"local a = {before} .. 1.5") == "t:1: malformed number near '1.5'"
+    assert ours(f"local a = {before}") == ""
+
+
+@pytest.mark.parametrize(
     "text", ["x = 1 .. 2", "x = a.b", "x = t[1].c", "x = '1.5'", "-- 1.5", "x = 1 --1.5", "v1.x = 2"]
 )
 def test_what_only_looks_like_one(text: str) -> None:

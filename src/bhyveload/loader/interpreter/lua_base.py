@@ -182,6 +182,8 @@ local function malformed_number(chunk, name)
     local to
     if before >= 65 and before <= 90 or before >= 97 and before <= 122 or before == 95 then
       to = match(chunk, "^[%w_]*()", from) -- a digit within a name
+    elseif before == 92 and #match(sub(chunk, from > 64 and from - 64 or 1, from - 1), "\\*$") % 2 == 1 then
+      to = match(chunk, "^%d%d?%d?()", from) -- a decimal escape in a string
     else
       local word
       word, to = match(chunk, "^([%w_.]+)()", from)

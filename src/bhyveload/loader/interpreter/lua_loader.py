@@ -169,7 +169,7 @@ class LoaderLibrary:
         loader = self.loader
         environment = loader.environment
         return {
-            "command": lambda *words: loader.perform([cut(word) for word in words]),
+            "command": self.command,
             "command_error": lambda: loader.errbuf,
             "current": lambda: loader.current,
             "delay": self.delay,
@@ -199,6 +199,10 @@ class LoaderLibrary:
         if self._waited > _PATIENCE:
             raise self.loader.console.nobody_there()
 
+    def command(self, *words: str) -> int:
+        self.loader.console.drawn()
+        return self.loader.perform([cut(word) for word in words])
+
     def perform(self, line: str) -> int:
         words = self._words(line)
         return 1 if words is None else self.loader.perform(words)
@@ -208,6 +212,7 @@ class LoaderLibrary:
         return None if words is None else tuple(words)
 
     def _words(self, line: str) -> list[str] | None:
+        self.loader.console.drawn()
         try:
             return parse(line, self.loader.environment)
         except ParseError as error:
