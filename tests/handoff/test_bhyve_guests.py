@@ -39,7 +39,7 @@ def guest(words: list[str]) -> Guest:
 class Named(Paths):
     """Paths, whether there is something there or not."""
 
-    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
+    def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
         return path, False
 
 

@@ -25,8 +25,11 @@ _GONE = "give the guest's disk with --disk, or --no-disk"
 class Files(Protocol):
     """What names a file in QEMU's arguments."""
 
-    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
-        """What QEMU calls the file ``path``, and whether it is a device.  Raises HandoffError."""
+    def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
+        """What QEMU calls the file ``path``, and whether it is a device.  ``direct``: past the host's cache.
+
+        Raises HandoffError.
+        """
         ...
 
     def temporary(self, size: int) -> str:
@@ -64,7 +67,7 @@ class Files(Protocol):
 class Paths:
     """For printing.  Nothing is opened."""
 
-    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
+    def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
         try:
             mode = os.stat(path).st_mode
         except (OSError, ValueError) as error:
@@ -102,8 +105,12 @@ class Descriptors:
         self.given: list[int] = []
         self.arguments: list[str] = []  # for QEMU's command line, in front of what uses them
 
-    def file(self, path: str, read_only: bool) -> tuple[str, bool]:
+    def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
         flags = os.O_RDONLY if read_only else os.O_RDWR
+        if (
+            direct
+        ):  # QEMU looks for a descriptor with the flags that it would open the file with: since 9.1 also this one
+            flags |= os.O_DIRECT
         try:
             fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError) as error:

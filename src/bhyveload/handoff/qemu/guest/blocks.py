@@ -97,7 +97,7 @@ class Blocks:
         return block_node(name, Disk(path, True, size=size, snapshot=True), self._files)
 
     def _raw(self, name: str, backing: Backing, read_only: bool, shared: bool) -> list[str]:
-        file, device = self._files.file(backing.path, read_only)
+        file, device = self._files.file(backing.path, read_only, backing.no_cache)
         below: dict[str, Any] = {"driver": "host_device" if device else "file", "filename": escape(file)}
         node: dict[str, Any] = {"driver": "raw", "node-name": name}
         if read_only:
