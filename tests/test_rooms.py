@@ -25,7 +25,19 @@ LEVELS = (
     {"host"},
     {"confined"},
     {"vm"},
-    {"need", "jsontext", "report", "freebsd_errno", "sandbox", "seccomp", "capsicum", "empty_root", "device", "compat"},
+    {
+        "need",
+        "jsontext",
+        "report",
+        "freebsd_errno",
+        "sandbox",
+        "seccomp",
+        "capsicum",
+        "empty_root",
+        "device",
+        "compat",
+        "bootable",
+    },
     {"errors", "syscall", "libc", "value"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}

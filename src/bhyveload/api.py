@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from bhyveload.bootable import FIRST_INTERPRETER
 from bhyveload.compat import loader_version
 from bhyveload.confined.confinement import Subject
 from bhyveload.confined.deadline import Deadline, deadline_of
@@ -43,6 +44,7 @@ from bhyveload.errors import (
 from bhyveload.host.callbacks import USERBOOT_EXIT_REBOOT, LoaderCallbacks, loader_environment
 from bhyveload.host.console import FdConsole
 from bhyveload.image.open import open_disk
+from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
 from bhyveload.need import DISKS, load_all
@@ -71,7 +73,6 @@ if TYPE_CHECKING:
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
 
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
-BUILT_IN = ("lua", "4th", "simp")
 __all__ = [
     "BhyveloadError",
     "DataError",
@@ -266,7 +267,7 @@ def _run_until_loaded(
 ) -> dict[str, Any]:
     """Run the loader, again after a reboot or a change of interpreter, until it leaves a guest."""
     variables = [_variable(text) for text in environment]
-    interpreter = "lua"
+    interpreter = FIRST_INTERPRETER
     userboot = _userboot(loaders.first() if loaders is not None else None, options)
     for turn in range(_MAX_RESTARTS):
         if turn:
@@ -363,13 +364,13 @@ def _userboot(loader: LoaderObject | None, options: Options) -> _Userboot:
 def _swap(name: str, loaders: Loaders | None, options: Options) -> _Userboot:
     """Who goes on when the guest's scripts are for the interpreter ``name``: FreeBSD's loader of that name, or (None)
     the built-in one."""
-    if loaders is None and name in BUILT_IN:
+    if loaders is None and name in INTERPRETERS:
         return None
     from bhyveload.userboot.search import Loaders, default_directories
 
     loaders = loaders or Loaders(default_directories())
     loader = loaders.for_interpreter(name.encode("latin-1", "replace"))
-    if loader is not None or name in BUILT_IN:
+    if loader is not None or name in INTERPRETERS:
         return _userboot(loader, options)
     raise LoaderError(
         f"the guest's boot scripts are for the '{name}' loader, which is not built in",

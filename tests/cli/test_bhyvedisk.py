@@ -573,6 +573,26 @@ def test_info_finds_interpreter_and_version(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("files", "kernel", "interpreter"),
+    [
+        ({"boot/kernel/kernel.zst": b""}, "/boot/kernel/kernel.zst", None),
+        ({"boot/kernel/kernel.xz": b"", "boot/loader": b"no mark"}, "/boot/kernel/kernel.xz", "4th"),
+        ({"boot/loader": b"no mark", "boot/lua/loader.lua": b""}, None, "lua"),
+        ({"boot/lua/loader.lua": b""}, None, "lua"),
+        ({"boot/loader": b"$Interpreter:simp\0", "boot/lua/loader.lua": b""}, None, "simp"),
+        ({"boot/loader": b"$Interpreter:" + b"x" * 70}, None, "x" * 64),
+    ],
+)
+def test_info_says_what_the_loader_would_do(
+    tmp_path: Path, files: dict[str, bytes], kernel: str | None, interpreter: str | None
+) -> None:
+    """The names of kernels, the marker and its limits are those of the loader (bootable.py)."""
+    image = make_ufs(plant(tmp_path / "tree", files), tmp_path / "u", 2 * MIB, 4096, 512, version=1)
+    boot = json.loads(output("info", "--json", image))["boot"]
+    assert (boot["kernel"], boot["interpreter"]) == (kernel, interpreter)
+
+
 def test_info_escapes_what_the_guest_wrote(tmp_path: Path, ufs: Path) -> None:
     disk = gpt_disk(tmp_path / "d.img", [(1, 2048, ufs.stat().st_size // 512, "A503", ufs)])
     require("sgdisk")

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from bhyveload.bootable import (
+    FIRST_INTERPRETER,
+    KERNELS,
+    LOADER_PATH,
+    LUA_SCRIPT,
+    MAX_LOADER_FILE,
+    interpreter_marker,
+    wanted_interpreter,
+)
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import ENOENT
 from bhyveload.fs.stat import S_IFMT, S_IFREG
@@ -20,9 +29,6 @@ if TYPE_CHECKING:
 
     Facts = dict[str, Any]
 
-KERNELS = (b"/boot/kernel/kernel", b"/boot/kernel/kernel.gz", b"/boot/kernel/kernel.bz2")
-_INTERPRETER_MARK = b"$Interpreter:"  # of /boot/loader; without it: Forth (check_interpreter)
-_MAX_LOADER = 4 << 20
 _MAX_SCRIPT = 1 << 16
 _VERSION_MARK = b'USERLAND_VERSION="'  # of /bin/freebsd-version
 
@@ -159,15 +165,22 @@ def _boot(disks: Disks) -> Facts:
         facts["error"] = (_unusable_pool(disks) if error.errno == ENOENT else "") or error.message
         return facts
     facts["file_system"] = fs.name
-    facts["kernel"] = next((path.decode("ascii") for path in KERNELS if _is_file(fs, path)), None)
-    loader = _content(fs, b"/boot/loader", _MAX_LOADER)
-    if loader is not None:
-        _, mark, rest = loader.partition(_INTERPRETER_MARK)
-        facts["interpreter"] = _text(rest.partition(b"\0")[0][:32]) if mark else "4th"
+    facts["kernel"] = next((path for path in KERNELS if _is_file(fs, path.encode())), None)
+    facts["interpreter"] = _interpreter(fs)
     script = _content(fs, b"/bin/freebsd-version", _MAX_SCRIPT) or b""
     _, mark, rest = script.partition(_VERSION_MARK)
     facts["version"] = _text(rest.partition(b'"')[0][:64]) if mark else None
     return facts
+
+
+def _interpreter(fs: DiskFileSystem) -> str | None:
+    """Whose scripts the loader would run; None when there is neither a /boot/loader nor a script of Lua's."""
+    loader = _content(fs, LOADER_PATH.encode(), MAX_LOADER_FILE + 1)
+    marker = None if loader is None or len(loader) > MAX_LOADER_FILE else interpreter_marker(loader)
+    has_lua_script = _is_file(fs, LUA_SCRIPT.encode())
+    if loader is None and not has_lua_script:
+        return None
+    return wanted_interpreter(marker, FIRST_INTERPRETER, lambda: has_lua_script)
 
 
 def _is_file(fs: DiskFileSystem, path: bytes) -> bool:

@@ -3,6 +3,14 @@ interact in stand/common/interp.c)."""
 
 from __future__ import annotations
 
+from bhyveload.bootable import (
+    FIRST_INTERPRETER,
+    LOADER_PATH,
+    LUA_SCRIPT,
+    MAX_LOADER_FILE,
+    interpreter_marker,
+    wanted_interpreter,
+)
 from bhyveload.errors import FileSystemError, LoaderError
 from bhyveload.freebsd_errno import strerror
 from bhyveload.host.callbacks import SwapInterpreter
@@ -10,6 +18,7 @@ from bhyveload.loader.commands.boot import autoboot, autoboot_maybe, run_command
 from bhyveload.loader.commands.table import commands
 from bhyveload.loader.environment import no_set, no_unset
 from bhyveload.loader.files.devices import DeviceSpec
+from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.prompt import print_prompt
 from bhyveload.loader.state import Loader
 from bhyveload.loader.zfs.vdev_probe import find_vdevs, show_label_reads
@@ -18,21 +27,17 @@ from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from bhyveload.loader.environment import Variable
 
-LOADER_PATH = "/boot/loader"
-LUA_SCRIPT = "/boot/lua/loader.lua"
-INTERP_MARKER = b"$Interpreter:"
-_MAX_LOADER_FILE = 64 << 20  # userboot's whole heap
 _INPUT = 256
 
 
-def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
+def loader_main(loader: Loader, interpreter: str = FIRST_INTERPRETER) -> NoReturn:
     """Run the loader; leaves by a LoaderEnd (guest ready, quit, swap, end of input) or an error of ours.
 
-    ``interpreter``: which loader this is, "lua", "4th" or "simp".  Raises LoaderError when --batch cannot boot.
+    ``interpreter``: which loader this is, a name of INTERPRETERS.  Raises LoaderError when --batch cannot boot.
     """
     environment, console, host = loader.environment, loader.console, loader.host
     loader.commands = commands()
@@ -48,20 +53,15 @@ def loader_main(loader: Loader, interpreter: str = "lua") -> NoReturn:
         number += 1
     _choose_currdev(loader, _probe_pools(loader))
     _check_interpreter(loader, interpreter)
-    if loader.options.kernel and (interpreter != "lua" or not _has_lua_script(loader)):
+    entry = INTERPRETERS[interpreter]
+    if loader.options.kernel and not (entry.scripted and _has_lua_script(loader)):
         name = loader.options.kernel  # only the Lua scripts look at the variable kernel (loader/batch.py)
         environment.set("bootfile", name if name.startswith("/") else f"/boot/{name}/kernel")
-    if interpreter == "simp":
-        simple: Any = need("bhyveload.loader.interpreter.simple")
-        loader.interpreter = simple.SimpleInterpreter(loader)
-    elif interpreter == "4th":
-        forth: Any = need("bhyveload.loader.interpreter.forth.interpreter")
-        loader.interpreter = forth.ForthInterpreter(loader)
-    elif loader.options.batch and not loader.options.commands and not _has_lua_script(loader):
+    types_nothing = loader.options.batch and not loader.options.commands
+    if entry.scripted and types_nothing and not _has_lua_script(loader):
         loader.interpreter = NoScripts(loader)
     else:
-        lua: Any = need("bhyveload.loader.interpreter.lua")
-        loader.interpreter = lua.LuaInterpreter(loader)
+        loader.interpreter = entry.start(loader)
     interact(loader)
 
 
@@ -189,31 +189,19 @@ def _set_currdev(loader: Loader, variable: Variable, value: str | None) -> int:
 
 
 def _check_interpreter(loader: Loader, interpreter: str) -> None:
-    """check_interpreter: the guest's own /boot/loader says what its scripts are written for (userboot-flow.md 6).
-
-    Unlike FreeBSD's, a loader file without a marker is not taken for Forth's when there are Lua scripts.
-    """
-    wanted = guest_interpreter(loader)
-    if wanted == b"" and interpreter == "lua" and _has_lua_script(loader):
-        return
-    if wanted == b"":
-        wanted = b"4th"
-    if wanted is not None and wanted != interpreter.encode():
-        raise SwapInterpreter(wanted)
+    """check_interpreter: the guest's own /boot/loader says what its scripts are written for (bootable.py)."""
+    wanted = wanted_interpreter(_marker(loader), interpreter, lambda: _has_lua_script(loader))
+    if wanted != interpreter:
+        raise SwapInterpreter(wanted.encode("latin-1"))
 
 
-def guest_interpreter(loader: Loader) -> bytes | None:
-    """The text behind the marker in /boot/loader; b"" without a marker, None when the file cannot be read whole."""
+def _marker(loader: Loader) -> str | None:
+    """What /boot/loader says; None when the file cannot be read whole."""
     try:
         size = loader.files.stat(LOADER_PATH).size
-        if not 0 <= size <= _MAX_LOADER_FILE:
+        if not 0 <= size <= MAX_LOADER_FILE:
             return None
         data = loader.files.open(LOADER_PATH).read(size)
     except FileSystemError:
         return None
-    if len(data) < size:
-        return None
-    at = data.find(INTERP_MARKER)
-    if at < 0:
-        return b""
-    return data[at + len(INTERP_MARKER) : at + len(INTERP_MARKER) + 64].partition(b"\0")[0]
+    return None if len(data) < size else interpreter_marker(data)

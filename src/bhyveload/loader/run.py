@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from bhyveload.bootable import FIRST_INTERPRETER
 from bhyveload.errors import LoaderError
 from bhyveload.host.callbacks import GuestReady, LoaderExit, SwapInterpreter
 from bhyveload.loader.batch import lock_variables
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def run_loader(
     host: LoaderCallbacks,
-    interpreter: str = "lua",
+    interpreter: str = FIRST_INTERPRETER,
     current: bool = True,
     options: Options | None = None,
     leave: Leave | None = None,

@@ -9,6 +9,7 @@ interpreters (version 5) carry the mark by which loaders tell theirs.
 
 from __future__ import annotations
 
+from bhyveload.bootable import INTERP_MARKER
 from bhyveload.userboot.abi import OLD_VERSION, OldLoaderCallbackTable, callback_offset
 
 TYPE_CHECKING = False
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
     from bhyveload.userboot.mapper import MappedObject
 
-INTERP_MARKER = b"$Interpreter:"
 _BANNER, _REVISION = b" User boot ", b", Revision "
 _CURRENT_REVISION = 3  # 13.2's banner says 1.2, that of 2026 3.0
 _WITNESSES = ("delay", "exit")

@@ -6,6 +6,7 @@ docs/errata.md, "Twiddles".  Paths are str (latin-1) with an optional device in 
 
 from __future__ import annotations
 
+from bhyveload.bootable import BEYOND, COMPRESSED
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EILSEQ, EINVAL, EIO, EISDIR, ENOENT, ENXIO, EPERM
 from bhyveload.fs import ufs
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
     from bhyveload.loader.environment import Environment
 
 O_RDONLY, O_WRONLY, O_RDWR = 0, 1, 2
-_COMPRESSED = (".gz", ".bz2", ".split")
+_COMPRESSED = (*COMPRESSED, ".split")
 _KINDS = ("host", "ufs", "cd9660", "zfs")  # file_system[] of stand/userboot/userboot/conf.c
 _ISO_DESCRIPTOR = 16 * 2048
-_BEYOND = (".zst", ".xz")  # what FreeBSD's loader does not decompress
 
 
 _MAX_NOTES = 50
@@ -142,7 +142,7 @@ class Files:
                         telling = error
                 continue
             return OpenFile(self, path, flags, fs, node)
-        for suffix in (".gz", ".bz2"):
+        for suffix in COMPRESSED:
             try:
                 return self._open_compressed(name, suffix, path, flags)
             except FileSystemError as error:
@@ -287,9 +287,9 @@ class Files:
     def _open_beyond(self, spec: DeviceSpec, device: Device | None, name: str, path: str) -> OpenFile | None:
         """``name``.zst or .xz on the same device, decompressed.  A file that is not there leaves no trace: the twiddles
         and words of a failing open stay those of FreeBSD's loader."""
-        if name.endswith(_COMPRESSED + _BEYOND):
+        if name.endswith(_COMPRESSED + BEYOND):
             return None
-        for suffix in _BEYOND:
+        for suffix in BEYOND:
             inner = self._find_silently(spec, device, name + suffix)
             if inner is None or inner.stat().mode & S_IFMT != S_IFREG:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bhyveload.bootable import LUA_SCRIPT
 from bhyveload.loader.interpreter import (
     lua_base,
     lua_errno,
@@ -20,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
-LOADER_LUA = "/boot/lua/loader.lua"
 _LIBRARIES = (
     (lua_base.CHECKS, "checks"),
     (lua_string.FORMAT, "format"),
@@ -72,7 +72,7 @@ class LuaInterpreter:
         """interp_init: run the guest's first script; why it failed, or nothing."""
         loader = self.loader
         loader.environment.set("script.lang", "lua")
-        path = (loader.environment.get("loader_lua") if loader.current else None) or LOADER_LUA
+        path = (loader.environment.get("loader_lua") if loader.current else None) or LUA_SCRIPT
         ok, values, first, message = self._call("run_file", path)
         if ok:
             self._keep(values, first)
