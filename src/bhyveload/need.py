@@ -23,7 +23,6 @@ if sys.flags.dev_mode:  # python -X dev looks up each codec that a call names: t
 # What may be asked for: a hostile child can make its parent import only these.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.hostdir": (),
-    "bhyveload.fs.iso9660": (),
     "bhyveload.fs.compressed": (),
     "bhyveload.image.zstd": ("bhyveload.fs.compressed",),
     "bhyveload.fs.zfs": (),
@@ -33,9 +32,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.fs.zfs.facts": ("bhyveload.fs.zfs", "bhyveload.fs.zfs.strong", "bhyveload.fs.zfs.zstd_blocks"),
     "bhyveload.loader.zfs.pools": ("bhyveload.fs.zfs",),
     "bhyveload.loader.zfs.nvstore": ("bhyveload.fs.zfs",),
-    "bhyveload.loader.interpreter.lua": ("bhyveload.loader.kernel.object", "bhyveload.loader.kernel.hints"),
-    "bhyveload.loader.interpreter.simple": (),
-    "bhyveload.loader.interpreter.forth.interpreter": (),
     "bhyveload.loader.kernel.object": (),
     "bhyveload.loader.kernel.hints": (),
     "bhyveload.loader.kernel.relocation": (),
@@ -46,6 +42,11 @@ EVERYTHING = "*"
 DISKS = "bhyveload.image."  # what every loader may need; the rest is the built-in one's
 _confined = False
 _prefix = ""
+
+
+def declare(name: str, *others: str) -> None:
+    """A table names ``name`` among what may be asked for, with ``others`` that go with it."""
+    GROUPS.setdefault(name, others)
 
 
 class ModulesNeeded(BaseException):

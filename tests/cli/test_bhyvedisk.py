@@ -285,7 +285,7 @@ def test_zfs_on_several_disks(tmp_path: Path) -> None:
     assert output("ls", "--partition", "disk4p2", *disks) == output("ls", *disks)
     text = output("info", *disks).decode("ascii")
     assert "pool rz2 on disk0p2, disk1p2, disk2p2, disk3p2, disk4p2: ONLINE, bootfs rz2/ROOT/default\n" in text
-    assert text.endswith("boots zfs:rz2/ROOT/default: ZFS, /boot/kernel/kernel\n")
+    assert text.endswith("boots zfs:rz2/ROOT/default: ZFS, /boot/kernel/kernel, scripts: lua\n")
     status, message = failure("ls", *disks, "--dataset", "rz2/nope")
     assert (status, message) == (EX_DATAERR, "there is no dataset rz2/nope (pools on these disks: rz2)")
     cases: list[list[str | Path]] = [

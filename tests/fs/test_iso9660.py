@@ -27,7 +27,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from bhyveload.fs.interface import FileSystem, FileSystemType
+    from bhyveload.fs.interface import FileSystem, FileSystemModule
 
 ISO_DATA = DATA / "iso"
 
@@ -115,8 +115,8 @@ def walk(fs: FileSystem, path: bytes = b"") -> dict[bytes, int]:
     return found
 
 
-def test_module_is_a_file_system_type() -> None:
-    module: FileSystemType = iso9660
+def test_module_is_a_file_system_module() -> None:
+    module: FileSystemModule = iso9660
     assert module.probe(Disk(image("rockridge")), quiet).name == "cd9660"
 
 

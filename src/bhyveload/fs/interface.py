@@ -76,10 +76,32 @@ class DiskFileSystem(FileSystem, Protocol):
     def open(self, node: Any) -> DiskFile: ...
 
 
-class FileSystemType(Protocol):
-    """A module of this room: ``probe`` says whether the device holds its file system and mounts it.
+class ProbedFileSystem(DiskFileSystem, Protocol):
+    """What a FileSystemModule finds on a disk.
 
-    Raises FileSystemError: EINVAL "not mine" (libsa tries the next type), other numbers are remembered as the reason.
+    ``messages``: lines that the loader itself prints when it mounts this; ``notes``: these and what else is worth
+    telling the user.
     """
 
-    def probe(self, device: Device, twiddle: Twiddle) -> DiskFileSystem: ...
+    messages: list[str]
+    notes: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """For ``bhyvedisk info``: "type" (the kind's name) and what else there is to say, JSON types only.  Raises
+        FileSystemError."""
+        ...
+
+
+class FileSystemModule(Protocol):
+    """A module of this room that a line in registry.py names."""
+
+    def probe(self, device: Device, twiddle: Twiddle, strict: bool = False) -> ProbedFileSystem:
+        """Mount the file system on ``device``.  ``strict``: find nothing that FreeBSD's loader does not.
+
+        Raises FileSystemError: EINVAL or ENOENT "not mine" (libsa tries the next kind), other numbers are remembered as
+        the reason."""
+        ...
+
+    def describe(self, facts: dict[str, Any], size: Callable[[int], str]) -> str:
+        """``facts`` in one line; ``size`` puts bytes in words."""
+        ...

@@ -45,7 +45,8 @@ from bhyveload.fs.stat import DT_DIR, DT_REG, S_IFDIR, S_IFLNK, S_IFREG, Stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from bhyveload.device import Buffer, Device
     from bhyveload.fs.interface import Twiddle
@@ -184,12 +185,23 @@ class Iso9660FileSystem:
     def __init__(self, device: Device, twiddle: Twiddle, root: Node, volume_id: bytes, strict: bool) -> None:
         self.strict = strict
         self.volume_id = volume_id
+        self.messages: list[str] = []
+        self.notes: list[str] = []
         self._device = device
         self.twiddle = twiddle
         self.root = root
         self._skip = -1  # len_skp; -1: not looked yet
         self._rock_ridge = False
         self._blocks: dict[tuple[int, bool], Block] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """For bhyvedisk info (docs/bhyvedisk-json.md).  Raises FileSystemError(EIO)."""
+        return {
+            "type": "cd9660",
+            "label": self.volume_id.decode("utf-8", "surrogateescape"),
+            "rock_ridge": self.has_rock_ridge,
+            "notes": self.notes,
+        }
 
     @property
     def has_rock_ridge(self) -> bool:
@@ -476,6 +488,12 @@ def probe(device: Device, twiddle: Twiddle, strict: bool = False) -> Iso9660File
                 raise FileSystemError(EINVAL, f"iso9660: logical blocks of {block_size} bytes, not 2048")
             return _mount(device, twiddle, descriptor, strict)
     raise FileSystemError(EINVAL, "iso9660: no primary volume descriptor")
+
+
+def describe(facts: dict[str, Any], size: Callable[[int], str]) -> str:
+    """fs/interface.py FileSystemModule."""
+    rock_ridge = "with Rock Ridge" if facts["rock_ridge"] else "without Rock Ridge"
+    return f'ISO 9660 {rock_ridge}, label "{facts["label"]}"'
 
 
 def with_root_of(other: Iso9660FileSystem, device: Device) -> Iso9660FileSystem:

@@ -27,7 +27,8 @@ from bhyveload.fs.ufs_super import check_summary, find_superblock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from bhyveload.device import Buffer, Device
     from bhyveload.fs.interface import Twiddle
@@ -38,7 +39,7 @@ MAX_CACHED_NAMES = 65536
 _MAX_SIZE = (1 << 63) - 1
 
 
-def probe(device: Device, twiddle: Twiddle) -> UfsFileSystem:
+def probe(device: Device, twiddle: Twiddle, strict: bool = False) -> UfsFileSystem:
     """Mount the UFS on ``device``; turns ``twiddle`` for the superblock, and later for all that is read.
 
     Raises FileSystemError: ENOENT no UFS, EINVAL newfs was interrupted, EILSEQ big-endian (the message is the loader's
@@ -48,6 +49,14 @@ def probe(device: Device, twiddle: Twiddle) -> UfsFileSystem:
     superblock = find_superblock(device)
     check_summary(device, superblock)
     return UfsFileSystem(device, superblock, twiddle)
+
+
+def describe(facts: dict[str, Any], size: Callable[[int], str]) -> str:
+    """fs/interface.py FileSystemModule."""
+    state = "clean" if facts["clean"] else "not unmounted cleanly"
+    label = f', label "{facts["label"]}"' if facts["label"] else ""
+    sizes = f"blocks of {facts['block_size']}, fragments of {facts['fragment_size']}"
+    return f"UFS{facts['version']}, {sizes}, {size(facts['size'])}, {state}{label}"
 
 
 class UfsFileSystem:
@@ -69,6 +78,20 @@ class UfsFileSystem:
         self._names: dict[tuple[int, int], tuple[dict[bytes, int], int]] = {}
         self._names_held = 0
         self._readable = 0  # bytes of the device: what lies behind them was not tried yet
+
+    def facts(self) -> dict[str, Any]:
+        """For bhyvedisk info (docs/bhyvedisk-json.md)."""
+        superblock = self.superblock
+        return {
+            "type": "ufs",
+            "version": superblock.version,
+            "block_size": superblock.bsize,
+            "fragment_size": superblock.fsize,
+            "size": superblock.size * superblock.fsize,
+            "label": superblock.volname.decode("utf-8", "surrogateescape"),
+            "clean": superblock.clean,
+            "notes": list(self.notes),
+        }
 
     def lookup(self, path: bytes, follow: bool = True) -> Node:
         """The node at ``path``; symbolic links are followed within the file system, at most 32 of them.

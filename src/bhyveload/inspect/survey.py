@@ -13,6 +13,7 @@ from bhyveload.bootable import (
 )
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import ENOENT
+from bhyveload.fs.registry import kind_named
 from bhyveload.fs.stat import S_IFMT, S_IFREG
 from bhyveload.inspect.sizes import human_size
 from bhyveload.need import need
@@ -91,27 +92,14 @@ def _file_system(volume: Volume) -> Facts | None:
     if volume.pool:
         return {"type": "zfs", "pool": volume.pool}
     try:
-        fs: Any = volume.mount()
+        fs = volume.mount()
     except FileSystemError as error:
         reason = error.message.removeprefix(f"{volume.name}: ")
         return {"type": "unknown", "error": reason} if volume.damaged else None
-    if fs.name == "ufs":
-        superblock = fs.superblock
-        return {
-            "type": "ufs",
-            "version": superblock.version,
-            "block_size": superblock.bsize,
-            "fragment_size": superblock.fsize,
-            "size": superblock.size * superblock.fsize,
-            "label": _text(superblock.volname),
-            "clean": superblock.clean,
-            "notes": list(fs.notes),
-        }
     try:
-        rock_ridge = fs.has_rock_ridge
+        return fs.facts()
     except FileSystemError as error:
         return {"type": "unknown", "error": error.message}
-    return {"type": "cd9660", "label": _text(fs.volume_id), "rock_ridge": rock_ridge, "notes": []}
 
 
 def _pools(disks: Disks) -> Iterator[Facts]:
@@ -246,18 +234,11 @@ def _table_words(table: Facts) -> str:
 
 
 def _file_system_lines(indent: str, fs: Facts) -> Iterator[str]:
-    if fs["type"] == "zfs":
-        yield f"{indent}ZFS, pool {fs['pool']}"
-    elif fs["type"] == "ufs":
-        state = "clean" if fs["clean"] else "not unmounted cleanly"
-        label = f', label "{fs["label"]}"' if fs["label"] else ""
-        sizes = f"blocks of {fs['block_size']}, fragments of {fs['fragment_size']}"
-        yield f"{indent}UFS{fs['version']}, {sizes}, {human_size(fs['size'])}, {state}{label}"
-    elif fs["type"] == "cd9660":
-        rock_ridge = "with Rock Ridge" if fs["rock_ridge"] else "without Rock Ridge"
-        yield f'{indent}ISO 9660 {rock_ridge}, label "{fs["label"]}"'
+    kind = kind_named(fs["type"])
+    if kind is not None:
+        yield f"{indent}{kind.load().describe(fs, human_size)}"
     else:
-        yield f"{indent}{fs['error']}"
+        yield f"{indent}ZFS, pool {fs['pool']}" if fs["type"] == "zfs" else f"{indent}{fs['error']}"
     for note in fs.get("notes", ()):
         yield f"{indent}note: {note}"
 
@@ -266,7 +247,8 @@ def _boot_lines(boot: Facts) -> Iterator[str]:
     if "error" in boot:
         yield f"boots nothing: {boot['error']}"
         return
-    what = [boot["file_system"].upper().replace("CD9660", "ISO 9660")]
+    kind = kind_named(boot["file_system"])
+    what = [boot["file_system"].upper() if kind is None else kind.title]
     if boot["version"]:
         what.append(f"FreeBSD {boot['version']}")
     what.append(boot["kernel"] or "no /boot/kernel/kernel")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError, PartitionError, UsageError
 from bhyveload.freebsd_errno import ENOENT, ENXIO
-from bhyveload.fs import ufs
+from bhyveload.fs.registry import mounted, titles
 from bhyveload.loader.files.devices import parse_device
 from bhyveload.need import need
 from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.device import Device
-    from bhyveload.fs.interface import DiskFileSystem
+    from bhyveload.fs.interface import DiskFileSystem, ProbedFileSystem
     from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
 
@@ -61,10 +61,10 @@ class Volume:
         self.level = level
         self.pool = ""  # the pool whose vdev this is
         self.damaged = False  # whether it holds a file system that cannot be mounted; after mount()
-        self._mounted: DiskFileSystem | FileSystemError | None = None
+        self._mounted: ProbedFileSystem | FileSystemError | None = None
 
-    def mount(self) -> DiskFileSystem:
-        """The UFS or ISO 9660 file system in it.  Raises FileSystemError: ENOENT none of these, or what is wrong."""
+    def mount(self) -> ProbedFileSystem:
+        """The file system in it (fs/registry.py).  Raises FileSystemError: ENOENT there is none, or what is wrong."""
         if self._mounted is None:
             self._mounted, self.damaged = _probe(self.device)
         if isinstance(self._mounted, FileSystemError):
@@ -81,22 +81,14 @@ class Volume:
         return True
 
 
-def _probe(device: Device) -> tuple[DiskFileSystem | FileSystemError, bool]:
+def _probe(device: Device) -> tuple[ProbedFileSystem | FileSystemError, bool]:
     """In loader(8)'s order: the file system; or an error, and whether that is about one that is there."""
-    iso9660: Any = need("bhyveload.fs.iso9660")
-    fs: DiskFileSystem
-    try:
-        fs = ufs.probe(device, no_twiddle)
+    fs, refusals = mounted(device, no_twiddle)
+    if fs is not None:
         return fs, False
-    except FileSystemError as error:
-        refusal = error
-    try:
-        fs = iso9660.probe(device, no_twiddle)
-        return fs, False
-    except FileSystemError:
-        pass  # EINVAL, or EIO where the device ends before block 16
+    refusal = refusals[0]  # the first kind's: the others have a signature, without which they say nothing
     if refusal.errno == ENOENT and not refusal.hint:  # simply no UFS: a damaged one comes with an advice
-        return FileSystemError(ENOENT, "no file system that can be read here (UFS, ISO 9660, ZFS)"), False
+        return FileSystemError(ENOENT, f"no file system that can be read here ({', '.join(titles())})"), False
     return refusal, True
 
 

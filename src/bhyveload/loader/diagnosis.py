@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTDIR
-from bhyveload.fs import ufs
+from bhyveload.fs.registry import mounted
 from bhyveload.loader.files.devices import DeviceSpec, parse_device
 from bhyveload.partition.table import NONE
 
@@ -84,7 +84,9 @@ def _device_trouble(loader: Loader, spec: DeviceSpec, image: str) -> tuple[str, 
             return "the disk is empty: it has no bytes at all", "is the path right, and the download complete?"
         device = loader.disks.open(spec)
         table = loader.disks.table(spec.kind, spec.unit)
-        ufs.probe(device, lambda divisor: None)
+        fs, refusals = mounted(device, lambda divisor: None)
+        if fs is None:
+            raise refusals[0]
     except FileSystemError as error:
         if error.errno not in (EINVAL, ENOENT) or error.hint:  # there is one, damaged
             return error.message, error.hint or hint

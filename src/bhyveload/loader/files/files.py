@@ -9,7 +9,7 @@ from __future__ import annotations
 from bhyveload.bootable import BEYOND, COMPRESSED
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EILSEQ, EINVAL, EIO, EISDIR, ENOENT, ENXIO, EPERM
-from bhyveload.fs import ufs
+from bhyveload.fs.registry import DISK
 from bhyveload.fs.stat import S_IFDIR, S_IFMT, S_IFREG, Stat
 from bhyveload.loader.files.devices import DeviceSpec, Disks, parse_device
 from bhyveload.loader.files.open_file import F_READ, CompressedView, OpenFile, RawDevice
@@ -20,17 +20,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.device import Device
-    from bhyveload.fs.interface import File, FileSystem, Twiddle
+    from bhyveload.fs.interface import File, FileSystem
+    from bhyveload.fs.registry import Kind
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.environment import Environment
 
 O_RDONLY, O_WRONLY, O_RDWR = 0, 1, 2
 _COMPRESSED = (*COMPRESSED, ".split")
-_KINDS = ("host", "ufs", "cd9660", "zfs")  # file_system[] of stand/userboot/userboot/conf.c
-_ISO_DESCRIPTOR = 16 * 2048
-
-
 _MAX_NOTES = 50
 
 
@@ -131,7 +128,7 @@ class Files:
             return OpenFile(self, path, flags, RawDevice(device, path, self), None)
         best = FileSystemError(ENOENT, f"{path}: no such file or directory")
         telling: FileSystemError | None = None
-        for kind in _KINDS:
+        for kind in ("host", *DISK, "zfs"):  # file_system[] of stand/userboot/userboot/conf.c
             try:
                 fs, node = self._lookup(kind, spec, device, name)
             except FileSystemError as error:
@@ -158,7 +155,7 @@ class Files:
             return self.disks.open(spec)
         return None
 
-    def _lookup(self, kind: str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
+    def _lookup(self, kind: Kind | str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
         path = name.encode("latin-1", "replace")
         if kind == "zfs":
             if spec.opendata is None:
@@ -169,6 +166,7 @@ class Files:
                 raise FileSystemError(EINVAL, f"not a {kind} device")
             fs = self._host()
         else:
+            assert not isinstance(kind, str)
             fs = self._probe(kind, spec, device)
         return fs, fs.lookup(path)
 
@@ -192,31 +190,31 @@ class Files:
         fs: FileSystem = pool.mount(pool.find_dataset(spec.dataset))
         return fs
 
-    def _mount_for(self, kind: str, spec: DeviceSpec) -> _Mount | None:
+    def _mount_for(self, kind: Kind, spec: DeviceSpec) -> _Mount | None:
         """The mount that ufs_open takes the superblock from, or cd9660_open the root's record: for UFS it has the
         device's name, for ISO 9660 only its unit."""
         name = spec.format()
         for mount in self._mounts:
-            if mount.kind == kind and (mount.device == name if kind == "ufs" else mount.unit == spec.unit):
+            if mount.kind == kind.name and (mount.unit == spec.unit if kind.by_unit else mount.device == name):
                 return mount
         return None
 
-    def _probe(self, kind: str, spec: DeviceSpec, device: Device | None, again: bool = False) -> FileSystem:
+    def _probe(self, kind: Kind, spec: DeviceSpec, device: Device | None, again: bool = False) -> FileSystem:
         """The device's file system of that kind, with the twiddles that finding it costs.
         ``again``: they are not saved by a mount."""
         name = spec.format()
-        on_disk = kind == "ufs" or spec.kind in ("disk", "vdisk")
+        on_disk = not kind.by_unit or spec.kind in ("disk", "vdisk")
         mount = self._mount_for(kind, spec) if on_disk and not again else None
         mounted = mount is not None
         if device is None:
-            if kind == "ufs" and spec.kind == "zfs":
+            if not kind.by_unit and spec.kind == "zfs":
                 self.pools.by_name(spec.pool).dataset_name(spec.root)  # devformat
             if not mounted:
                 self.console.twiddle(1)
             raise FileSystemError(EIO, f"{name} has no sectors")
-        if mount is not None and kind == "cd9660" and mount.device != name:
-            return self._under(mount, name, device)
-        key = kind, name
+        if mount is not None and kind.by_unit and mount.device != name:
+            return self._under(kind, mount, name, device)
+        key = kind.name, name
         known = self._probes.get(key)
         if known is None:
             known = self._probes[key] = self._probe_device(kind, name, device)
@@ -230,18 +228,18 @@ class Files:
             raise known.error
         return known.fs
 
-    def _under(self, mount: _Mount, name: str, device: Device) -> FileSystem:
+    def _under(self, kind: Kind, mount: _Mount, name: str, device: Device) -> FileSystem:
         """What cd9660_open takes another device of the unit of a mounted ISO 9660 for: it has the same root."""
         key = mount.device, name
         known = self._probes.get(key)
         if known is None:
-            iso9660: Any = need("bhyveload.fs.iso9660")
+            module: Any = kind.load()
             known = self._probes[key] = _Probe()
-            known.fs = iso9660.with_root_of(mount.fs, device)
+            known.fs = module.with_root_of(mount.fs, device)
         assert known.fs is not None
         return known.fs
 
-    def _probe_device(self, kind: str, name: str, device: Device) -> _Probe:
+    def _probe_device(self, kind: Kind, name: str, device: Device) -> _Probe:
         found = _Probe()
         counting = True
 
@@ -252,16 +250,10 @@ class Files:
                 self.console.twiddle(divisor)
 
         try:
-            if kind == "ufs":
-                found.fs = fs = ufs.probe(device, twiddle)
-                found.messages = fs.messages
-                for note in fs.notes:
-                    self.note(f"{name} {note}")
-            else:
-                _refuse_all_but_iso9660(device, twiddle)
-                found.twiddles = 0
-                iso9660: Any = need("bhyveload.fs.iso9660")
-                found.fs = iso9660.probe(device, twiddle, strict=True)
+            found.fs = fs = kind.probe(device, twiddle, strict=True)
+            found.messages = fs.messages
+            for note in fs.notes:
+                self.note(f"{name} {note}")
         except FileSystemError as error:
             found.error = error
             if error.errno == EILSEQ and self.current:  # 13.2 finds no magic and says nothing
@@ -308,7 +300,7 @@ class Files:
         before = self.console.silent
         self.console.silent = True
         try:
-            for kind in ("ufs", "cd9660") if device is not None else (spec.kind,):
+            for kind in DISK if device is not None else (spec.kind,):
                 try:
                     fs, node = self._lookup(kind, spec, device, name)
                     return OpenFile(self, name, F_READ, fs, node)
@@ -320,7 +312,7 @@ class Files:
 
     def holds_file_system(self, spec: DeviceSpec) -> bool:
         """Whether the disk or partition has a file system that it could be booted from."""
-        for kind in ("ufs", "cd9660"):
+        for kind in DISK:
             try:
                 self._probe(kind, spec, self._open_device(spec))
             except FileSystemError:
@@ -354,9 +346,9 @@ class Files:
             spec, _ = parse_device(device, self.current)
         except FileSystemError:
             return
-        for kind in ("ufs", "cd9660", "zfs"):
+        for kind in (*DISK, None):
             try:
-                if kind != "zfs":
+                if kind is not None:
                     fs = self.open(f"{device}/").fs
                 elif spec.kind == "zfs":
                     fs = self._mount_dataset(spec)
@@ -364,14 +356,14 @@ class Files:
                     continue
             except FileSystemError:
                 continue
-            if fs.name == kind:
-                if kind == "cd9660":  # cd9660_mount reads the descriptors in any case
+            if fs.name == ("zfs" if kind is None else kind.name):
+                if kind is not None and kind.by_unit:  # cd9660_mount reads the descriptors in any case
                     spec, _ = self.parse(f"{device}/")
                     try:
                         fs = self._probe(kind, spec, self._open_device(spec), again=True)
                     except FileSystemError:
                         return  # opened with another volume's root: FreeBSD's loader goes on with freed memory
-                self._mounts.append(_Mount(device, kind, spec.unit, fs))
+                self._mounts.append(_Mount(device, fs.name, spec.unit, fs))
                 return
 
     def unmount(self, device: str) -> None:
@@ -381,13 +373,6 @@ class Files:
                 if mount.count == 0:
                     del self._mounts[index]
                 return
-
-
-def _refuse_all_but_iso9660(device: Device, twiddle: Twiddle) -> None:
-    """What fs/iso9660.py's probe says of nearly every disk, without importing it."""
-    twiddle(1)
-    if device.read(_ISO_DESCRIPTOR, 2048)[1:6] != b"CD001":
-        raise FileSystemError(EINVAL, "iso9660: no primary volume descriptor")
 
 
 def is_directory(stat: Stat) -> bool:
