@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.imports import circles, modules, used_by
 from support.places import ROOT, SOURCE
 
 # From the top down; what stands together does not know each other.
@@ -52,22 +53,11 @@ ALLOWED = {
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """The rooms of ours that a module imports at run time (not for type checkers), wherever in it."""
-    rooms: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "bhyveload":
-            parts = (node.module or "").split(".")
-            rooms.update(parts[1:2] or [alias.name for alias in node.names])
-        elif isinstance(node, ast.Import):
-            rooms.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bhyveload."))
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
-    return rooms - {"__version__"}
+    """The rooms of ours that a module uses at run time (not for type checkers), wherever in it: relative imports and
+    the names that it gives to ``need`` count, but not those of need.py, which only lists them."""
+    name = next(name for name, where in modules().items() if where == path)
+    used = used_by(name, by_name=path.name != "need.py")
+    return {other.split(".")[1] for other in used if "." in other}
 
 
 def room_of(path: Path) -> str:
@@ -84,6 +74,27 @@ def test_imports_go_down(room: str) -> None:
             if RANK[other] <= RANK[room] and (room, other) not in ALLOWED:
                 wrong.append(f"{path.relative_to(SOURCE)} imports {other}")
     assert wrong == []
+
+
+# Circles of types alone, within one piece of machinery each.
+TYPES_IN_CIRCLES = ("bhyveload.loader.interpreter.forth.", "bhyveload.bhyve.")
+
+
+def test_no_circle_of_imports() -> None:
+    assert circles({name: used_by(name) for name in modules()}) == []
+
+
+def test_no_circle_of_types() -> None:
+    """Who can be understood only together with whom says so nowhere else: also what is imported for types."""
+    found = circles({name: used_by(name, for_types=True) for name in modules()})
+    assert [circle for circle in found if not all(name.startswith(TYPES_IN_CIRCLES) for name in circle)] == []
+
+
+def test_names_for_need_and_relative_imports_are_seen() -> None:
+    assert "bhyveload.loader.zfs.pools" in used_by("bhyveload.loader.main", by_name=True)
+    assert "bhyveload.loader.zfs.pools" not in used_by("bhyveload.loader.main")
+    assert "bhyveload.fs.zfs.vdev" in used_by("bhyveload.fs.zfs.pool")
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_every_exception_is_needed() -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from bhyveload.image.cache import Progress
+    from bhyveload.image.progress import Progress
 
 _MAX_CHAIN = 64
 _AGAIN = "load the VM again or give --disk"

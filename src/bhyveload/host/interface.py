@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from bhyveload.device import Buffer
+
+
+class GuestCopy(Protocol):
+    """The doors to guest memory: what code that only loads something needs of the callbacks (LoaderCallbacks has them).
+
+    Addresses count modulo 2 GiB, as bhyveload.c's; every method raises FileSystemError(EFAULT) outside low memory.
+    """
+
+    def getmem(self) -> tuple[int, int]:
+        """(low, high) bytes of guest memory."""
+        ...
+
+    def copyin(self, data: Buffer, gpa: int) -> None: ...
+
+    def copyin_pieces(self, pieces: Sequence[Buffer], size: int, gpa: int) -> None:
+        """Consecutive ``pieces``, ``size`` bytes in all."""
+        ...
+
+    def copyout(self, gpa: int, size: int) -> bytes: ...
+
+    def zero(self, gpa: int, size: int) -> None: ...
 
 
 class Console(Protocol):

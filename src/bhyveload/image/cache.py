@@ -32,17 +32,14 @@ if TYPE_CHECKING:
 
     from bhyveload.confined.child import Leave
     from bhyveload.confined.deadline import Deadline
-    from bhyveload.image.disk import ImageDisk
+    from bhyveload.device import Device
+    from bhyveload.image.progress import Progress
     from bhyveload.sandbox import Sandbox
 
-    class Progress(Protocol):
-        """Who tells the user about it.  ``step`` is called in the child that does the work."""
+    class OfFiles(Device, Protocol):
+        """An image.disk.ImageDisk."""
 
-        def begin(self, name: str, folder: str) -> None: ...
-
-        def step(self, done: int, total: int) -> None: ...
-
-        def end(self) -> None: ...
+        files: list[RawImage]
 
 
 LIMIT = 64 << 30  # bytes on the disk
@@ -100,7 +97,7 @@ def unpacked(
     return path
 
 
-def flattened(disk: ImageDisk, progress: Progress | None = None, sandbox: Sandbox | None = None) -> str:
+def flattened(disk: OfFiles, progress: Progress | None = None, sandbox: Sandbox | None = None) -> str:
     """The path of a raw image with the content of ``disk``, made now if it is not there yet.
 
     Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.

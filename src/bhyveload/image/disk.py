@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bhyveload.confined.deadline import Deadline
     from bhyveload.confined.shape import Shape
     from bhyveload.device import Buffer, Device
-    from bhyveload.image.cache import Progress
+    from bhyveload.image.progress import Progress
 
 MAX_CHAIN = 16  # backing files, one on top of the other
 READER = "a disk image's reader"

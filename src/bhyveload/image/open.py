@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from bhyveload.confined.deadline import Deadline
-    from bhyveload.image.cache import Progress
     from bhyveload.image.disk import ImageDisk
+    from bhyveload.image.progress import Progress
     from bhyveload.image.raw import RawImage
     from bhyveload.sandbox import Sandbox
 

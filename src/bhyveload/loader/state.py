@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol
 
     from bhyveload.host.callbacks import LoaderCallbacks
-    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
 
     Command = Callable[["Loader", list[str]], int]
 

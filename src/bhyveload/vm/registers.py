@@ -12,9 +12,13 @@ from bhyveload.errors import MemoryAccessError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, Protocol
 
-    from bhyveload.vm.interface import Memory
+    class Writable(Protocol):
+        """Guest memory, as far as it is needed here."""
+
+        def write(self, gpa: int, data: bytes, /) -> None: ...
+
 
 MSR_EFER = 0xC0000080
 CR0_PE, CR0_NE, CR0_PG = 0x1, 0x20, 0x80000000
@@ -138,7 +142,7 @@ def setup_freebsd_registers(vcpu: Registers, rip: int, cr3: int, gdtbase: int, r
     vcpu.registers["rsp"] = rsp
 
 
-def setup_freebsd_registers_i386(vcpu: Registers, memory: Memory, eip: int, gdtbase: int, esp: int) -> None:
+def setup_freebsd_registers_i386(vcpu: Registers, memory: Writable, eip: int, gdtbase: int, esp: int) -> None:
     """vm_setup_freebsd_registers_i386: flat 32-bit entry; writes the GDT to guest memory (libvmmapi).
 
     Raises MemoryAccessError when the GDT does not lie in guest memory (libvmmapi's EFAULT).

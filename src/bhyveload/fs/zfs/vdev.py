@@ -15,13 +15,21 @@ from . import zfs_format as zf
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
-    from .indirect import Mapping
     from .label import Leaf
     from .nvlist import NvList
 
     Buffer = bytes | memoryview
     Verify = Callable[[Buffer], bool] | None
+
+    class Moved(Protocol):
+        """Where the data of a removed vdev are now (indirect.Mapping)."""
+
+        def read(self, offset: int, size: int, psize: int, verify: Verify) -> Buffer: ...
+
+        def pieces(self, offset: int, size: int, depth: int = 0) -> list[tuple[Vdev, int, int]]: ...
+
 
 DISK = "disk"
 MIRROR = "mirror"
@@ -74,7 +82,7 @@ class Vdev:
         self.top: Vdev = self
         self.leaf: Leaf | None = None
         self.indirect_object = 0
-        self.mapping: Mapping | None = None
+        self.mapping: Moved | None = None
         self.txg = 0
 
     def insert(self, child: Vdev) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.network import Network
-    from bhyveload.image.cache import Progress
+    from bhyveload.image.progress import Progress
 
 _REASONS = {
     "guest-reset": REBOOTED,

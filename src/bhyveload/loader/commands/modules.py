@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.loader.kernel.hints import PnpOptions
-    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Command, Loader
 
 _GELI_USAGE = "usage is [-n key#] <prov> <file>"

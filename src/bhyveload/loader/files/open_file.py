@@ -12,11 +12,22 @@ from bhyveload.fs.stat import Stat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Protocol
 
     from bhyveload.device import Buffer, Device
     from bhyveload.fs.interface import File, FileSystem
-    from bhyveload.loader.files.files import Files
+    from bhyveload.host.interface import GuestCopy
+    from bhyveload.loader.console import LoaderConsole
+
+    class Surroundings(Protocol):
+        """What an open file needs of the run: Files has it."""
+
+        @property
+        def host(self) -> GuestCopy: ...
+        @property
+        def console(self) -> LoaderConsole: ...
+        def note(self, text: str) -> None: ...
+
 
 F_READ, F_WRITE = 1, 2
 SEEK_SET, SEEK_CUR, SEEK_END = 0, 1, 2
@@ -36,7 +47,7 @@ class OpenFile:
     __slots__ = ("_entries", "_file", "_left", "_position", "_readahead", "files", "flags", "fs", "name", "node")
 
     def __init__(
-        self, files: Files, name: str, flags: int, fs: FileSystem, node: Any, file: File | None = None
+        self, files: Surroundings, name: str, flags: int, fs: FileSystem, node: Any, file: File | None = None
     ) -> None:
         self.files = files
         self.name = name
@@ -209,7 +220,7 @@ class RawDevice:
 
     name = "raw"
 
-    def __init__(self, device: Device | None, spec: str, files: Files) -> None:
+    def __init__(self, device: Device | None, spec: str, files: Surroundings) -> None:
         self.device = device
         self.spec = spec
         self.files = files

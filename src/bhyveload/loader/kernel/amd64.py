@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 
 STACK, PML4, PDPT, PD, GDT = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.loader.kernel.elf_format import ElfClass, Segment
-    from bhyveload.loader.kernel.metadata import PreloadedFile
     from bhyveload.loader.kernel.modmetadata import Relocate
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 
 _MAX_DYNAMIC = MIB
@@ -55,7 +55,7 @@ class SymbolTable:
 
 
 def _u32(loader: Loader, address: int) -> int:
-    return int.from_bytes(copyout(loader, address & WORD_MASK, 4), "little")
+    return int.from_bytes(copyout(loader.host, address & WORD_MASK, 4), "little")
 
 
 def read(
@@ -106,7 +106,7 @@ def _entries(loader: Loader, elf: ElfClass, segment: Segment, offset: int) -> di
     """The dynamic section up to DT_NULL, tag -> value (the last one of a tag counts)."""
     size = min(segment.p_filesz, _MAX_DYNAMIC) // elf.dyn.size * elf.dyn.size
     entries: dict[int, int] = {}
-    for tag, value in elf.dyn.iter_unpack(copyout(loader, (segment.p_vaddr + offset) & WORD_MASK, size)):
+    for tag, value in elf.dyn.iter_unpack(copyout(loader.host, (segment.p_vaddr + offset) & WORD_MASK, size)):
         if tag == 0:
             break
         entries[tag] = value
@@ -149,11 +149,11 @@ def lookup(loader: Loader, elf: ElfClass, symbols: SymbolTable | None, name: byt
                 return None
             if number >= symbols.nchains:
                 break
-            data = copyout(loader, (symbols.symtab + number * elf.sym.size) & WORD_MASK, elf.sym.size)
+            data = copyout(loader.host, (symbols.symtab + number * elf.sym.size) & WORD_MASK, elf.sym.size)
             st_name, st_type, shndx, value = elf.symbol(data)
             if st_name == 0:
                 break
-            if string(loader, (symbols.strtab + st_name) & WORD_MASK) == name:
+            if string(loader.host, (symbols.strtab + st_name) & WORD_MASK) == name:
                 return value if shndx != SHN_UNDEF and value != 0 and st_type == type_ else None
             number = _u32(loader, symbols.chains + number * 4)
     loader.print(f"{elf.name}_lookup_symbol: corrupt symbol table\n")

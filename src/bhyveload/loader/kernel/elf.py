@@ -52,7 +52,7 @@ from bhyveload.loader.kernel.guest import (
     signed,
     zero,
 )
-from bhyveload.loader.kernel.metadata import PreloadedFile, find_file
+from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.metadata_format import (
     KERNEL_TYPE,
     MODINFOMD_CTORS_ADDR,
@@ -64,6 +64,7 @@ from bhyveload.loader.kernel.metadata_format import (
     MODINFOMD_SSYM,
     MODULE_TYPE,
 )
+from bhyveload.loader.kernel.preloaded import PreloadedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ class _Image:
             return  # cut short: that is what reading it is going to say
         # What follows the segments: about as much as the rest of the file, and the variables
         rest = max(0, known - sum(segment.p_filesz for segment in self.segments))
-        refuse_if_too_small(self.loader, self._what(), top, min(rest, REACH) + MIB)
+        refuse_if_too_small(self.loader.host, self._what(), top, min(rest, REACH) + MIB)
 
     def _what(self) -> str:
         return f"{'kernel' if self.header.e_type == ET_EXEC else 'module'} {self.preloaded.name}"
@@ -280,16 +281,16 @@ class _Image:
         self._announce(segment, start)
         cached = max(0, len(page) - segment.p_offset)  # copied whole, even when the segment is shorter
         if cached:
-            copyin(loader, page[segment.p_offset :], start)
+            copyin(loader.host, page[segment.p_offset :], start)
         if filesz > cached and not kern_pread(
-            loader, self.file, start + cached, filesz - cached, (segment.p_offset + cached) & WORD_MASK
+            loader.host, self.file, start + cached, filesz - cached, (segment.p_offset + cached) & WORD_MASK
         ):
             loader.print(f"\n{self.elf.name}_loadimage: read failed\n")
             raise KernelError(EIO, f"{self.preloaded.name}: the file ends within a segment")
         if filesz < memsz:
             if self.verbose >= MODULE_VERBOSE_FULL:
                 loader.print(f" (bss: {start + filesz:#x}-{start + memsz - 1:#x})")
-            zero(loader, start + filesz, memsz - filesz)
+            zero(loader.host, start + filesz, memsz - filesz)
         if self.verbose >= MODULE_VERBOSE_FULL:
             loader.print("\n")
         if self.first == 0 or self.first > start:
@@ -369,7 +370,7 @@ class _Image:
         at = ssym = self.last
         for index, section in enumerate(tables):
             start, size = section[SH_OFFSET], section[SH_SIZE]
-            copyin(loader, self._word(size), at)
+            copyin(loader.host, self._word(size), at)
             at += elf.word
             if verbose >= MODULE_VERBOSE_FULL:
                 name = {SHT_SYMTAB: "symtab", SHT_STRTAB: "strtab"}.get(section[SH_TYPE], "WHOA!!")
@@ -384,8 +385,8 @@ class _Image:
             known = self.file.file.size
             here = min(size, max(0, known - start)) if known >= 0 else size
             if at < REACH and here == size:
-                refuse_if_too_small(loader, self._what(), at + size, MIB)
-            done = read_into(loader, self.file, at, size)
+                refuse_if_too_small(loader.host, self._what(), at + size, MIB)
+            done = read_into(loader.host, self.file, at, size)
             if done != size:
                 shown = done & WORD_MASK
                 loader.print(f"\n{elf.name}_loadimage: could not read symbols - skipped! ({shown} != {size})")

@@ -7,8 +7,9 @@ from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
 from bhyveload.loader.kernel import amd64, elf, i386
 from bhyveload.loader.kernel.elf_format import ELF32, ELF64, ET_REL, Header
-from bhyveload.loader.kernel.metadata import PreloadedFile, find_file
+from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE
+from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.need import need
 
 TYPE_CHECKING = False

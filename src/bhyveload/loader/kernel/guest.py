@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from struct import Struct
 
     from bhyveload.device import Buffer
+    from bhyveload.host.interface import GuestCopy
     from bhyveload.loader.files.open_file import OpenFile
-    from bhyveload.loader.state import Loader
 
 ADDRESS_SPACE = 1 << 64
 WORD_MASK = ADDRESS_SPACE - 1
@@ -34,35 +34,35 @@ def round_up(value: int, step: int) -> int:
     return (value + step - 1) // step * step
 
 
-def copyin(loader: Loader, data: Buffer, gpa: int) -> None:
+def copyin(guest: GuestCopy, data: Buffer, gpa: int) -> None:
     """archsw.arch_copyin."""
     try:
-        loader.host.copyin(data, gpa)
+        guest.copyin(data, gpa)
     except FileSystemError:
         pass  # as the original, which does not look at the result
 
 
-def zero(loader: Loader, gpa: int, size: int) -> None:
+def zero(guest: GuestCopy, gpa: int, size: int) -> None:
     """kern_bzero."""
     try:
-        loader.host.zero(gpa, size)
+        guest.zero(gpa, size)
     except FileSystemError:
         pass
 
 
-def copyout(loader: Loader, gpa: int, size: int) -> bytes:
+def copyout(guest: GuestCopy, gpa: int, size: int) -> bytes:
     """archsw.arch_copyout; zeros from outside guest memory.  ``size`` must be bounded by the caller."""
     try:
-        return loader.host.copyout(gpa, size)
+        return guest.copyout(gpa, size)
     except FileSystemError:
         return bytes(size)
 
 
-def string(loader: Loader, gpa: int) -> bytes:
+def string(guest: GuestCopy, gpa: int) -> bytes:
     """strdupout: the bytes up to a NUL.  Raises KernelError(EIO) when there is none within 4096 bytes."""
-    low, _ = loader.host.getmem()
+    low, _ = guest.getmem()
     start = gpa & GUEST_ADDRESS_MASK
-    text, end, _ = copyout(loader, start, max(1, min(_MAX_STRING, low - start))).partition(b"\0")
+    text, end, _ = copyout(guest, start, max(1, min(_MAX_STRING, low - start))).partition(b"\0")
     if not end:
         raise KernelError(EIO, f"a string at guest address {gpa:#x} has no end")
     return text
@@ -71,11 +71,11 @@ def string(loader: Loader, gpa: int) -> bytes:
 class GuestReader:
     """Many small reads of guest memory that does not change meanwhile, as copyout and ``string``."""
 
-    __slots__ = ("_chunks", "_loader", "_low")
+    __slots__ = ("_chunks", "_guest", "_low")
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-        self._low, _ = loader.host.getmem()
+    def __init__(self, guest: GuestCopy) -> None:
+        self._guest = guest
+        self._low, _ = guest.getmem()
         self._chunks: dict[int, bytes] = {}
 
     def _chunk(self, number: int) -> bytes:
@@ -83,13 +83,13 @@ class GuestReader:
         if data is None:
             start = number * _CHUNK
             size = max(0, min(_CHUNK, self._low - start))
-            data = self._chunks[number] = copyout(self._loader, start, size)
+            data = self._chunks[number] = copyout(self._guest, start, size)
         return data
 
     def read(self, gpa: int, size: int) -> bytes:
         number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
         data = self._chunk(number)[at : at + size]
-        return data if len(data) == size else copyout(self._loader, gpa, size)
+        return data if len(data) == size else copyout(self._guest, gpa, size)
 
     def unpack(self, layout: Struct, gpa: int) -> tuple[int, ...]:
         """The integers of a structure."""
@@ -97,14 +97,14 @@ class GuestReader:
         data = self._chunks.get(number) or self._chunk(number)
         if at + layout.size <= len(data):
             return layout.unpack_from(data, at)
-        return layout.unpack(copyout(self._loader, gpa, layout.size))
+        return layout.unpack(copyout(self._guest, gpa, layout.size))
 
     def string(self, gpa: int) -> bytes:
         """Raises KernelError(EIO) as ``string`` does."""
         number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
         data = self._chunk(number)
         end = data.find(b"\0", at, at + _MAX_STRING)
-        return data[at:end] if end >= 0 else string(self._loader, gpa)
+        return data[at:end] if end >= 0 else string(self._guest, gpa)
 
 
 def pread(file: OpenFile, offset: int, size: int) -> bytes | None:
@@ -117,31 +117,31 @@ def pread(file: OpenFile, offset: int, size: int) -> bytes | None:
     return data if len(data) == size else None
 
 
-def read_into(loader: Loader, file: OpenFile, gpa: int, size: int) -> int:
+def read_into(guest: GuestCopy, file: OpenFile, gpa: int, size: int) -> int:
     """archsw.arch_readin: how many of ``size`` bytes were read to ``gpa``; -1 for an error."""
     known = file.file.size
     if known >= 0:
         size = min(size, max(0, known - file.tell))
-    low, _ = loader.host.getmem()
+    low, _ = guest.getmem()
     try:
         if (gpa & GUEST_ADDRESS_MASK) + size <= low:
             return file.readin(gpa, size)
         done = 0
         while done < size and (data := file.read(min(PAGE_SIZE, size - done))):
-            copyin(loader, data, gpa + done)
+            copyin(guest, data, gpa + done)
             done += len(data)
         return done
     except FileSystemError:
         return -1
 
 
-def kern_pread(loader: Loader, file: OpenFile, gpa: int, size: int, offset: int) -> bool:
+def kern_pread(guest: GuestCopy, file: OpenFile, gpa: int, size: int, offset: int) -> bool:
     """Read exactly ``size`` bytes at ``offset`` of the file to ``gpa``; False when that fails."""
     try:
         file.lseek(signed(offset))
     except FileSystemError:
         return False
-    return read_into(loader, file, gpa, size) == size
+    return read_into(guest, file, gpa, size) == size
 
 
 def signed(value: int) -> int:
@@ -149,12 +149,12 @@ def signed(value: int) -> int:
     return value - ADDRESS_SPACE if value >> 63 else value
 
 
-def refuse_if_too_small(loader: Loader, what: str, end: int, extra: int = 0) -> None:
+def refuse_if_too_small(guest: GuestCopy, what: str, end: int, extra: int = 0) -> None:
     """Raise KernelError(ENOMEM), saying how much is needed, unless [0, end) lies in low memory.
 
     ``extra`` bytes are going to follow (symbols, environment): they only count for the size that is suggested.
     """
-    low, _ = loader.host.getmem()
+    low, _ = guest.getmem()
     if end <= low:
         return
     need = round_up(end + extra, MIB) // MIB

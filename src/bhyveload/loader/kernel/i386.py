@@ -28,7 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.loader.kernel.metadata import Placement, PreloadedFile
+    from bhyveload.loader.kernel.metadata import Placement
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 
 GUEST_STACK, GUEST_BOOTINFO, GUEST_GDT = 0x1000, 0x2000, 0x3000

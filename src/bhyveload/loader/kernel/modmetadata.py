@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bhyveload.loader.kernel.elf_format import ElfClass
-    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 
     Relocate = Callable[[bytearray, int], None]
@@ -45,7 +45,7 @@ class ModuleSet:
         report_unknown: bool = False,
     ) -> None:
         self.loader = loader
-        self.memory = GuestReader(loader)
+        self.memory = GuestReader(loader.host)
         self.elf = elf
         self.start = start
         self.stop = stop

@@ -11,8 +11,9 @@ from bhyveload.freebsd_errno import EFTYPE, EIO, ENOENT, strerror
 from bhyveload.loader.console import MODULE_VERBOSE_SILENT
 from bhyveload.loader.kernel.formats import load_file
 from bhyveload.loader.kernel.guest import MIB, PAGE_SIZE, read_into, refuse_if_too_small, round_up
-from bhyveload.loader.kernel.metadata import PreloadedFile, find_file
+from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.metadata_format import MOD_DEPEND, MODINFOMD_DEPLIST
+from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.need import need
 
 TYPE_CHECKING = False
@@ -274,9 +275,9 @@ def load_raw(loader: Loader, name: str, type_: str) -> bool:
 def _read_raw(loader: Loader, file: OpenFile, path: str, start: int) -> int:
     """Copy a whole file to ``start``; its size.  Raises KernelError: EIO, ENOMEM (memory too small for it)."""
     size = file.file.size
-    refuse_if_too_small(loader, f"file {path}", start + max(0, size), MIB)
+    refuse_if_too_small(loader.host, f"file {path}", start + max(0, size), MIB)
     low, _ = loader.host.getmem()
-    done = read_into(loader, file, start, low - start)
+    done = read_into(loader.host, file, start, low - start)
     try:
         more = size < 0 and done == low - start and file.read(1)
     except FileSystemError:
@@ -285,7 +286,7 @@ def _read_raw(loader: Loader, file: OpenFile, path: str, start: int) -> int:
     if done < 0:
         raise KernelError(EIO, f"{path} cannot be read")
     if more:
-        refuse_if_too_small(loader, f"file {path}", low + 1, MIB)
+        refuse_if_too_small(loader.host, f"file {path}", low + 1, MIB)
     return done
 
 

@@ -40,9 +40,9 @@ from bhyveload.loader.kernel.guest import (
     round_up,
     zero,
 )
-from bhyveload.loader.kernel.metadata import PreloadedFile
 from bhyveload.loader.kernel.metadata_format import MODINFOMD_ELFHDR, MODINFOMD_SHDR, OBJECT_TYPE
 from bhyveload.loader.kernel.modmetadata import ModuleSet
+from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.loader.kernel.relocation import Relocations
 
 TYPE_CHECKING = False
@@ -106,8 +106,8 @@ class _Object:
             self._fail("read section headers failed")
         self.sections = [list(fields) for fields in shdr.iter_unpack(table)]
         end = self._place()
-        refuse_if_too_small(loader, f"module {self.path}", end, MIB)
-        zero(loader, self.base, end - self.base)
+        refuse_if_too_small(loader.host, f"module {self.path}", end, MIB)
+        zero(loader.host, self.base, end - self.base)
         self._read_sections()
         preloaded.add_metadata(MODINFOMD_SHDR, b"".join([shdr.pack(*section) for section in self.sections]))
         modules = self._module_set()
@@ -173,7 +173,7 @@ class _Object:
                 by_offset.setdefault(section[SH_OFFSET], section)
         for offset in sorted(by_offset):
             section = by_offset[offset]
-            if not kern_pread(self.loader, self.file, section[SH_ADDR], section[SH_SIZE], offset):
+            if not kern_pread(self.loader.host, self.file, section[SH_ADDR], section[SH_SIZE], offset):
                 self._fail("read failed")
 
     # Module metadata
@@ -181,7 +181,7 @@ class _Object:
     def _module_set(self) -> ModuleSet | None:
         """obj_lookup_set: the section set_modmetadata_set, if there is one."""
         names = self.sections[self.header.e_shstrndx]
-        text = copyout(self.loader, names[SH_ADDR], min(names[SH_SIZE], _MAX_NAMES)) + b"\0"
+        text = copyout(self.loader.host, names[SH_ADDR], min(names[SH_SIZE], _MAX_NAMES)) + b"\0"
         for section in self.sections:
             at = section[SH_NAME]
             if section[SH_TYPE] == SHT_PROGBITS and at and text.startswith(_MODMETADATA_SET, at):
@@ -231,7 +231,7 @@ class _Object:
         size = self.elf.sym.size
         if index >= self.symtab[SH_SIZE] // size:
             return 0
-        data = copyout(self.loader, self.symtab[SH_ADDR] + index * size, size)
+        data = copyout(self.loader.host, self.symtab[SH_ADDR] + index * size, size)
         _, _, shndx, value = self.elf.symbol(data)
         if shndx == SHN_UNDEF or shndx >= len(self.sections):
             return 0

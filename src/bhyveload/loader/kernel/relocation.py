@@ -40,7 +40,7 @@ class Relocations:
         self._words = 3 if has_addend else 2
         entry = self._words * _WORD
         self.count = size // entry
-        self._table = copyout(loader, address, self.count * entry)
+        self._table = copyout(loader.host, address, self.count * entry)
         self._offsets = memoryview(self._table).cast("Q")[:: self._words].tolist() if self.count else []
         self._order: list[int] | None = None  # numbers of the entries by offset, unless that is the table's own order
         ordered = sorted(self._offsets)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.interpreter.forth.machine import Machine
-    from bhyveload.loader.kernel.metadata import PreloadedFile
+    from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 
     Run = Callable[[], None]
