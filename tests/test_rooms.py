@@ -46,6 +46,7 @@ RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 ALLOWED = {
     ("inspect", "loader"): "device names as loader(8) spells them",
     ("host", "fs"): "fs/stat.py: the numbers of stat(2)",
+    ("running", "cli"): "a guest that reboots has the program bhyveload run again, by its name",
     ("sandbox", "seccomp"): "its table of system calls",
     ("sandbox", "empty_root"): "one of its layers",
     ("sandbox", "capsicum"): "the same on FreeBSD",
