@@ -14,6 +14,7 @@ from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import BhyveloadError, HandoffError, UsageError
 from bhyveload.handoff.disks import disk_from_path, disks_of, unpacked
 from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.running.accelerator import choose
 from bhyveload.running.background import go_into_background, write_pid_file
 from bhyveload.running.restart import Restarts, load_again
 from bhyveload.running.runner import Choices, run_guest
@@ -142,6 +143,8 @@ def _run(
 ) -> int:
     """Run the guest, again and again where that was asked for."""
     restarts = Restarts()
+    arguments.accel, how = choose(arguments.accel)
+    words = [how] if how else []
     choices = Choices(arguments.console, arguments.log, arguments.escape, arguments.timeout, running)
     while True:
         with VirtualMachine.open(arguments.name, require_loaded=True) as vm:
@@ -152,6 +155,8 @@ def _run(
                 for disk in options.disks:
                     if disk.snapshot and not arguments.snapshot:
                         warn(program, f"{disk.name}: what the guest writes is dropped at the end of the run")
+                while words:  # once, not at every restart
+                    warn(program, words.pop())
                 return options
 
             ended = run_guest(vm, prepare, choices, lambda text: warn(program, text))
