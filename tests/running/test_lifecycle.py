@@ -231,6 +231,30 @@ def test_a_disk_beside_the_loaded_ones(spinning: Path, tmp_path: Path) -> None:
         assert [disk["path"] for disk in machines()["vm"]["disks"]] == [str(spinning), str(other)]  # type: ignore[attr-defined]
 
 
+def test_a_disk_that_is_there_already(spinning: Path) -> None:
+    done = program("bhyverun", "--accel", "tcg", "--add-disk", spinning, "vm", check=4)
+    assert f"{spinning}: is the same disk as {spinning}" in done.messages
+
+
+def test_nobody_takes_what_the_guest_says(disk: Path) -> None:
+    """Its end waits for a slow reader, and not for ever: Ctrl-C counts."""
+    load("-d", disk, "-m", "64M")
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "vm"]
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 65536)
+    os.set_blocking(write, True)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=write, stderr=subprocess.DEVNULL) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    os.close(read)
+    os.close(write)
+
+
 def test_a_shared_folder(spinning: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()

@@ -88,6 +88,22 @@ def disk_from_path(text: str, allow_backing: bool = False) -> Disk:
         disk.close()
 
 
+def refuse_twice(disks: Sequence[Disk]) -> None:
+    """Two disks that the guest writes to must not be one.  Raises HandoffError."""
+    seen: dict[tuple[int, int, int], Disk] = {}
+    for disk in disks:
+        try:
+            status = os.stat(disk.path)
+        except OSError:
+            continue  # whoever opens it says so
+        other = seen.setdefault((status.st_dev, status.st_ino, status.st_rdev), disk)
+        if other is not disk and not all(each.read_only or each.snapshot or each.overlay for each in (disk, other)):
+            raise HandoffError(
+                f"{disk.name}: is the same disk as {other.name}: a guest that writes to both destroys it",
+                "give each disk once, or with ,ro behind its name",
+            )
+
+
 def disks_of(state: Mapping[str, Any]) -> list[Disk]:
     """The disks that bhyveload was given.  Raises HandoffError when the report is malformed."""
     loaded = state.get("loaded")

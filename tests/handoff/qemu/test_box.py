@@ -239,3 +239,20 @@ def test_arguments_that_name_files(probe_disk: Path, tmp_path: Path) -> None:
     done = program("bhyverun", "--accel", "tcg", "vm", *words, check=4)
     assert "Permission denied (QEMU is confined" in done.messages and done.messages.count("\n") == 1
     program("bhyverun", "--accel", "tcg", "--no-sandbox", "vm", *words, check=1)
+
+
+@needs_landlock
+@pytest.mark.parametrize("line", ["#!/bin/sh", "#!/usr/bin/env sh"])
+def test_a_script_in_qemu_s_place(stand_in: Path, probe_disk: Path, line: str) -> None:
+    """A wrapper of the distribution's: it starts, and reaches no more."""
+    real = Path("/usr/local/lib") / f"bhyveload-test-{os.getpid()}"
+    try:
+        shutil.copy(stand_in, real)
+    except OSError:
+        pytest.skip("/usr/local/lib is not ours")
+    try:
+        stand_in.write_text(f'{line}\nexec {real} "$@"\n')
+        said = answers([], probe_disk)
+    finally:
+        real.unlink()
+    assert (said["secret"], said["passwd"], said["socket"]) == (*["Permission denied"] * 2, "Operation not permitted")

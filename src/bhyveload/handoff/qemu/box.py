@@ -54,6 +54,7 @@ _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/ni
 _FIRMWARE = ("qemu", "qemu-kvm", "seabios", "ipxe", "vgabios", "edk2", "OVMF", "locale", "zoneinfo")
 _SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/qemu", "/usr/share/zoneinfo")
 _RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/run/systemd/resolve")
+_PROGRAMS = ("/bin", "/usr/bin", "/usr/local/bin")  # for a script in place of QEMU
 _KVM = "/dev/kvm"
 _BEGINNING = 8 << 20  # bytes of a program: the names of its libraries are there
 
@@ -121,9 +122,12 @@ class Box:
         if self.identity is not None and kvm and not self._reaches_kvm():
             self.identity = None
             self.missing += (f"{_KVM} is root's alone: QEMU stays root, without its capabilities",)
-        prefix = os.path.dirname(os.path.dirname(self.program))
-        self._files += [(self.program, _RUN), *((path, _RUN) for path in _libraries(prefix))]
-        self._files += [(path, _READ) for path in _firmware(prefix)]
+        for path in (self.program, *_interpreters(self.program)):
+            prefix = os.path.dirname(os.path.dirname(path))
+            self._files += [(path, _RUN), *((library, _RUN) for library in _libraries(prefix))]
+            self._files += [(firmware, _READ) for firmware in _firmware(prefix)]
+        if _interpreters(self.program):
+            self._files += [(path, _RUN) for path in _PROGRAMS]
         self._files += [(path, _READ) for path in _SETTINGS + (_RESOLVER if resolver else ())]
         self._files += [(path, _READ_WRITE) for path in ("/dev/null", "/dev/zero")]
         self._files += [(path, LANDLOCK_ACCESS_FS_READ_FILE) for path in ("/dev/urandom", "/dev/random")]
@@ -269,6 +273,22 @@ def _uses_seccomp(program: str) -> bool:
             return content.find(b"libseccomp.so", 0, _BEGINNING) >= 0
     except (OSError, ValueError):
         return False
+
+
+def _interpreters(program: str) -> list[str]:
+    """What runs ``program`` where it is a script, as the wrappers of some distributions are."""
+    try:
+        with open(program, "rb") as file:
+            line = file.read(256).partition(b"\n")[0]
+    except OSError:
+        return []
+    if not line.startswith(b"#!"):
+        return []
+    words = os.fsdecode(line[2:]).split()
+    found = [os.path.realpath(words[0])] if words else []
+    if words[1:] and os.path.basename(words[0]) == "env":
+        found += [path for folder in os.get_exec_path() if os.path.isfile(path := os.path.join(folder, words[1]))][:1]
+    return [real for path in found for real in dict.fromkeys((path, os.path.realpath(path)))]
 
 
 def _libraries(prefix: str) -> list[str]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.backend import RunResult
 from bhyveload.handoff.console import Console
-from bhyveload.handoff.disks import disks_of, unpacked
+from bhyveload.handoff.disks import disks_of, refuse_twice, unpacked
 from bhyveload.handoff.loop import Loop
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
@@ -115,6 +115,7 @@ def run_options(
         accel = choose_accelerator()
     given = disks_of(state) if disks is None else disks
     ready = [disk if disk.overlay else unpacked(disk, progress) for disk in given]
+    refuse_twice(ready)
     return Options(ready, accel, cpus, net, extra, **more)
 
 
@@ -409,7 +410,9 @@ class QemuSession:
         patience = time.monotonic() + _END_LIMIT
         while not self.console.ended and time.monotonic() < patience:
             self.loop.turn(patience - time.monotonic())
-        self.console.flush(lambda: False)
+        # what was said is given to slow listeners however long they take, but for a user who wants the end
+        patience = time.monotonic() + _END_LIMIT
+        self.console.flush(lambda: self._ended_by_us and time.monotonic() > patience)
         messages = self._messages.decode("utf-8", "replace")
         if self._ended_by_us:
             messages = "".join(line for line in messages.splitlines(True) if "terminating on signal" not in line)
