@@ -91,6 +91,23 @@ def test_no_circle_of_types() -> None:
     assert [circle for circle in found if not all(name.startswith(TYPES_IN_CIRCLES) for name in circle)] == []
 
 
+def test_nobody_asks_what_a_machine_or_a_device_is() -> None:
+    """The protocols say it all (vm/interface.py, device.py): no isinstance on the one, no getattr on the other."""
+    machines = {"VirtualMachine", "ScratchMachine", "FreebsdVirtualMachine"}
+    devices = {"disk", "device", "image", "source", "volume"}
+    asked = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) >= 2:
+                first, second = node.args[:2]
+                names = {part.id for part in ast.walk(second) if isinstance(part, ast.Name)}
+                if node.func.id == "isinstance" and names & machines:
+                    asked.append(f"{name}:{node.lineno}")
+                if node.func.id in ("getattr", "hasattr") and isinstance(first, ast.Name) and first.id in devices:
+                    asked.append(f"{name}:{node.lineno}")
+    assert asked == []
+
+
 def test_names_for_need_and_relative_imports_are_seen() -> None:
     assert "bhyveload.loader.zfs.pools" in used_by("bhyveload.loader.main", by_name=True)
     assert "bhyveload.loader.zfs.pools" not in used_by("bhyveload.loader.main")

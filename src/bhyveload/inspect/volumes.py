@@ -11,7 +11,7 @@ from bhyveload.fs.registry import mounted, titles
 from bhyveload.loader.files.devices import parse_device
 from bhyveload.need import need
 from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
-from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_slice, slice_name
+from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_partition, open_slice, slice_name
 from bhyveload.partition.table import NONE, read_table
 
 TYPE_CHECKING = False
@@ -266,7 +266,7 @@ def _partitions(unit: int, prefix: str, disk: Device, table: Table, level: int) 
             continue  # an ISO image's only entry is the disk
         start = table.byte_offset(entry)
         name = prefix + suffix
-        yield Volume(unit, name, Partition(disk, start, table.byte_size(entry)), start, entry, table, level)
+        yield Volume(unit, name, open_partition(disk, table, entry), start, entry, table, level)
         if entry.type == FREEBSD and level < _MAX_NESTING:
             try:
                 yield from _partitions(unit, name, disk, table.inside(entry), level + 1)

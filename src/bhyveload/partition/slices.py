@@ -67,6 +67,11 @@ class Partition:
         """Nothing: the device is not this one's."""
 
 
+def open_partition(disk: Device, table: Table, entry: Entry) -> Partition:
+    """The partition that ``entry`` of a table on ``disk`` describes: the one place where a layer over it would go."""
+    return Partition(disk, table.byte_offset(entry), table.byte_size(entry))
+
+
 def open_slice(device: Device, slice: int, partition: int, table: Table | None = None) -> tuple[int, int, int, int]:
     """Where ``slice`` and ``partition`` lie: (byte offset, resolved slice, resolved partition, length in bytes).
 

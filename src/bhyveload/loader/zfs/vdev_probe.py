@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
-from bhyveload.partition.slices import Partition
+from bhyveload.partition.slices import open_partition
 from bhyveload.partition.table import BSD, read_table
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ def _walk(loader: Loader, probe: Probe, table: Table, sectors: int, disk: Device
         try:
             # devparse knows letters in a slice, but nothing within another partition
             known = depth == _MAX_DEPTH or (table.kind == BSD and "p" not in name)
-            device = Partition(disk, table.byte_offset(entry), table.byte_size(entry))
+            device = open_partition(disk, table, entry)
             if not _offer(loader, probe, device, part, known) and known and entry.type == FREEBSD and depth:
                 _walk(loader, probe, table.inside(entry), entry.size, disk, part, depth - 1)
         except FileSystemError:
