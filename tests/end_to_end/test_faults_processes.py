@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import termios
 from pathlib import Path
 
@@ -133,12 +134,31 @@ def test_closed_standard_descriptors(disk: Path, closed: str, option: str) -> No
     assert hashlib.sha256(disk.read_bytes()).digest() == before
 
 
-@pytest.mark.parametrize("program", ["bhyvectl", "bhyvedisk", "bhyverun"])
+@pytest.mark.parametrize("program", ["bhyve", "bhyvectl", "bhyvedisk", "bhyverun"])
 def test_the_other_programs_with_closed_descriptors(program: str) -> None:
     for closed in ("<&-", ">&-", "<&- >&- 2>&-"):
         words = ["sh", "-c", f'exec "$0" --version {closed}', str(PROGRAM.with_name(program))]
         status = subprocess.run(words, capture_output=True, timeout=60, check=False).returncode
         assert status == (74 if ">&-" in closed.split() else 0)
+
+
+@pytest.mark.parametrize("program", ["bhyve", "bhyvectl", "bhyvedisk", "bhyveload", "bhyverun"])
+def test_a_module_that_keeps_a_file_open(program: str) -> None:
+    """It does not become standard output, as that of libffi 3.5 did."""
+    code = (
+        "import os, sys\n"
+        "from bhyveload.cli import start\n"
+        "class Keeper:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.startswith('bhyveload.'):\n"
+        "            os.open('/dev/null', os.O_RDONLY)\n"
+        "sys.meta_path.insert(0, Keeper())\n"
+        "sys.argv = [sys.argv[1], '--version']\n"
+        "sys.exit(getattr(start, sys.argv[0])())\n"
+    )
+    words = ["sh", "-c", 'exec "$0" -c "$1" "$2" >&-', sys.executable, code, program]
+    done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (74, f"{program}: Bad file descriptor\n".encode())
 
 
 def test_nobody_reads_the_output(disk: Path) -> None:

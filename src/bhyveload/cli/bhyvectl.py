@@ -58,8 +58,12 @@ EXIT_USAGE = 1  # bhyvectl.c's
 
 def main() -> int:
     """The program.  Exit status: 0, or as errors.py says (1 no vCPU runs, 64 usage, 66 no such VM, ...)."""
+    return run(program_name("bhyvectl"), _main)
+
+
+def _main() -> int:
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names as they are
-    return run(program_name("bhyvectl"), lambda: control(sys.argv[1:], sys.stdout.write))
+    return control(sys.argv[1:], sys.stdout.write)
 
 
 def control(words: list[str], put: Callable[[str], object]) -> int:

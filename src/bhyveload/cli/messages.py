@@ -6,6 +6,7 @@ import _signal
 import os
 import sys
 
+from bhyveload.cli.descriptors import occupy_standard_descriptors
 from bhyveload.errors import EX_IOERR, EX_SOFTWARE, BhyveloadError
 
 TYPE_CHECKING = False
@@ -75,7 +76,7 @@ def report_error(program: str, error: BaseException) -> int:
 
 def run(program: str, body: Callable[[], int]) -> int:
     """A program's whole life: ``body``'s exit status, or its error reported.  Standard output is always flushed."""
-    _occupy_standard_descriptors()
+    occupy_standard_descriptors()
     if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # start.py's
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     try:
@@ -89,21 +90,6 @@ def run(program: str, body: Callable[[], int]) -> int:
         _discard(1)
         status = status or report_error(program, error)
     return status
-
-
-def _occupy_standard_descriptors() -> None:
-    """Keep the numbers 0, 1 and 2 from being given to other files where the caller closed them.
-
-    Else the next file to be opened, a guest's disk, would get such a number, and what is meant for the user be written
-    into it.  Reading 0 and writing 1 and 2 goes on failing (EBADF): the descriptors are open for the opposite.
-    """
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(fd)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDONLY if fd else os.O_WRONLY)  # the lowest number that is free: fd itself
-            assert null == fd
-            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _discard(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""How bhyveload starts and ends, in milliseconds saved: what setup installs as the program calls this.
+"""How the programs start, and how bhyveload ends, in milliseconds saved: what setup installs as programs calls this.
 
 Collecting garbage while modules are imported finds none, and afterwards there is no need to look at them again.  The
 end of an interpreter takes everything apart that the end of the process frees anyway.
@@ -11,6 +11,8 @@ import gc
 import os
 import sys
 
+from bhyveload.cli.descriptors import occupy_standard_descriptors
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 def bhyveload() -> NoReturn:
     """The program bhyveload(8)."""
+    occupy_standard_descriptors()
     # Ctrl-C among the imports: nothing to undo, nothing to show
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -35,3 +38,35 @@ def bhyveload() -> NoReturn:
         except (OSError, ValueError):
             pass  # main has told of it
     os._exit(status)
+
+
+def bhyverun() -> int:
+    """The program bhyverun(8)."""
+    occupy_standard_descriptors()
+    from bhyveload.cli.bhyverun import main
+
+    return main()
+
+
+def bhyve() -> int:
+    """The program bhyve(8)."""
+    occupy_standard_descriptors()
+    from bhyveload.cli.bhyve import main
+
+    return main()
+
+
+def bhyvectl() -> int:
+    """The program bhyvectl(8)."""
+    occupy_standard_descriptors()
+    from bhyveload.cli.bhyvectl import main
+
+    return main()
+
+
+def bhyvedisk() -> int:
+    """The program bhyvedisk(8)."""
+    occupy_standard_descriptors()
+    from bhyveload.cli.bhyvedisk import main
+
+    return main()
