@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import strerror
 from bhyveload.loader.commands.table import LISTING
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 LOADER_RC = "/boot/loader.rc"
 BOOT_4TH = "/boot/boot.4th"
 _WHILE_INCLUDING = "Error while including"
+_DEEP_ENOUGH = 3000  # Python's frames for as many nested texts as the return stack has cells
 _MAX_STRINGS = 64  # a command's arguments on the stack: as many as it could hold
 _EXIT_PANIC = 1
 _VERSIONS = {True: (1500000, 3000), False: (1302001, 12)}  # current: (FreeBSD_version, loader_version)
@@ -46,6 +49,7 @@ class ForthInterpreter:
     name = "4th"
 
     def __init__(self, loader: Loader) -> None:
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEEP_ENOUGH))
         self.loader = loader
         self.complaint = ""
         self._system = System(loader, [name for name, _ in LISTING], self._command)
