@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,6 +253,25 @@ def scripts_section(bench: Bench) -> Iterator[Row]:
         yield f"{generation} scripts, none", f"{ms(with_scripts)} {ms(without)}  add {added:.1f} ms ({verdict} 40)"
 
 
+def forth_section(bench: Bench) -> Iterator[Row]:
+    """Stock-like Forth scripts: 1500 lines, a loader.conf of 120"""
+    from stock_like_forth import SCRIPT_LINES, long_conf, write_tree
+
+    def disk_of(name: str, files: Mapping[str, str | bytes]) -> Path:
+        tree = write_tree(bench.folder / name, conf=long_conf(), lines=SCRIPT_LINES, files=files)
+        kernel = tree / "boot" / "kernel" / "kernel"
+        kernel.unlink()
+        os.link(bench.kernel, kernel)
+        return bench.disk(tree)
+
+    forth = disk_of("forth-scripts", {})
+    simple = disk_of("simple-scripts", {"boot/loader": "$Interpreter:simp\0", "boot/loader.rc": ""})
+    with_scripts, without = bench.medians(load("-d", forth), load("-d", simple))
+    added = (with_scripts - without) * 1000
+    verdict = "within" if added <= 60 else "ABOVE"
+    yield "Forth, simple", f"{ms(with_scripts)} {ms(without)}  adds {added:.1f} ms ({verdict} 60)"
+
+
 def modules_section(bench: Bench) -> Iterator[Row]:
     """40 modules beside the kernel"""
     from support.kernel_objects import build_module, version
@@ -332,6 +351,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "main": main_section,
     "handoff": handoff_section,
     "scripts": scripts_section,
+    "forth": forth_section,
     "modules": modules_section,
     "images": images_section,
     "zfs": zfs_section,

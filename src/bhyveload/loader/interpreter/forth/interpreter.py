@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from bhyveload.errors import FileSystemError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 LOADER_RC = "/boot/loader.rc"
 BOOT_4TH = "/boot/boot.4th"
 _WHILE_INCLUDING = "Error while including"
+_OBJECTS = 50_000  # new ones before the garbage collector looks: definitions stay
 _DEEP_ENOUGH = 3000  # Python's frames for as many nested texts as the return stack has cells
 _MAX_STRINGS = 64  # a command's arguments on the stack: as many as it could hold
 _EXIT_PANIC = 1
@@ -49,6 +51,7 @@ class ForthInterpreter:
     name = "4th"
 
     def __init__(self, loader: Loader) -> None:
+        gc.set_threshold(_OBJECTS)
         sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEEP_ENOUGH))
         self.loader = loader
         self.complaint = ""
