@@ -17,9 +17,8 @@ from support.images import make_ufs, standard_disk
 ENDLESS = b": forever begin again ; forever\n"
 
 
-def disk_of(folder: Path, lines: int = 0, **files: str | bytes) -> Path:
-    more: dict[str, str | bytes] = {name.replace("__", "/"): data for name, data in files.items()}
-    tree = stock_like_forth.write_tree(folder / "tree", files=more, lines=lines)
+def disk_of(folder: Path, files: dict[str, str | bytes] | None = None) -> Path:
+    tree = stock_like_forth.write_tree(folder / "tree", files=files)
     return standard_disk(folder / "disk", make_ufs(tree, folder / "fs", 4 << 20))
 
 
@@ -45,12 +44,12 @@ def test_the_marker_of_boot_loader(forth: Path, compat: str) -> None:
 
 def test_a_loader_without_a_marker_is_forth(tmp_path: Path) -> None:
     """FreeBSD up to 11: its /boot/loader says nothing."""
-    done = at_prompt(disk_of(tmp_path, boot__loader=b"\x7fELF nothing"), b"1 2 + .\n")
+    done = at_prompt(disk_of(tmp_path, {"boot/loader": b"\x7fELF nothing"}), b"1 2 + .\n")
     assert b"OK 1 2 + .\r\n3 " in done.out
 
 
 def test_from_forth_to_lua(tmp_path: Path) -> None:
-    lua = disk_of(tmp_path, boot__loader=b"$Interpreter:lua\0", **{"boot/lua/loader.lua": "print(6*7)\n"})
+    lua = disk_of(tmp_path, {"boot/loader": b"$Interpreter:lua\0", "boot/lua/loader.lua": "print(6*7)\n"})
     done = bhyveload("-d", lua, "vm", keys=b" quit\n", timeout=20)
     assert b"42\r\n" in done.out
 
@@ -78,7 +77,7 @@ def test_choices(forth: Path) -> None:
 
 
 def test_a_batch_without_its_scripts_says_why(tmp_path: Path) -> None:
-    broken = disk_of(tmp_path, **{"boot/loader.rc": "no-such-word\n"})
+    broken = disk_of(tmp_path, {"boot/loader.rc": "no-such-word\n"})
     done = bhyveload("--batch", "-d", broken, "vm")
     assert done.status == 1
     assert "no-such-word not found" in done.messages and "Traceback" not in done.messages
