@@ -22,6 +22,8 @@ need mandoc mandoc
 need gcc gcc
 need ld binutils
 need zstd zstd
+need xz xz-utils
+need pgrep procps
 need tmux tmux
 [ -e /usr/include/stdint.h ] || missing="$missing libc6-dev"
 
