@@ -83,6 +83,11 @@ DISK = (
 )
 
 
+for _kind in DISK:
+    if _kind.signature is None:
+        _kind.load()  # every run would ask for it, and start over
+
+
 def kind_named(name: str) -> Kind | None:
     return next((kind for kind in DISK if kind.name == name), None)
 
