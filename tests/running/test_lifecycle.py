@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -363,12 +364,29 @@ def test_the_escape_key_is_the_user_s(spinning: Path) -> None:
     os.close(fd)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT])
+def test_the_terminal_is_as_before(spinning: Path, number: int) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "vm"]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
+        read_until(master, b"probe=end")
+        assert not termios.tcgetattr(slave)[3] & termios.ICANON
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            time.sleep(0.2)
+            process.send_signal(number)
+        process.wait(20)
+    until(lambda: termios.tcgetattr(slave) == before, "still raw")
+    os.close(master)
+    os.close(slave)
+
+
 def test_started_in_the_background_of_a_shell(spinning: Path, tmp_path: Path) -> None:
     """Job control: a background job is not stopped for the terminal; in the foreground it has it."""
     pid, fd = pty.fork()
     if pid == 0:
-        os.execv("/bin/bash", ["bash", "--norc", "-i"])
-    os.write(fd, b"PS1='READY> '\n")
+        os.execve("/bin/bash", ["bash", "--norc", "--noediting", "-i"], {**os.environ, "PS1": "READY> "})
     read_until(fd, b"READY> ")
     os.write(fd, f"{PROGRAMS}/bhyverun --accel tcg vm &\n".encode())
     found = read_until(fd, b"probe=end")
@@ -376,7 +394,7 @@ def test_started_in_the_background_of_a_shell(spinning: Path, tmp_path: Path) ->
     found += read_until(fd, b"DONE")
     assert b"Running" in found and b"Stopped" not in found
     os.write(fd, b"fg\n")
-    time.sleep(0.5)
+    until(lambda: not termios.tcgetattr(fd)[3] & termios.ICANON, "fg does not make it raw")
     os.write(fd, b"\1x")
     read_until(fd, b"READY> ")
     os.write(fd, b"stty -a; exit\n")

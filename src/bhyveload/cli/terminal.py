@@ -8,7 +8,9 @@ import termios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
+
+    from bhyveload.host.terminal_watcher import Watcher
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
@@ -35,7 +37,7 @@ class RawTerminal:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._saved: list[Any] | None = None
-        self._watcher: _Watcher | None = None
+        self._watcher: Watcher | None = None
 
     def __enter__(self) -> RawTerminal:
         for number in _TERMINATING:
@@ -58,7 +60,9 @@ class RawTerminal:
         mode[_CC] = characters
         try:
             termios.tcsetattr(self._fd, termios.TCSAFLUSH, mode)
-            self._watcher = _Watcher(self._fd, self._saved)
+            from bhyveload.host.terminal_watcher import Watcher
+
+            self._watcher = Watcher(self._fd, self._saved)
         except BaseException:  # a signal right behind it
             self.__exit__()
             raise
@@ -76,53 +80,6 @@ class RawTerminal:
                 self._watcher.dismiss()
                 self._watcher = None
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-
-
-class _Watcher:
-    """A process that gives the terminal ``fd`` the mode ``saved`` back when its parent cannot any more (kill -9).
-
-    It waits at the end of a pipe that its parent holds open, in a process group of its own: what is sent to the whole
-    job is not for it.
-    """
-
-    def __init__(self, fd: int, saved: list[Any]) -> None:
-        self._pid = self._writing = -1
-        reading, writing = os.pipe()
-        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)  # for good in the watcher
-        try:
-            self._pid = os.fork()
-            if self._pid == 0:
-                _watch(fd, saved, reading, writing)
-            self._writing = writing
-        except OSError:
-            os.close(writing)  # no process is to be had: then it goes without
-        finally:
-            os.close(reading)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-
-    def dismiss(self) -> None:
-        """The terminal is as before, or gone."""
-        if self._writing >= 0:
-            writing, self._writing = self._writing, -1
-            try:
-                os.write(writing, b".")
-                os.close(writing)
-                os.waitpid(self._pid, 0)
-            except OSError:
-                pass  # somebody has killed it
-
-
-def _watch(fd: int, saved: list[Any], reading: int, writing: int) -> NoReturn:
-    """The watcher's life.  A terminal that somebody has changed since is left alone: a shell sets its own mode."""
-    try:
-        os.close(writing)
-        os.setpgid(0, 0)
-        _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)  # of a process in the background that sets the mode
-        left = termios.tcgetattr(fd)
-        if not os.read(reading, 1) and termios.tcgetattr(fd) == left:
-            termios.tcsetattr(fd, termios.TCSANOW, saved)
-    finally:
-        os._exit(0)
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ import termios
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.handoff.console import own_description
+from bhyveload.host.terminal_watcher import Watcher
 
 if TYPE_CHECKING:
     from bhyveload.handoff.backend import Session
@@ -29,6 +30,7 @@ class Terminal:
         self._opened: list[int] = []
         self._console: Console | None = None
         self._port: Port | None = None
+        self._watcher: Watcher | None = None
 
     def __enter__(self) -> Terminal:
         for fd in (self._in, self._out):
@@ -80,6 +82,9 @@ class Terminal:
                     termios.tcsetattr(fd, termios.TCSADRAIN, mode)
                 except termios.error:
                     pass  # the terminal is gone
+        if self._watcher is not None:
+            self._watcher.dismiss()
+            self._watcher = None
         for fd in self._opened:
             os.close(fd)
         self._opened.clear()
@@ -110,7 +115,9 @@ class Terminal:
             try:
                 termios.tcsetattr(fd, termios.TCSANOW, mode)
             except termios.error:
-                pass  # the terminal is gone
+                continue  # the terminal is gone
+            if self._watcher is None:
+                self._watcher = Watcher(fd, saved)
 
 
 def _in_foreground(fd: int) -> bool:
