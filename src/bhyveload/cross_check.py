@@ -12,7 +12,7 @@ import os
 from bhyveload.api import load
 from bhyveload.errors import BhyveloadError, LoaderError, UsageError
 from bhyveload.loader.state import Options
-from bhyveload.userboot.cross_check import LoadedState, compare
+from bhyveload.userboot.cross_check import LoadedState, compare, is_reordered
 from bhyveload.userboot.search import Loaders, default_directories
 from bhyveload.userboot.session import BOOT
 from bhyveload.userboot.vintage import behaviour
@@ -36,13 +36,14 @@ VARIABLES = ("autoboot_delay=-1", "beastie_disable=YES")
 
 
 class CrossCheck:
-    """``differences``: a line each, none when the guests are the same; ``reports``: the built-in loader's, then the
-    object's."""
+    """``differences``: a line each, none when the guests are the same, also where ``reordered`` says that
+    modules were loaded in another order only; ``reports``: the built-in loader's, then the object's."""
 
-    __slots__ = ("differences", "reports")
+    __slots__ = ("differences", "reordered", "reports")
 
-    def __init__(self, differences: list[str], reports: tuple[LoadReport, LoadReport]) -> None:
+    def __init__(self, differences: list[str], reports: tuple[LoadReport, LoadReport], reordered: bool = False) -> None:
         self.differences = differences
+        self.reordered = reordered
         self.reports = reports
 
 
@@ -101,7 +102,7 @@ def cross_check(
                 )
             reports.append(report)
             states.append(LoadedState(label, machine.memory, Registers.of(report.vcpu)))
-        return CrossCheck(compare(*states), (reports[0], reports[1]))
+        return CrossCheck(compare(*states), (reports[0], reports[1]), is_reordered(states[0], states[1]))
     finally:
         for machine in machines:
             machine.close()

@@ -52,12 +52,14 @@ def print_cross_check(result: CrossCheck, as_json: bool) -> int:
         value = {
             "schema": 1,
             "equal": not result.differences,
+            "reordered": result.reordered,
             "differences": result.differences,
             "loads": [report.as_dict() for report in result.reports],
         }
         sys.stdout.write(dumps(value, indent=2) + "\n")
     else:
         one, other = ("the built-in loader" if r.loader == "built-in" else r.loader for r in result.reports)
-        lines = result.differences or [f"{one} and {other} leave the same guest"]
+        same = f"{one} and {other} leave the same guest"
+        lines = result.differences or [f"{same} but for the order of the modules" if result.reordered else same]
         sys.stdout.write("".join(f"{escape(line)}\n" for line in lines))
     return EXIT_DIFFERENT if result.differences else 0

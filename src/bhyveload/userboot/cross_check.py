@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_LINES = 200
 _BLOCK = 1 << 20
+_OF_ALL_FILES = ("ENVP", "KERNEND")
+_ADDRESSES = ("ADDR", "SSYM", "ESYM", "DYNAMIC", "CTORS_ADDR")
+_SHDR_64, _SHDR_32 = (64, 16, 8), (40, 12, 4)  # size of a section header, place and width of its sh_addr
 _FIXED_PAGES = {
     (True, 0x1000): "stack",
     (True, 0x2000): "PML4",
@@ -48,13 +51,27 @@ class LoadedState:
         self.handover = read_handover(memory, vcpu)
 
 
+def is_reordered(a: LoadedState, b: LoadedState) -> bool:
+    """Whether both loaded the same files, the kernel first, but the others in another order.
+
+    The guest's Lua asks for the modules in the order of pairs(), which is another one in each run: of strings' hashes
+    with a random seed.
+    """
+    left, right = ([file.name for file in state.handover.files] for state in (a, b))
+    return left != right and left[:1] == right[:1] and sorted(left) == sorted(right)
+
+
 def compare(a: LoadedState, b: LoadedState) -> list[str]:
     """The differences, a line each, most telling first; empty when the guests are the same.
 
+    Where modules are only in another order each file is compared with its like, addresses within it relative to where
+    it was put; what lies between and behind the files is then not compared.
     At most MAX_LINES lines; the last then says how many more there are.  Lines print, whatever the guests hold.
     """
     lines = [*_registers(a, b), *_faults(a), *_faults(b), *_metadata(a, b), *_environment(a, b), *_contents(a, b)]
-    if (a.memory.low, a.memory.high) != (b.memory.low, b.memory.high):
+    if is_reordered(a, b):
+        pass
+    elif (a.memory.low, a.memory.high) != (b.memory.low, b.memory.high):
         lines.append(
             f"memory: {a.memory.low:#x} + {a.memory.high:#x} bytes with {a.label}, "
             f"{b.memory.low:#x} + {b.memory.high:#x} with {b.label}; pages not compared"
@@ -95,6 +112,10 @@ def _registers(a: LoadedState, b: LoadedState) -> Iterator[str]:
 
 
 def _metadata(a: LoadedState, b: LoadedState) -> Iterator[str]:
+    if is_reordered(a, b):
+        for one, other in _pairs(a.handover.files, b.handover.files):
+            yield from _records(_relative(one, a), _relative(other, b), a, b)
+        return
     for what in ("modulep", "kernend"):
         one, other = getattr(a.handover, what), getattr(b.handover, what)
         if one != other:
@@ -105,6 +126,28 @@ def _metadata(a: LoadedState, b: LoadedState) -> Iterator[str]:
         yield _both("preloaded files", ", ".join(names[0]) or "none", ", ".join(names[1]) or "none", a, b)
     for one_file, other_file in _pairs(left, right):
         yield from _records(one_file, other_file, a, b)
+
+
+def _relative(file: PreloadedFile, state: LoadedState) -> PreloadedFile:
+    """``file`` as if it had been put at address 0, and without what tells how large all files together are."""
+    start, size = file.extent()
+    result = PreloadedFile()
+    for name, payload in file.records:
+        if name in _OF_ALL_FILES:
+            continue
+        if name == "SHDR":
+            entry, field, width = _SHDR_64 if state.vcpu.registers.get("efer") else _SHDR_32
+            places = range(field, len(payload), entry)
+        else:
+            width = len(payload)
+            places = range(1) if name in _ADDRESSES and width in (4, 8) else range(0)
+        moved = bytearray(payload)
+        for at in places:
+            address = int.from_bytes(payload[at : at + width], "little")
+            if start <= address <= start + size and at + width <= len(payload):
+                moved[at : at + width] = (address - start).to_bytes(width, "little")
+        result.records.append((name, bytes(moved)))
+    return result
 
 
 def _pairs(left: list[PreloadedFile], right: list[PreloadedFile]) -> Iterator[tuple[PreloadedFile, PreloadedFile]]:
