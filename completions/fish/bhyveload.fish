@@ -14,6 +14,7 @@ complete -c bhyveload -l loader-dir -x -a '(__fish_complete_directories)' -d 'Fr
 complete -c bhyveload -l cross-check -d 'load with both loaders and compare'
 complete -c bhyveload -l batch -d 'never prompt'
 complete -c bhyveload -l kernel -x -d 'boot this kernel'
+complete -c bhyveload -l boot-device -x -d 'boot from this device'
 complete -c bhyveload -l boot-env -x -d 'boot this ZFS boot environment'
 complete -c bhyveload -l list-boot-envs -d 'list the ZFS boot environments'
 complete -c bhyveload -l single-user -d 'boot to single-user mode'

@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "bhyveload.loader.kernel.hints": (),
     "bhyveload.loader.kernel.relocation": (),
     "bhyveload.loader.commands.rare": (),
+    "bhyveload.loader.boot_device": (),
     "bhyveload.loader.diagnosis": (),
 }
 EVERYTHING = "*"

@@ -14,6 +14,7 @@ import pytest
 import stock_like
 from stock_like import MODULES
 from support.end_to_end import bhyveload
+from support.images import gpt_disk, make_ufs
 from support.probes import without_twiddles
 from support.stock_disk import make_disk
 
@@ -232,3 +233,48 @@ def test_a_guest_whose_first_console_is_a_screen_is_told_of(tmp_path: Path) -> N
     done = bhyveload("--batch", "--json", "--loader-command", command, "-d", disk, "vm", check=0)
     assert done.json["howto"] & 0x20001000 == 0x20001000
     assert "is a screen" not in done.messages
+
+
+@pytest.fixture(scope="module")
+def two_roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A disk whose first UFS holds nothing to boot, and a second disk that has it in its second partition."""
+    folder = tmp_path_factory.mktemp("roots")
+    (folder / "data").mkdir()
+    (folder / "data" / "file").write_text("x")
+    root = stock_like.write_tree(folder / "tree", "new", size=0)
+    data, boot = make_ufs(folder / "data", folder / "a", 4 << 20), make_ufs(root, folder / "b", 4 << 20)
+    disks = [folder / "disk0", folder / "disk1"]
+    gpt_disk(disks[0], [(1, 2048, 8192, "A503", data)], 8 << 20)
+    gpt_disk(disks[1], [(1, 2048, 8192, "A503", data), (2, 10240, 8192, "A503", boot)], 12 << 20)
+    return disks
+
+
+@pytest.mark.parametrize("device", ["disk1p2", "disk1p2:", "disk1s2"])
+def test_the_user_says_where_to_boot_from(two_roots: list[Path], device: str) -> None:
+    words = [word for disk in two_roots for word in ("-d", disk)]
+    done = report("--batch", "--boot-device", device, *words)
+    assert done["environment"]["currdev"] == done["environment"]["loaddev"] == "disk1p2:"
+    assert names(done)[0] == "/boot/kernel/kernel"
+
+
+def test_a_failed_load_says_where_else_there_is_something(two_roots: list[Path]) -> None:
+    words = [word for disk in two_roots for word in ("-d", disk)]
+    done = bhyveload("--batch", *words, "vm", check=1)
+    assert done.messages.splitlines()[-1].endswith("; or --boot-device disk1p2)")
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("disk1p3", "there is no partition 3"),
+        ("disk7", "there is no such disk"),
+        ("disk1p2x", "invalid argument"),
+        ("zfs:tank", "there is no ZFS pool on the disks"),
+        ("cd0", "no such file or directory"),
+    ],
+)
+def test_devices_that_are_not_there(two_roots: list[Path], device: str, why: str) -> None:
+    words = [word for disk in two_roots for word in ("-d", disk)]
+    done = bhyveload("--batch", "--boot-device", device, *words, "vm", check=1)
+    line = done.messages.splitlines()[-1]
+    assert f"--boot-device {device}: " in line and why in line and "(there are disk1p2)" in line

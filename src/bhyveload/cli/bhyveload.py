@@ -73,6 +73,7 @@ LONG_OPTIONS = {
     "single-user": "single-user",
     "verbose-boot": "verbose-boot",
     "kernel": "kernel:",
+    "boot-device": "boot-device:",
     "boot-env": "boot-env:",
     "list-boot-envs": "list-boot-envs",
     "loader-command": "loader-command:",
@@ -106,6 +107,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
 
       --batch             never prompt: boot at once, or fail with the reason
       --kernel NAME       boot this kernel
+      --boot-device DEV   boot from disk0p3, disk1, zfs:pool, ... instead of what the loader would choose
       --boot-env NAME     boot this ZFS boot environment
       --list-boot-envs    list the ZFS boot environments on the disks; nothing is loaded
       --single-user       boot to single-user mode
@@ -142,7 +144,7 @@ class Request:
         self.cross_check = False
         self.batch = self.json = self.dry_run = self.list_variables = self.list_boot_envs = False
         self.single_user = self.verbose = False
-        self.kernel = self.boot_environment = ""
+        self.kernel = self.boot_device = self.boot_environment = ""
         self.commands: list[str] = []
         self.vmm = "auto"
         self.compat: LoaderVersion | None = None  # not chosen
@@ -270,6 +272,8 @@ def _act(request: Request, option: str, argument: str) -> None:
             setattr(request, {"verbose-boot": "verbose"}.get(option, option.replace("-", "_")), True)
         case "kernel":
             request.kernel = argument
+        case "boot-device":
+            request.boot_device = argument
         case "boot-env":
             request.boot_environment = argument
         case "loader-command":
@@ -378,6 +382,7 @@ def _load(program: str, request: Request, name: str) -> int:
         batch=request.batch,
         kernel=request.kernel,
         boot_environment=request.boot_environment,
+        boot_device=request.boot_device,
         single_user=request.single_user,
         verbose=request.verbose,
         commands=tuple(request.commands),

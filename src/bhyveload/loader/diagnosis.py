@@ -9,6 +9,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTDIR
 from bhyveload.fs.registry import mounted
+from bhyveload.loader.boot_device import places
 from bhyveload.loader.files.devices import DeviceSpec, parse_device
 from bhyveload.partition.table import NONE
 
@@ -42,7 +43,16 @@ def explain(loader: Loader) -> tuple[str, str]:
         reason = f"{cut}: {reason or loader.diagnosis or loader.message}".removesuffix(": ")
         hint = f"is the download complete? bhyvedisk info {image} shows what is on it"
     reason = reason or loader.diagnosis or loader.message or "the guest cannot be booted"
-    return f"{where}: {reason}", hint or _LOOK_AROUND
+    return f"{where}: {reason}", (hint or _LOOK_AROUND) + _elsewhere(loader, currdev)
+
+
+def _elsewhere(loader: Loader, currdev: str) -> str:
+    """The other places that could be booted, as words behind a hint."""
+    others = [name for name in places(loader) if not currdev.startswith((f"{name}/", f"{name}:"))]
+    if not others:
+        return ""
+    more = f" (or {', '.join(others[1:])})" if others[1:] else ""
+    return f"; or --boot-device {others[0]}{more}"
 
 
 def _pool_trouble(loader: Loader, currdev: str) -> tuple[str, str] | None:

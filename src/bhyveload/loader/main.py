@@ -154,6 +154,9 @@ def _choose_currdev(loader: Loader, zfs_found: bool) -> None:
     """extract_currdev: ZFS, else disk 0's best partition or disk 0 itself, else the host directory."""
     if loader.options.boot_environment and not zfs_found:
         raise LoaderError(f"--boot-env {loader.options.boot_environment}: there is no ZFS pool on the disks")
+    if loader.options.boot_device:
+        need("bhyveload.loader.boot_device").boot_from(loader, loader.options.boot_device, set_currdev)
+        return
     if zfs_found:
         need("bhyveload.loader.zfs.pools").choose_currdev(loader, set_currdev)
         return

@@ -53,17 +53,18 @@ COMMAND_ERRBUFSZ = 256
 class Options:
     """What the user chose beyond FreeBSD's loader (bhyveload's long options).
 
-    ``batch``: never prompt, boot at once.  ``kernel``, ``boot_environment``: names to use instead of the guest's
-    choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.
+    ``batch``: never prompt, boot at once.  ``kernel``, ``boot_environment``, ``boot_device``: used instead of the
+    guest's choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.
     """
 
-    __slots__ = ("batch", "boot_environment", "commands", "kernel", "single_user", "verbose")
+    __slots__ = ("batch", "boot_device", "boot_environment", "commands", "kernel", "single_user", "verbose")
 
     def __init__(
         self,
         batch: bool = False,
         kernel: str = "",
         boot_environment: str = "",
+        boot_device: str = "",
         single_user: bool = False,
         verbose: bool = False,
         commands: tuple[str, ...] = (),
@@ -71,6 +72,7 @@ class Options:
         self.batch = batch
         self.kernel = kernel
         self.boot_environment = boot_environment
+        self.boot_device = boot_device
         self.single_user = single_user
         self.verbose = verbose
         self.commands = commands

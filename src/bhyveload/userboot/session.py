@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         """loader/state.py's Options."""
 
         batch: bool
+        boot_device: str
         boot_environment: str
         commands: tuple[str, ...]
         kernel: str
@@ -40,6 +41,7 @@ def check_options(options: Options) -> None:
     for given, name in (
         (options.kernel, "--kernel"),
         (options.boot_environment, "--boot-env"),
+        (options.boot_device, "--boot-device"),
         (options.commands, "--loader-command"),
     ):
         if given:

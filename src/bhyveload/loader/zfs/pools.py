@@ -137,10 +137,28 @@ def _other_disk(loader: Loader) -> str:
     return ""
 
 
+def boot_from(loader: Loader, wanted: str, set_currdev: SetCurrdev) -> None:
+    """--boot-device zfs:``wanted``: a pool (what its bootfs says) or a dataset.  Raises LoaderError."""
+    pools = loader.files.pools
+    names = ", ".join(f"zfs:{pool.name}" for pool in pools.pools) or "none that can be used"
+    try:
+        pool = pools.by_name(wanted.partition("/")[0])
+        if "/" in wanted:
+            pools.dataset(wanted)
+        else:
+            wanted = pool.dataset_name(pool.root_dataset)
+    except FileSystemError as error:
+        raise LoaderError(f"--boot-device zfs:{wanted}: {error.message}", f"there are {names}") from None
+    _boot_dataset(loader, wanted, set_currdev)
+
+
 def _boot_environment(loader: Loader, set_currdev: SetCurrdev) -> None:
-    """The user's choice instead of bootfs (not FreeBSD's): like choosing it in the menu, and vfs.root.mountfrom holds
-    whatever loader.conf says."""
-    name = find_boot_environment(loader.files.pools, loader.options.boot_environment)
+    """The user's choice instead of bootfs (not FreeBSD's)."""
+    _boot_dataset(loader, find_boot_environment(loader.files.pools, loader.options.boot_environment), set_currdev)
+
+
+def _boot_dataset(loader: Loader, name: str, set_currdev: SetCurrdev) -> None:
+    """Like choosing it in the menu, and vfs.root.mountfrom holds whatever loader.conf says."""
     init_boot_options(loader, f"zfs:{name}:")
     set_currdev(loader, f"zfs:{name}:")
     lock(loader, "vfs.root.mountfrom", f"zfs:{name}", restore=False)
