@@ -71,10 +71,14 @@ def make_tree(folder: Path) -> Path:
     flags = (
         "-std=gnu11 -O2 -m64 -ffreestanding -fno-pic -fno-pie -no-pie -mno-red-zone -mcmodel=kernel -mgeneral-regs-only"
     )
-    flags += " -fno-stack-protector -fno-asynchronous-unwind-tables -fcf-protection=none -nostdlib -static"
+    flags += " -fno-stack-protector -fno-asynchronous-unwind-tables -fcf-protection=none -nostdlib"
     flags += " -Wl,-Ttext-segment=0xffffffff80200000,-e,btext,--build-id=none,-z,max-page-size=0x1000,-z,noexecstack"
-    kernel = tree / "boot" / "kernel" / "kernel"
-    run("gcc", *flags.split(), "-o", str(kernel), str(HERE / "guest" / "hello.c"))
+    # As FreeBSD links its kernel (sys/conf/kern.pre.mk): against an empty library, for the sake of a dynamic section
+    # with the hash table in which the loader looks up symbols.
+    flags += " -Wl,--export-dynamic,--hash-style=sysv,--dynamic-linker=/red/herring,--no-as-needed,-z,norelro"
+    empty, kernel = folder / "hack.so", tree / "boot" / "kernel" / "kernel"
+    run("gcc", "-shared", "-nostdlib", "-o", str(empty), "-x", "c", os.devnull)
+    run("gcc", *flags.split(), "-o", str(kernel), str(HERE / "guest" / "hello.c"), str(empty))
     return tree
 
 

@@ -15,6 +15,15 @@ __asm__(".globl btext\n"
 	"call hello\n"
 	"1: cli; hlt; jmp 1b\n");
 
+/* What a module of FreeBSD says of itself (sys/sys/module.h): this one is the module kernel, version 1. */
+struct mod_metadata { int version, type; const void *data; const char *name; };
+enum { MDT_STRUCT_VERSION = 1, MDT_VERSION = 3 };
+static const int kernel_version = 1;
+static const struct mod_metadata metadata = { MDT_STRUCT_VERSION, MDT_VERSION, &kernel_version, "kernel" };
+const struct mod_metadata *const metadata_set[] __attribute__((used, section("set_modmetadata_set"))) = { &metadata };
+extern const struct mod_metadata *const __start_set_modmetadata_set[], *const __stop_set_modmetadata_set[];
+const void *const metadata_bounds[] __attribute__((used)) = { __start_set_modmetadata_set, __stop_set_modmetadata_set };
+
 u8 stack[16384] __attribute__((used, aligned(16)));
 
 static void outb(u16 port, u8 v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port)); }
