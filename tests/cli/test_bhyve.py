@@ -211,3 +211,18 @@ def test_no_start_that_fails_looks_like_an_end(loaded: Path) -> None:
     )
     assert done.returncode == 4
     assert b"qemu-system-x86_64 is not installed" in done.stderr
+
+
+def test_a_file_that_looks_like_something_else(loaded: Path, tmp_path: Path) -> None:
+    """It is raw for bhyve; who meant something else is told."""
+    (tmp_path / "disk").write_bytes(b"QFI\xfb" + bytes(508))
+    done = bhyve("--dry-run", "-s", f"2,virtio-blk,{tmp_path}/disk", "-s", f"3,virtio-blk,{loaded}", "vm", status=0)
+    assert done.messages.splitlines() == [
+        f"bhyve: {tmp_path}/disk: looks like qcow2, is taken as raw: only what bhyveload was given is not"
+    ]
+    assert b"-blockdev driver=raw" in done.out
+
+
+def test_a_name_that_begins_with_a_dash(probe_disk: Path) -> None:
+    load("-d", probe_disk, "-m", "64M", "--", name="-dash")
+    assert b"guest=-dash" in bhyve("--dry-run", "--accel", "tcg", "--", "-dash", status=0).out

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shlex
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,10 @@ from bhyveload.errors import (
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bhyveload.bhyve.config import Config
     from bhyveload.bhyve.guest import Guest
-    from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import Options
     from bhyveload.vm.memsize import Compat
@@ -55,14 +55,6 @@ LONG_OPTIONS = {
 }
 ACCELERATORS = ("auto", "kvm", "tcg")
 _IMPOSSIBLE = ("passthru", "virtio-scsi")
-_SUSPICIOUS_SECONDS = 1.0
-# What QEMU says of guests that are as the user wants them
-_NOTHING_WRONG = (
-    "char device redirected to",
-    "has no peer",
-    "doesn't support hyperthreading",
-    "Please configure -smp options properly",
-)
 
 
 class Request:
@@ -240,7 +232,25 @@ def _run(program: str, request: Request, vm: VirtualMachine) -> int:
 
         print(shlex.join(Qemu().command(vm, options, "STUB")))
         return 0
-    return _run_guest(program, request, guest, vm, options, sentence)
+    from bhyveload.handoff.outcome import POWERED_OFF
+    from bhyveload.running.bhyve_run import run_bhyve_guest
+
+    result, fatal = run_bhyve_guest(
+        vm, guest, options, timeout=request.timeout, accelerator=sentence, tell=lambda text: warn(program, text)
+    )
+    if fatal:
+        vm.close()
+        _die_of(fatal)
+    if guest.destroy_on_power_off and result.outcome == POWERED_OFF:
+        vm.destroy()
+    return result.exit_status
+
+
+def _die_of(number: int) -> None:
+    """End as the signal would have ended us: callers must not take it for the guest's end."""
+    sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _refuse(config: Config) -> None:
@@ -298,13 +308,32 @@ def _loaded_in_other_formats(program: str, vm: VirtualMachine, paths: Sequence[s
     from bhyveload.handoff.disks import disks_of, unpacked
 
     found = []
-    for disk in disks_of(vm.state or {}):
+    given = disks_of(vm.state or {})
+    for disk in given:
         if (disk.format != "raw" or disk.compression) and any(_same(disk.path, path) for path in paths):
             ready = unpacked(disk, UnpackProgress(program))
             if ready.snapshot:
                 warn(program, f"{disk.path}: what the guest writes is dropped at the end of the run")
             found.append((disk.path, ready))
+    for path in paths:
+        if not any(_same(disk.path, path) for disk in given) and (kind := _kind(path)) != "raw":
+            warn(program, f"{path}: looks like {kind}, is taken as raw: only what bhyveload was given is not")
     return found
+
+
+def _kind(path: str) -> str:
+    """What the file looks like; "raw" where that cannot be seen, its opening will tell why."""
+    from bhyveload.image.magic import detect
+    from bhyveload.image.raw import open_raw
+
+    try:
+        file = open_raw(path, read_only=True)
+        try:
+            return detect(file, path)
+        finally:
+            file.close()
+    except BhyveloadError:
+        return "raw"
 
 
 def _same(one: str, other: str) -> bool:
@@ -312,89 +341,6 @@ def _same(one: str, other: str) -> bool:
         return os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
-
-
-def _run_guest(
-    program: str, request: Request, guest: Guest, vm: VirtualMachine, options: Options, sentence: str
-) -> int:
-    from bhyveload.bhyve.devices import PciSerial, Stdio
-    from bhyveload.handoff.outcome import POWERED_OFF
-    from bhyveload.handoff.qemu.session import Qemu
-    from bhyveload.running.background import tell_service_manager
-    from bhyveload.running.bhyve_signals import BhyveSignals
-    from bhyveload.running.control import ControlSocket
-    from bhyveload.running.terminal import Terminal
-    from bhyveload.running.title import set_title
-
-    backends = [port.backend for port in guest.serial_ports]
-    backends += [device.backend for device in guest.devices if isinstance(device, PciSerial)]
-    terminal = Terminal()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(terminal)
-        signals = stack.enter_context(BhyveSignals(terminal.resume))
-        session = stack.enter_context(contextlib.closing(Qemu().start(vm, options)))
-        for word in (sentence, *(f"sandbox: {lack}" for lack in session.lacks), *_other_ends(guest)):
-            if word:
-                warn(program, word)
-        if any(isinstance(backend, Stdio) for backend in backends):
-            terminal.attach(session, None)
-        stack.enter_context(ControlSocket(session, vm.path, _facts(guest)))
-        session.on_running(tell_service_manager)
-        set_title("bhyve", f"bhyve: {vm.name}")
-        signals.attach(session)
-        result = session.wait(request.timeout)
-    if signals.fatal:
-        vm.close()
-        signals.die()
-    _tell(program, vm.name, options.accel, result)
-    if guest.destroy_on_power_off and result.outcome == POWERED_OFF:
-        vm.destroy()
-    return result.exit_status
-
-
-def _facts(guest: Guest) -> dict[str, object]:
-    """What bhyvectl tells of the run."""
-    from bhyveload.bhyve.devices import Stdio, Terminal
-    from bhyveload.handoff.qemu.guest.machine import backings_of
-
-    disks = [
-        {"path": os.path.abspath(backing.path), "read_only": backing.read_only, "keeps": True}
-        for backing in backings_of(guest)
-    ]
-    console = "none"
-    for port in guest.serial_ports[:1]:
-        if isinstance(port.backend, Stdio):
-            console = "stdio"
-        elif isinstance(port.backend, Terminal):
-            console = port.backend.path
-        elif port.backend is not None:
-            console = "=".join(("unix" if len(port.backend) == 1 else "tcp", ":".join(map(str, port.backend))))
-    cpus, sockets, cores, threads = guest.topology
-    return {"disks": disks, "console": console, "cpus": cpus, "topology": [sockets, cores, threads]}
-
-
-def _other_ends(guest: Guest) -> Iterator[str]:
-    """Where users find null modems that are not in /dev."""
-    from bhyveload.bhyve.devices import Terminal
-    from bhyveload.host.nmdm import is_nmdm, other_end
-
-    for port in guest.serial_ports:
-        if isinstance(port.backend, Terminal) and is_nmdm(port.backend.path):
-            end = other_end(port.backend.path)
-            if os.path.dirname(end) != "/dev":
-                yield f"com{port.number + 1}: the other end of {port.backend.path} is {end}"
-
-
-def _tell(program: str, name: str, accel: str, result: RunResult) -> None:
-    from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
-
-    for line in result.messages.splitlines():
-        if not any(words in line for words in _NOTHING_WRONG):
-            warn(program, line)
-    if result.outcome in (HALTED, TRIPLE_FAULT, TIMED_OUT):
-        warn(program, f"{name}: {result.outcome}")
-    elif result.outcome == REBOOTED and accel == "kvm" and result.seconds < _SUSPICIOUS_SECONDS:
-        warn(program, f"{name}: reset at once: perhaps a triple fault, which KVM does not tell from a reboot")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Callers tell by the status what happened: a signal must not look like a guest th
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -45,11 +44,6 @@ class BhyveSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old:
             signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def die(self) -> None:
-        """End as the signal would have ended us."""
-        signal.signal(self.fatal, signal.SIG_DFL)
-        os.kill(os.getpid(), self.fatal)
 
     def _button(self, number: int, frame: FrameType | None) -> None:
         """Before the guest listens for its power button, bhyve dies of it (amd64/pm.c)."""

@@ -1,0 +1,114 @@
+"""One run of one of bhyve's guests, and all around it: terminal, signals, title, control socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from bhyveload.bhyve.devices import PciSerial, Stdio, Terminal
+from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.handoff.qemu.guest.machine import backings_of
+from bhyveload.handoff.qemu.session import Qemu
+from bhyveload.host.nmdm import is_nmdm, other_end
+from bhyveload.running.background import tell_service_manager
+from bhyveload.running.bhyve_signals import BhyveSignals
+from bhyveload.running.control import ControlSocket
+from bhyveload.running.terminal import Terminal as UsersTerminal
+from bhyveload.running.title import set_title
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bhyveload.bhyve.guest import Guest
+    from bhyveload.handoff.backend import RunResult
+    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.vm.store import VirtualMachine
+
+_SUSPICIOUS_SECONDS = 1.0
+# What QEMU says of guests that are as the user wants them
+_NOTHING_WRONG = (
+    "char device redirected to",
+    "has no peer",
+    "doesn't support hyperthreading",
+    "Please configure -smp options properly",
+)
+
+
+class Ended(NamedTuple):
+    """``result`` of the run; ``fatal``: the signal that ended it and should end the program, or 0."""
+
+    result: RunResult
+    fatal: int
+
+
+def run_bhyve_guest(
+    vm: VirtualMachine,
+    guest: Guest,
+    options: Options,
+    *,
+    timeout: float | None = None,
+    accelerator: str = "",
+    tell: Callable[[str], None],
+) -> Ended:
+    """Run ``vm`` as ``guest`` with its ``options``; ``accelerator`` is a sentence about it for ``tell``.
+
+    Raises BhyveError, HandoffError, HostError.
+    """
+    backends = [port.backend for port in guest.serial_ports]
+    backends += [device.backend for device in guest.devices if isinstance(device, PciSerial)]
+    terminal = UsersTerminal()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(terminal)
+        signals = stack.enter_context(BhyveSignals(terminal.resume))
+        session = stack.enter_context(contextlib.closing(Qemu().start(vm, options)))
+        for words in (accelerator, *(f"sandbox: {lack}" for lack in session.lacks), *_other_ends(guest)):
+            if words:
+                tell(words)
+        if any(isinstance(backend, Stdio) for backend in backends):
+            terminal.attach(session, None)
+        stack.enter_context(ControlSocket(session, vm.path, _facts(guest)))
+        session.on_running(tell_service_manager)
+        set_title("bhyve", f"bhyve: {vm.name}")
+        signals.attach(session)
+        result = session.wait(timeout)
+    if not signals.fatal:
+        _tell_the_end(vm.name, options.accel, result, tell)
+    return Ended(result, signals.fatal)
+
+
+def _facts(guest: Guest) -> dict[str, object]:
+    """What bhyvectl tells of the run."""
+    disks = [
+        {"path": os.path.abspath(backing.path), "read_only": backing.read_only, "keeps": True}
+        for backing in backings_of(guest)
+    ]
+    console = "none"
+    for port in guest.serial_ports[:1]:
+        if isinstance(port.backend, Stdio):
+            console = "stdio"
+        elif isinstance(port.backend, Terminal):
+            console = port.backend.path
+        elif port.backend is not None:
+            console = "=".join(("unix" if len(port.backend) == 1 else "tcp", ":".join(map(str, port.backend))))
+    cpus, sockets, cores, threads = guest.topology
+    return {"disks": disks, "console": console, "cpus": cpus, "topology": [sockets, cores, threads]}
+
+
+def _other_ends(guest: Guest) -> Iterator[str]:
+    """Where users find null modems that are not in /dev."""
+    for port in guest.serial_ports:
+        if isinstance(port.backend, Terminal) and is_nmdm(port.backend.path):
+            end = other_end(port.backend.path)
+            if os.path.dirname(end) != "/dev":
+                yield f"com{port.number + 1}: the other end of {port.backend.path} is {end}"
+
+
+def _tell_the_end(name: str, accel: str, result: RunResult, tell: Callable[[str], None]) -> None:
+    for line in result.messages.splitlines():
+        if not any(words in line for words in _NOTHING_WRONG):
+            tell(line)
+    if result.outcome in (HALTED, TRIPLE_FAULT, TIMED_OUT):
+        tell(f"{name}: {result.outcome}")
+    elif result.outcome == REBOOTED and accel == "kvm" and result.seconds < _SUSPICIOUS_SECONDS:
+        tell(f"{name}: reset at once: perhaps a triple fault, which KVM does not tell from a reboot")
