@@ -1,0 +1,98 @@
+"""What QEMU answers is the word of a process that a guest may have taken over: no answer does harm."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.session import QemuSession
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 9) | st.sampled_from(["0", "../1", "port[0x0604] = 0x0001"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["cpu-index", "thread-id", "return", "id", "event", "data", "clients", "running"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+IDS = st.sampled_from(["query-cpus-fast", "query-vnc", "query-status", "human-monitor-command", "qmp_capabilities"])
+
+
+def session(sent: list[str], hold: str = "VNC_CONNECTED") -> Any:
+    """A session without a QEMU; what it would say to one goes to ``sent``."""
+    one: Any = QemuSession.__new__(QemuSession)
+    one._pins, one._hold, one._running = {0: frozenset({0})}, hold, False
+    one._process = SimpleNamespace(pid=os.getpid())
+    one._qmp = SimpleNamespace(send=lambda command, **arguments: sent.append(command))
+    one._unheard, one._when_running, one._outcome, one._halted_at = [], [], "", None
+    one._failed = one._ended_by_us = False
+    return one
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads that were moved to a processor."""
+    found: list[int] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cpus: found.append(thread))
+    return found
+
+
+def test_only_its_own_threads_are_moved(pinned: list[int]) -> None:
+    session([])._pin([{"cpu-index": 0, "thread-id": 1}, {"cpu-index": 0, "thread-id": os.getpid()}])
+    assert pinned == [os.getpid()]
+
+
+def test_a_processor_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = session([])
+    one._pins = {0: frozenset({100000})}
+    with pytest.raises(HandoffError, match="vcpu 0 cannot run on hostcpu 100000: Invalid argument"):
+        one._pin([{"cpu-index": 0, "thread-id": os.getpid()}])
+
+
+@pytest.mark.parametrize(
+    ("answer", "pressed"),
+    [
+        ("portw[0x0604] = 0x0001\r\n", True),
+        ("portw[0x0604] = 0x0000\r\n", False),
+        ("portw[0x0604] = 0xffff\r\n", False),  # the firmware has not put it there yet
+    ],
+)
+def test_the_power_button_is_for_those_who_listen(answer: str, pressed: bool) -> None:
+    sent: list[str] = []
+    unheard: list[bool] = []
+    one = session(sent)
+    one.power_button(lambda: unheard.append(True))
+    one._monitor_says(answer)
+    assert ("system_powerdown" in sent, bool(unheard)) == (pressed, not pressed)
+
+
+def test_what_the_guest_waits_for_may_have_been() -> None:
+    for hold, name, answer in (
+        ("VNC_CONNECTED", "query-vnc", {"clients": [{}]}),
+        ("RESUME", "query-status", {"running": True}),
+    ):
+        sent: list[str] = []
+        one = session(sent, hold)
+        one._message({"id": name, "return": {"clients": [], "running": False}})
+        assert sent == []
+        one._message({"id": name, "return": answer})
+        assert (sent, one._hold, one._running) == (["cont"], "", True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(IDS | ANYTHING, ANYTHING)
+def test_any_answer(ident: object, answer: object) -> None:
+    sent: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_setaffinity", lambda thread, cpus: pytest.fail("somebody's thread was moved"))
+        one = session(sent)
+        one._message({"id": ident, "return": answer, "event": answer, "data": answer})
+    assert set(sent) <= {"cont", "query-vnc", "quit", "system_powerdown"}
