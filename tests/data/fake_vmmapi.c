@@ -3,10 +3,12 @@
  * 14.0 and later.  Every call is written down; trace() gives the text.  fail_on() makes one function fail.
  *
  * For whole programs: with VMM_STANDIN=FOLDER in the environment, VMs are files there (memory as NAME.low and NAME.high,
- * mapped shared), every call is appended to FOLDER/trace, and VMM_STANDIN_FAIL=FUNCTION:ERRNO makes one fail.
+ * mapped shared; vCPU 0 as NAME.cpu, which vm_get_register and vm_get_desc read back), every call is appended to
+ * FOLDER/trace, and VMM_STANDIN_FAIL=FUNCTION:ERRNO makes one fail.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -15,7 +17,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct vmctx { char name[256]; int memflags; size_t low, high; char *lowmem, *highmem; };
+#define LOWMEM_LIMIT (3UL << 30)
+#define LAST 64
+
+struct cpu {
+	uint64_t value[LAST], base[LAST];
+	uint32_t limit[LAST], access[LAST];
+	char set[LAST], described[LAST];
+};
+struct vmctx { char name[256]; int memflags; size_t low, high; char *lowmem, *highmem; struct cpu *cpu; };
 struct vcpu { struct vmctx *ctx; int id; };
 
 static char text[65536], failing[64], existing[256];
@@ -109,6 +119,7 @@ struct vmctx *vm_open(const char *name)
 	}
 	ctx = calloc(1, sizeof(*ctx));
 	strcpy(ctx->name, name);
+	ctx->cpu = whole() ? (void *)map_file(name, ".cpu", sizeof(struct cpu)) : calloc(1, sizeof(struct cpu));
 	return ctx;
 }
 
@@ -120,54 +131,85 @@ void vm_destroy(struct vmctx *ctx)
 		unlink(folder_file(ctx->name, ".vm"));
 		unlink(folder_file(ctx->name, ".low"));
 		unlink(folder_file(ctx->name, ".high"));
+		unlink(folder_file(ctx->name, ".cpu"));
 	}
 	free(ctx);
 }
 
-int vm_reinit(struct vmctx *ctx) { return note("vm_reinit", " %s", ctx->name); }
+int vm_reinit(struct vmctx *ctx)
+{
+	memset(ctx->cpu, 0, sizeof(struct cpu));
+	return note("vm_reinit", " %s", ctx->name);
+}
+
 void vm_set_memflags(struct vmctx *ctx, int flags) { note("vm_set_memflags", " %d", flags); ctx->memflags = flags; }
 size_t vm_get_lowmem_size(struct vmctx *ctx) { return ctx->low; }
 size_t vm_get_highmem_size(struct vmctx *ctx) { return ctx->high; }
 
+/* The size of a memory that exists stays: the vmmapi.c of 13 refuses another one, that of 2025 goes by what is there. */
+static int sized(const char *name, size_t *low, size_t *high)
+{
+	struct stat status;
+
+	if (stat(folder_file(name, ".low"), &status) < 0)
+		return 0;
+#ifdef OLD
+	if ((size_t)status.st_size != *low)
+		return -1;
+#endif
+	*low = status.st_size;
+	if (stat(folder_file(name, ".high"), &status) == 0)
+		*high = status.st_size;
+	return 0;
+}
+
 int vm_setup_memory(struct vmctx *ctx, size_t len, int style)
 {
-	size_t limit = whole() ? 3UL << 30 : 1 << 20;	/* else instead of 3 GiB */
+	size_t limit = whole() ? LOWMEM_LIMIT : 1 << 20;	/* else instead of 3 GiB */
 
 	if (note("vm_setup_memory", " %zu %d", len, style))
 		return -1;
 	ctx->low = len > limit ? limit : len;
 	ctx->high = len - ctx->low;
-	if (whole()) {
-		if (len == 0 || len % 4096 != 0) {
+	if (style != 1) {
+		abort();	/* VM_MMAP_ALL */
+	} else if (!whole()) {
+		ctx->lowmem = calloc(1, ctx->low);
+		ctx->highmem = calloc(1, ctx->high);
+	} else {
+		if (len == 0 || len % 4096 != 0 || sized(ctx->name, &ctx->low, &ctx->high) < 0) {
 			errno = EINVAL;
 			return -1;
 		}
 		ctx->lowmem = map_file(ctx->name, ".low", ctx->low);
 		ctx->highmem = map_file(ctx->name, ".high", ctx->high);
-		return 0;
 	}
-	ctx->lowmem = calloc(1, ctx->low);
-	ctx->highmem = calloc(1, ctx->high);
 	return 0;
 }
 
 void *vm_map_gpa(struct vmctx *ctx, uint64_t gpa, size_t len)
 {
+	uint64_t high = 4UL << 30;
+
 	if (note("vm_map_gpa", " %#lx %zu", (unsigned long)gpa, len))
 		return NULL;
-	if (gpa + len <= ctx->low)
+	if (gpa < ctx->low && len <= ctx->low && gpa + len <= ctx->low)
 		return ctx->lowmem + gpa;
-	return ctx->highmem + (gpa - (4UL << 30));
+	if (gpa >= high && gpa < high + ctx->high && len <= ctx->high && gpa + len <= high + ctx->high)
+		return ctx->highmem + (gpa - high);
+	return NULL;
 }
 
 #ifdef OLD
 #define VCPU struct vmctx *ctx, int vcpu
 #define ID vcpu
-#define NAME ctx->name
+#define CTX ctx
+#define CPU (vcpu == 0 ? ctx->cpu : NULL)
 #else
 #define VCPU struct vcpu *vcpu
 #define ID vcpu->id
-#define NAME vcpu->ctx->name
+#define CTX vcpu->ctx
+#define CPU (vcpu->id == 0 ? vcpu->ctx->cpu : NULL)
 struct vcpu *vm_vcpu_open(struct vmctx *ctx, int id)
 {
 	struct vcpu *vcpu = malloc(sizeof(*vcpu));
@@ -182,21 +224,48 @@ void vm_close(struct vmctx *ctx) { note("vm_close", " %s", ctx->name); free(ctx)
 
 int vm_set_register(VCPU, int reg, uint64_t value)
 {
-	return note("vm_set_register", " %s %d %d %#lx", NAME, ID, reg, (unsigned long)value);
+	if (note("vm_set_register", " %s %d %d %#lx", CTX->name, ID, reg, (unsigned long)value))
+		return -1;
+	CPU->value[reg] = value;
+	CPU->set[reg] = 1;
+	return 0;
 }
 
 int vm_set_desc(VCPU, int reg, uint64_t base, uint32_t limit, uint32_t access)
 {
-	return note("vm_set_desc", " %s %d %d %#lx %#x %#x", NAME, ID, reg, (unsigned long)base, limit, access);
+	if (note("vm_set_desc", " %s %d %d %#lx %#x %#x", CTX->name, ID, reg, (unsigned long)base, limit, access))
+		return -1;
+	CPU->base[reg] = base;
+	CPU->limit[reg] = limit;
+	CPU->access[reg] = access;
+	CPU->described[reg] = 1;
+	return 0;
+}
+
+/* ENOENT, which vmm(4) does not say: nobody has set it. */
+int vm_get_register(VCPU, int reg, uint64_t *value)
+{
+	*value = CPU->value[reg];
+	errno = ENOENT;
+	return CPU->set[reg] ? 0 : -1;
+}
+
+int vm_get_desc(VCPU, int reg, uint64_t *base, uint32_t *limit, uint32_t *access)
+{
+	*base = CPU->base[reg];
+	*limit = CPU->limit[reg];
+	*access = CPU->access[reg];
+	errno = ENOENT;
+	return CPU->described[reg] ? 0 : -1;
 }
 
 int vm_get_capability(VCPU, int cap, int *value)
 {
 	*value = 0;
-	return note("vm_get_capability", " %s %d %d", NAME, ID, cap);
+	return note("vm_get_capability", " %s %d %d", CTX->name, ID, cap);
 }
 
 int vm_set_capability(VCPU, int cap, int value)
 {
-	return note("vm_set_capability", " %s %d %d %d", NAME, ID, cap, value);
+	return note("vm_set_capability", " %s %d %d %d", CTX->name, ID, cap, value);
 }

@@ -26,6 +26,7 @@ from bhyveload.errors import (
     VmBusy,
     VmMemoryError,
     VmNameError,
+    VmNotFound,
 )
 from bhyveload.host.console import FdConsole
 from bhyveload.image.magic import RAW
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from bhyveload.vm.interface import Machine
 
 DEFAULT_MEMORY = 256 * MB
-EXIT_USAGE = 1  # bhyveload.c's, not sysexits'
+EXIT_USAGE = EXIT_VM = 1  # bhyveload.c's, not sysexits'
 SHORT_OPTIONS = "CSc:d:e:h:l:m:"
 LONG_OPTIONS = {
     "incore": "C",
@@ -167,9 +168,9 @@ def _statuses(program: str) -> int:
     """The whole program; some of its errors have bhyveload.c's exit status, not that of errors.py."""
     try:
         return _main(program, sys.argv[1:])
-    except (VmNameError, VmMemoryError, VmBusy) as error:
+    except (VmNameError, VmMemoryError, VmBusy, VmNotFound) as error:
         report_error(program, error)
-        return 1
+        return EXIT_VM
 
 
 def _main(program: str, words: list[str]) -> int:

@@ -45,6 +45,6 @@ def open_machine(
         return VirtualMachine.create(name, memory)
     from bhyveload.vm.freebsd import VM_MEM_F_INCORE, VM_MEM_F_WIRED, FreebsdVirtualMachine, Vmmapi
 
-    api = Vmmapi(choice.partition(":")[2] or "libvmmapi.so")
+    api = Vmmapi(choice.partition(":")[2])
     flags = (VM_MEM_F_INCORE if incore else 0) | (VM_MEM_F_WIRED if wired else 0)
     return FreebsdVirtualMachine.create(name, memory, api, flags)

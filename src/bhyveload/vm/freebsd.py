@@ -11,8 +11,8 @@ import errno
 import os
 
 from bhyveload.errors import HostError, MemoryAccessError, VmBusy, VmError, VmMemoryError, VmNotFound
+from bhyveload.vm.freebsd_calls import GET_CAPABILITY, register_calls
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
-from bhyveload.vm.registers import VM_REG_NAMES
 from bhyveload.vm.store import check_name
 
 TYPE_CHECKING = False
@@ -25,12 +25,9 @@ if TYPE_CHECKING:
 
 VM_MEM_F_INCORE, VM_MEM_F_WIRED = 0x01, 0x02
 VM_MMAP_ALL = 1
-VM_CAP_UNRESTRICTED_GUEST = 3
-_NUMBERS = {name: number for number, name in enumerate(VM_REG_NAMES)}
+# The name without a number is part of the development packages; 13 has major 5, 14 has 6.
+LIBRARIES = ("libvmmapi.so", "libvmmapi.so.6", "libvmmapi.so.5")
 _ZEROS = bytes(1 << 20)
-# vm_setup_freebsd_registers sets these first and those last, everything else in between
-_FIRST = ("cr0", "cr4", "efer", "rflags")
-_LAST = ("rip", "cr3")
 
 _POINTER, _STRING, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _SIZE, _U64, _U32 = ctypes.c_size_t, ctypes.c_uint64, ctypes.c_uint32
@@ -58,9 +55,10 @@ class Vmmapi:
 
     __slots__ = ("_library", "has_vcpu_handles")
 
-    def __init__(self, path: str = "libvmmapi.so") -> None:
+    def __init__(self, path: str = "") -> None:
+        """``path``: a library of that name instead of the system's."""
         try:
-            self._library = ctypes.CDLL(path, use_errno=True)
+            self._library = ctypes.CDLL(path, use_errno=True) if path else _system_library()
             self.has_vcpu_handles = hasattr(self._library, "vm_vcpu_open")
             for name, (result, arguments) in _FUNCTIONS.items():
                 self._declare(name, result, arguments)
@@ -69,7 +67,9 @@ class Vmmapi:
                 self._declare("vm_vcpu_close", None, (_POINTER,))
                 self._declare("vm_close", None, (_POINTER,))
         except (OSError, AttributeError) as error:
-            raise HostError(f"{path}: {error}", "FreeBSD's libvmmapi is needed for /dev/vmm") from None
+            raise HostError(
+                f"{path or LIBRARIES[0]}: {error}", "FreeBSD's libvmmapi is needed for /dev/vmm; elsewhere --vmm=store"
+            ) from None
 
     def _declare(self, name: str, result: object, arguments: tuple[object, ...]) -> None:
         function: Any = getattr(self._library, name)
@@ -83,6 +83,17 @@ class Vmmapi:
         """What the C function returns; errno is kept for ``failure``."""
         ctypes.set_errno(0)
         return getattr(self._library, name)(*arguments)
+
+
+def _system_library() -> ctypes.CDLL:
+    """The first of LIBRARIES that is there.  Raises OSError about the first."""
+    failures = []
+    for name in LIBRARIES:
+        try:
+            return ctypes.CDLL(name, use_errno=True)
+        except OSError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 class VmmMemory:
@@ -213,21 +224,9 @@ class FreebsdVirtualMachine:
     def commit(
         self, vcpus: Sequence[Registers], loaded: dict[str, object], extra: dict[str, object] | None = None
     ) -> None:
-        """Set vCPU 0's registers.  Raises VmError naming the register that vmm refused."""
-        vcpu = vcpus[0]
-        if vcpu.registers.get("efer") == 0:  # a 32-bit guest starts without paging
-            self._allow_unrestricted_guest()
-        for name in _FIRST:
-            self._set_register(vcpu, name)
-        for name, descriptor in vcpu.descriptors.items():
-            self._on_vcpu("vm_set_desc", _NUMBERS[name], *descriptor, what=name)
-        for name, selector in vcpu.selectors.items():
-            self._on_vcpu("vm_set_register", _NUMBERS[name], selector, what=name)
-        for name in _LAST:
-            self._set_register(vcpu, name)
-        for name in vcpu.registers:
-            if name not in _FIRST and name not in _LAST:
-                self._set_register(vcpu, name)
+        """Set vCPU 0's registers.  Raises VmError with bhyveload.c's name for what vmm refused."""
+        for what, function, arguments in register_calls(vcpus[0]):
+            self._on_vcpu(what, function, *arguments)
         self.state = {**(extra or {}), "loaded": loaded}
 
     def abandon(self) -> None:
@@ -264,7 +263,10 @@ class FreebsdVirtualMachine:
     def _open(self) -> None:
         self._ctx = self._api.call("vm_open", os.fsencode(self.name))
         if self._ctx is None:
-            raise _failure("vm_open", self.name)
+            error = _failure("vm_open", self.name)
+            if self._fresh_vm:  # without a handle it cannot be destroyed here
+                error.hint = f"it was made just now: bhyvectl --destroy --vm={self.name}"
+            raise error
         if self._api.has_vcpu_handles:
             self._vcpu = self._api.call("vm_vcpu_open", self._ctx, 0)
             if self._vcpu is None:
@@ -282,20 +284,16 @@ class FreebsdVirtualMachine:
             reason = os.strerror(ctypes.get_errno())
             raise VmMemoryError(f"vm_setup_memory: {reason}", "give another memory size with -m")
         self.memory = VmmMemory(self._api, self._ctx)
+        self.memory_size = self.memory.low + self.memory.high  # since 2024 a VM that has memory keeps its size
         return self.memory
 
-    def _set_register(self, vcpu: Registers, name: str) -> None:
-        if name in vcpu.registers:
-            self._on_vcpu("vm_set_register", _NUMBERS[name], vcpu.registers[name], what=name)
-
-    def _allow_unrestricted_guest(self) -> None:
-        self._on_vcpu("vm_get_capability", VM_CAP_UNRESTRICTED_GUEST, ctypes.byref(ctypes.c_int()), what="unrestricted")
-        self._on_vcpu("vm_set_capability", VM_CAP_UNRESTRICTED_GUEST, 1, what="unrestricted guest")
-
-    def _on_vcpu(self, function: str, *arguments: object, what: str) -> None:
+    def _on_vcpu(self, what: str, function: str, *arguments: object) -> None:
         vcpu = (self._vcpu,) if self._api.has_vcpu_handles else (self._ctx, 0)
-        if self._api.call(function, *vcpu, *arguments) != 0:
-            raise VmError(f"{function}({what}): {os.strerror(ctypes.get_errno())}")
+        more = (ctypes.byref(ctypes.c_int()),) if function == GET_CAPABILITY else ()
+        if self._api.call(function, *vcpu, *arguments, *more) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            hint = "this processor, or vmm(4), runs no 32-bit guest" if "capability" in function else ""
+            raise VmError(f"{what}: {reason}", hint)
 
     def _close_vcpu(self) -> None:
         if self._vcpu is not None:
@@ -307,7 +305,10 @@ def _failure(function: str, name: str) -> VmError:
     number = ctypes.get_errno()
     message = f"{function}: {os.strerror(number)}"
     if number == errno.ENOENT:
-        return VmNotFound(message, f"there is no VM '{name}' in /dev/vmm; is vmm(4) loaded?")
+        missing = "is vmm(4) loaded? kldload vmm" if function == "vm_create" else f"there is no VM '{name}' in /dev/vmm"
+        return VmNotFound(message, missing)
     if number == errno.EBUSY:
         return VmBusy(message, f"VM '{name}' is running: end it, or bhyvectl --destroy --vm={name}")
+    if number in (errno.EPERM, errno.EACCES):
+        return VmError(message, "vmm(4) wants root, or rights to its devices (FreeBSD 15)")
     return VmError(message)
