@@ -80,7 +80,7 @@ def register_calls(vmm: StandIn) -> list[tuple[str, int]]:
 def wide(entry: int) -> dict[str, object]:
     """vm_setup_freebsd_registers with what the loader's callbacks say."""
     return {
-        **{name: 0x10 for name in SEGMENTS},
+        **dict.fromkeys(SEGMENTS, 0x10),
         **{f"{name} descriptor": (0, 0, 0x93) for name in SEGMENTS},
         "cs": 0x08,
         "cs descriptor": (0, 0, 0x209B),
@@ -102,7 +102,7 @@ def wide(entry: int) -> dict[str, object]:
 def narrow(entry: int) -> dict[str, object]:
     """vm_setup_freebsd_registers_i386."""
     return {
-        **{name: 0x10 for name in SEGMENTS},
+        **dict.fromkeys(SEGMENTS, 0x10),
         **{f"{name} descriptor": (0, 0xFFFFFFFF, 0xC093) for name in SEGMENTS},
         "cs": 0x08,
         "cs descriptor": (0, 0xFFFFFFFF, 0xC09B),
@@ -244,21 +244,21 @@ def test_memory_that_is_not_mapped(vmm: StandIn, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("function", ["vm_get_capability", "vm_set_capability"])
-def test_no_32_bit_guests_here(
-    function: str, vmm: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_32_bit_guests_here(function: str, vmm: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record("current", "i386")
     (tmp_path / "disk.img").write_bytes(decompress(record.folder / "disk.img.zst"))
     monkeypatch.setenv("VMM_STANDIN_FAIL", f"{function}:{errno.ENOENT}")
     done = bhyveload(vmm.option, "-m", "128M", "-d", tmp_path / "disk.img", "vm", keys=record.keys, check=1)
     reason = os.strerror(errno.ENOENT)
-    assert f"bhyveload: vm_setup_freebsd_registers: {reason} (this processor, or vmm(4), runs no 32-bit" in done.messages
+    assert (
+        f"bhyveload: vm_setup_freebsd_registers: {reason} (this processor, or vmm(4), runs no 32-bit" in done.messages
+    )
     assert vmm.machines() == []
 
 
 @pytest.mark.parametrize("words", [("--require-sandbox", "-e", "do=segv"), ("-e", "do=quit")])
 def test_a_loader_that_fails_leaves_what_it_did_not_make(vmm: StandIn, loaders: Path, words: tuple[str, ...]) -> None:
-    command = (vmm.option, "-l", loaders / "userboot.so", *words, "-m", "64M", "vm")
+    command: tuple[str | Path, ...] = (vmm.option, "-l", loaders / "userboot.so", *words, "-m", "64M", "vm")
     assert bhyveload(*command).status in (1, 70, 77)
     assert vmm.machines() == []
     vmm.make("vm")

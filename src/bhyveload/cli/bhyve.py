@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.guest import DEFAULT_MEMORY, guest_of, memory_of, pins_of, topology_of
 from bhyveload.bhyve.usage import SHORT_OPTIONS, usage
+from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import Options as Getopt
 from bhyveload.cli.getopt import timeout_of
 from bhyveload.cli.messages import escape, program_name, report_error, warn
@@ -83,6 +84,7 @@ def main() -> int:
 
     def body() -> int:
         try:
+            refer("bhyve", "/usr/sbin/bhyve")
             return bhyve(program, sys.argv[1:])
         except BhyveError as error:
             _complain(program, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import getopt, number_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.errors import UsageError, VmError
@@ -62,6 +63,7 @@ def main() -> int:
 
 
 def _main() -> int:
+    refer("bhyvectl", "/usr/sbin/bhyvectl")
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names as they are
     return control(sys.argv[1:], sys.stdout.write)
 

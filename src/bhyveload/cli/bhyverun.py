@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from bhyveload.cli.base_system import refer
 from bhyveload.cli.bhyverun_options import HELP, parse
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
@@ -37,6 +38,7 @@ def main() -> int:
 
     def body() -> int:
         try:
+            refer("bhyverun", "/usr/sbin/bhyve")
             return bhyverun(program, sys.argv[1:])
         except BhyveloadError as error:
             report_error(program, error)

@@ -21,7 +21,13 @@ VM_CAP_UNRESTRICTED_GUEST = 3
 SETUP = "vm_setup_freebsd_registers"  # also what cb_exec says of the i386 one
 GET_CAPABILITY = "vm_get_capability"
 _NUMBERS = {name: number for number, name in enumerate(VM_REG_NAMES)}
-_CALLBACKS = {"rsp": "vm_set_register", "efer": "vm_set_msr", "cr4": "vm_set_cr", "cr3": "vm_set_cr", "cr0": "vm_set_cr"}
+_CALLBACKS = {
+    "rsp": "vm_set_register",
+    "efer": "vm_set_msr",
+    "cr4": "vm_set_cr",
+    "cr3": "vm_set_cr",
+    "cr0": "vm_set_cr",
+}
 _AT_LAST = ("rip", "cr3", "gdtr", "rsp")
 
 
