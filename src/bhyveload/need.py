@@ -105,9 +105,12 @@ def settle() -> None:
 def load_all(prefix: str = "") -> None:
     """Import everything that may be asked for, as far as its name begins with ``prefix``: for a run at a prompt, which
     cannot start over unnoticed."""
-    for name in GROUPS:
-        if name.startswith(prefix):
-            load(name)
+    seen: set[str] = set()
+    while new := [name for name in GROUPS if name not in seen]:  # a module may bring groups of its own
+        seen.update(new)
+        for name in new:
+            if name.startswith(prefix):
+                load(name)
 
 
 def load(name: str) -> ModuleType:

@@ -26,6 +26,7 @@ from bhyveload.errors import FileSystemError, ImageError, InputError, ReportErro
 from bhyveload.image.container import SECTOR_SIZE, ReadOnlyImage
 from bhyveload.image.magic import COMPRESSIONS, FORMATS, RAW, detect, media_sector_size
 from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.image.remembered import format_of
 from bhyveload.image.stack import BACKING, FilesWanted, Layer, build, load_format
 from bhyveload.image.vmdk_format import DESCRIPTOR_MAGIC, MAX_EXTENTS
 from bhyveload.sandbox import Sandbox
@@ -245,7 +246,7 @@ class Opener:
         form = _QEMU_NAMES.get(form, form)
         if form and form not in (RAW, *FORMATS):
             raise ImageError(f"{of}: its backing file is of the format {form!a}, which is not read")
-        form = form or detect(file, path)
+        form = form or format_of(file)
         if form in COMPRESSIONS:
             raise ImageError(f"{path}: a compressed backing file is not read", "unpack it first")
         load_format(form)

@@ -13,12 +13,38 @@ from __future__ import annotations
 import os
 import stat
 
+from bhyveload.errors import ImageError
+from bhyveload.image.magic import COMPRESSIONS, RAW, detect
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.image.raw import RawImage
 
 ATTRIBUTE = "user.bhyveload.format"
 _LONGEST = 16
+
+
+def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
+    """What ``file`` is: as the user says, else as it was when it was first seen, else as it looks.
+
+    A guest owns the bytes of its raw disk, so what was raw stays raw: with ``keep`` that is remembered.
+    Raises ImageError.
+    """
+    if said:
+        form = said
+    else:
+        form = detect(file, file.name)
+        known = recall(file)
+        if known == RAW != form:
+            raise ImageError(
+                f"{file.name}: was a raw disk before, and looks like {form} now: its guest may have written that",
+                f"format=raw behind its name takes it as it was, format={form} as it looks: -d {file.name},format=raw",
+            )
+        if known == form:
+            return form
+    if keep and not file.read_only and form not in COMPRESSIONS:
+        remember(file, form)
+    return form
 
 
 def recall(file: RawImage) -> str:

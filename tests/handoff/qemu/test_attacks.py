@@ -201,6 +201,23 @@ def test_a_disk_that_no_guest_can_write_is_not_marked(data: Path) -> None:
     assert os.getxattr(data, remembered.ATTRIBUTE) == b"raw"
 
 
+def test_a_raw_disk_below_an_image_that_does_not_name_its_format(tmp_path: Path, data: Path, secret: Path) -> None:
+    """Old overlays do not say what they stand on: its guest must not."""
+    top = tmp_path / "top"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", data, "-F", "raw", top], check=True)
+    subprocess.run(["qemu-img", "rebase", "-u", "-b", data, "-F", "", top], check=False, capture_output=True)
+    content = bytearray(top.read_bytes())
+    at = content.find(b"\xe2\x79\x2a\xca")  # the extension that names it
+    if at >= 0:
+        content[at : at + 4] = b"\0\0\0\1"  # one that nobody knows
+    top.write_bytes(content)
+    open_disk(str(data)).close()
+    open_disk(str(top), allow_backing=True, sandbox=False).close()
+    raw_disk_as_qcow2(data, secret)
+    with pytest.raises(ImageError, match="was a raw disk before"):
+        open_disk(str(top), allow_backing=True, sandbox=False)
+
+
 def test_an_image_may_become_raw(tmp_path: Path) -> None:
     """Only what was raw could have been written by a guest."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "1M"], check=True)
