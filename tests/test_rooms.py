@@ -39,7 +39,7 @@ LEVELS = (
         "compat",
         "bootable",
     },
-    {"errors", "syscall", "libc", "value"},
+    {"errors", "syscall", "libc", "value", "boot_formats"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from bhyveload.userboot import elf_format as elf
+from bhyveload.boot_formats import elf_format as elf
 
 TABLES, TEXT, DATA = 0x200, 0x1000, 0x2000
 WORDS = DATA + 0x400  # 64 words of data for relocations to change
@@ -72,7 +72,7 @@ def make(
     for name in names[1:]:
         offsets.append(strings.index(b"\0" + name.encode() + b"\0") + 1)
     table = b"\0" * 24 + b"".join(
-        elf.SYM.pack(offset, info, 0, shndx, value, 0)
+        elf.ELF64.sym.pack(offset, info, 0, shndx, value, 0)
         for offset, (_name, info, shndx, value) in zip(offsets[1:], symbols, strict=True)
     )
     dynamic: dict[int, int] = {}
@@ -88,18 +88,18 @@ def make(
         at += (len(data) + 7) & -8
 
     put(table, elf.DT_SYMTAB)
-    dynamic[elf.DT_SYMENT] = elf.SYM.size
+    dynamic[elf.DT_SYMENT] = elf.ELF64.sym.size
     put(strings, elf.DT_STRTAB, elf.DT_STRSZ)
     if style in ("sysv", "both"):
         put(sysv_hash(names), elf.DT_HASH)
     if style in ("gnu", "both"):
         put(gnu_hash(names), elf.DT_GNU_HASH)
     if rela:
-        put(b"".join(elf.RELA.pack(*entry) for entry in rela), elf.DT_RELA, elf.DT_RELASZ)
-        dynamic[elf.DT_RELAENT] = elf.RELA.size
+        put(b"".join(elf.ELF64.rela.pack(*entry) for entry in rela), elf.DT_RELA, elf.DT_RELASZ)
+        dynamic[elf.DT_RELAENT] = elf.ELF64.rela.size
     if rel:
-        put(b"".join(elf.REL.pack(*entry) for entry in rel), elf.DT_REL, elf.DT_RELSZ)
-        dynamic[elf.DT_RELENT] = elf.REL.size
+        put(b"".join(elf.ELF64.rel.pack(*entry) for entry in rel), elf.DT_REL, elf.DT_RELSZ)
+        dynamic[elf.DT_RELENT] = elf.ELF64.rel.size
     if relr:
         put(struct.pack(f"<{len(relr)}Q", *relr), elf.DT_RELR, elf.DT_RELRSZ)
         dynamic[elf.DT_RELRENT] = 8
@@ -107,21 +107,22 @@ def make(
     dynamic.update(tags)
     for tag in without:
         del dynamic[tag]
-    entries = b"".join(elf.DYN.pack(tag, value) for tag, value in dynamic.items()) + elf.DYN.pack(elf.DT_NULL, 0)
+    entries = b"".join(elf.ELF64.dyn.pack(tag, value) for tag, value in (*dynamic.items(), (elf.DT_NULL, 0)))
     image[DATA : DATA + len(entries)] = entries
     image[TEXT : TEXT + len(text)] = text
     struct.pack_into(f"<{len(words)}Q", image, WORDS, *words)
 
     program = (*loads, *headers)
-    fields = {"type": elf.ET_DYN, "machine": elf.EM_X86_64, "phoff": elf.EHDR.size, "phentsize": elf.PHDR.size}
+    fields = {"type": elf.ET_DYN, "machine": elf.EM_X86_64}
+    fields |= {"phoff": elf.ELF64.ehdr.size, "phentsize": elf.ELF64.phdr.size}
     fields |= {"class": elf.ELFCLASS64, "data": elf.ELFDATA2LSB, "version": 1, "phnum": len(program)} | (ehdr or {})
     ident = elf.ELFMAG + bytes((fields["class"], fields["data"], fields["version"], 9)) + bytes(8)
-    elf.EHDR.pack_into(
+    elf.ELF64.ehdr.pack_into(
         image,
         0,
         *(ident, fields["type"], fields["machine"], 1, 0, fields["phoff"], 0, 0),
-        *(elf.EHDR.size, fields["phentsize"], fields["phnum"], 0, 0, 0),
+        *(elf.ELF64.ehdr.size, fields["phentsize"], fields["phnum"], 0, 0, 0),
     )
     for index, header in enumerate(program):
-        elf.PHDR.pack_into(image, elf.EHDR.size + index * elf.PHDR.size, *header)
+        elf.ELF64.phdr.pack_into(image, elf.ELF64.ehdr.size + index * elf.ELF64.phdr.size, *header)
     return bytes(image)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.loader.kernel import metadata_format
 from bhyveload.userboot import cross_check
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.userboot.handover import RECORD_NAMES, describe, read_handover
@@ -59,15 +58,12 @@ def test_the_records_of_a_real_load() -> None:
 
 
 def test_records_have_freebsds_names() -> None:
-    """sys/sys/linker.h's numbers; the built-in loader writes them from a table of
-    its own."""
-    common = {"NAME", "TYPE", "ADDR", "SIZE", "ARGS"}
-    kernels = {"ELFHDR", "SSYM", "ESYM", "DYNAMIC", "ENVP", "HOWTO", "KERNEND", "SHDR", "CTORS_ADDR", "CTORS_SIZE"}
-    numbers = {name: number for number, name in RECORD_NAMES.items()}
-    for name in common:
-        assert numbers[name] == getattr(metadata_format, f"MODINFO_{name}"), name
-    for name in kernels | {"KEYBUF", "SMAP"}:
-        assert numbers[name] == 0x8000 | getattr(metadata_format, f"MODINFOMD_{name}"), name
+    """sys/sys/linker.h's and sys/x86/include/metadata.h's numbers."""
+    common = ("NAME", "TYPE", "ADDR", "SIZE", "EMPTY", "ARGS")
+    kernels = ("AOUTEXEC", "ELFHDR", "SSYM", "ESYM", "DYNAMIC", "ENVP", "HOWTO", "KERNEND", "SHDR", "CTORS_ADDR")
+    later = ("CTORS_SIZE", "FW_HANDLE", "KEYBUF", "FONT", "SPLASH", "SHTDWNSPLASH")
+    expected = dict(enumerate(common, 1)) | dict(enumerate(kernels + later, 0x8001)) | {0x9001: "SMAP"}
+    assert expected == RECORD_NAMES
 
 
 def test_the_records_of_a_real_i386_load() -> None:

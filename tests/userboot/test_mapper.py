@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bhyveload.boot_formats import elf_format as elf
 from bhyveload.errors import HostError, KernelError
 from bhyveload.freebsd_errno import ENOEXEC
 from bhyveload.host.callbacks import LoaderExit
-from bhyveload.userboot import elf_format as elf
 from bhyveload.userboot.mapper import map_object
 from bhyveload.userboot.support import supplied_address
 from support.userboot_elf import (
@@ -134,7 +134,7 @@ def test_procedure_linkage_relocations_of_both_kinds() -> None:
             else {"rel": ((WORDS, 2 << 32 | JUMP_SLOT),)}
         )
         plain = make(symbols=(LOADER_MAIN, undefined("time")), **tables)  # type: ignore[arg-type]
-        tags = dict(elf.DYN.iter_unpack(plain[DATA : DATA + 0x200]))
+        tags = dict(elf.ELF64.dyn.iter_unpack(plain[DATA : DATA + 0x200]))
         size_tag = elf.DT_RELASZ if kind == elf.DT_RELA else elf.DT_RELSZ
         data = make(
             symbols=(LOADER_MAIN, undefined("time")),
@@ -376,7 +376,7 @@ def test_a_refused_object_leaves_nothing_mapped() -> None:
 
 def test_hash_chain_that_never_ends() -> None:
     data = bytearray(make(style="sysv", symbols=(("other", 0x12, 1, TEXT), ("third", 0x12, 1, TEXT))))
-    tags = dict(elf.DYN.iter_unpack(data[DATA : DATA + 0x200]))
+    tags = dict(elf.ELF64.dyn.iter_unpack(data[DATA : DATA + 0x200]))
     struct.pack_into("<I", data, tags[elf.DT_HASH] + 12 + 8, 1)  # chain[2] leads back to 1
     with pytest.raises(KernelError, match="does not define loader_main"):
         map_object(bytes(data))
@@ -384,7 +384,7 @@ def test_hash_chain_that_never_ends() -> None:
 
 def test_hash_chain_out_of_the_table() -> None:
     data = bytearray(make(style="sysv", symbols=(("other", 0x12, 1, TEXT),)))
-    tags = dict(elf.DYN.iter_unpack(data[DATA : DATA + 0x200]))
+    tags = dict(elf.ELF64.dyn.iter_unpack(data[DATA : DATA + 0x200]))
     struct.pack_into("<I", data, tags[elf.DT_HASH] + 12 + 4, 77)
     with pytest.raises(KernelError, match="symbol 77 of 2"):
         map_object(bytes(data))

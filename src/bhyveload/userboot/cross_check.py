@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from bhyveload.errors import MemoryAccessError
-from bhyveload.userboot.handover import Handover, PreloadedFile, describe, read_handover
+from bhyveload.userboot.handover import FileRecords, Handover, describe, read_handover
 from bhyveload.vm.memory import PAGE_SIZE, VM_HIGHMEM_BASE
 
 TYPE_CHECKING = False
@@ -128,10 +128,10 @@ def _metadata(a: LoadedState, b: LoadedState) -> Iterator[str]:
         yield from _records(one_file, other_file, a, b)
 
 
-def _relative(file: PreloadedFile, state: LoadedState) -> PreloadedFile:
+def _relative(file: FileRecords, state: LoadedState) -> FileRecords:
     """``file`` as if it had been put at address 0, and without what tells how large all files together are."""
     start, size = file.extent()
-    result = PreloadedFile()
+    result = FileRecords()
     for name, payload in file.records:
         if name in _OF_ALL_FILES:
             continue
@@ -150,9 +150,9 @@ def _relative(file: PreloadedFile, state: LoadedState) -> PreloadedFile:
     return result
 
 
-def _pairs(left: list[PreloadedFile], right: list[PreloadedFile]) -> Iterator[tuple[PreloadedFile, PreloadedFile]]:
+def _pairs(left: list[FileRecords], right: list[FileRecords]) -> Iterator[tuple[FileRecords, FileRecords]]:
     """Files of the same name; of several with one name the first with the first, and so on."""
-    waiting: dict[str, list[PreloadedFile]] = {}
+    waiting: dict[str, list[FileRecords]] = {}
     for file in right:
         waiting.setdefault(file.name, []).append(file)
     for file in left:
@@ -161,7 +161,7 @@ def _pairs(left: list[PreloadedFile], right: list[PreloadedFile]) -> Iterator[tu
             yield file, others.pop(0)
 
 
-def _records(one: PreloadedFile, other: PreloadedFile, a: LoadedState, b: LoadedState) -> Iterator[str]:
+def _records(one: FileRecords, other: FileRecords, a: LoadedState, b: LoadedState) -> Iterator[str]:
     orders = [name for name, _ in one.records], [name for name, _ in other.records]
     if orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]):
         yield _both(f"{one.name}: order of the records", " ".join(orders[0]), " ".join(orders[1]), a, b)

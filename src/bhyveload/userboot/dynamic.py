@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from bhyveload.userboot import elf_format as elf
+from bhyveload.boot_formats import elf_format as elf
 from bhyveload.userboot.headers import Headers, refuse
 
 TYPE_CHECKING = False
@@ -40,9 +40,9 @@ _KEPT = frozenset(
     )
 )
 _ENTRY_SIZES = (
-    (elf.DT_SYMENT, elf.SYM.size),
-    (elf.DT_RELAENT, elf.RELA.size),
-    (elf.DT_RELENT, elf.REL.size),
+    (elf.DT_SYMENT, elf.ELF64.sym.size),
+    (elf.DT_RELAENT, elf.ELF64.rela.size),
+    (elf.DT_RELENT, elf.ELF64.rel.size),
     (elf.DT_RELRENT, 8),
 )
 
@@ -70,10 +70,10 @@ class Dynamic:
     def _read_tags(self) -> dict[int, int]:
         start, end = self.headers.dynamic
         at = self._at(start, end - start, "dynamic section")
-        count = min((end - start) // elf.DYN.size, MAX_DYNAMIC)
+        count = min((end - start) // elf.ELF64.dyn.size, MAX_DYNAMIC)
         tags: dict[int, int] = {}
         needed: list[int] = []
-        for tag, value in elf.DYN.iter_unpack(self.image[at : at + count * elf.DYN.size]):
+        for tag, value in elf.ELF64.dyn.iter_unpack(self.image[at : at + count * elf.ELF64.dyn.size]):
             if tag == elf.DT_NULL:
                 break
             if tag == elf.DT_NEEDED:
@@ -117,8 +117,8 @@ class Dynamic:
 
     def symbol(self, index: int) -> tuple[int, int, int, int, int, int]:
         """Elf64_Sym number ``index``: name, info, other, shndx, value, size."""
-        at = self._at(self.symtab + index * elf.SYM.size, elf.SYM.size, f"symbol {index}")
-        symbol: tuple[int, int, int, int, int, int] = elf.SYM.unpack_from(self.image, at)
+        at = self._at(self.symtab + index * elf.ELF64.sym.size, elf.ELF64.sym.size, f"symbol {index}")
+        symbol: tuple[int, int, int, int, int, int] = elf.ELF64.sym.unpack_from(self.image, at)
         return symbol
 
     # Looking up our own definitions
@@ -268,10 +268,10 @@ class Dynamic:
         return address - self.headers.lowest
 
     def _relocate_rela(self, table: int, size: int, resolve: Resolve) -> int:
-        entries = self._relocation_table(table, size, elf.RELA.size)
+        entries = self._relocation_table(table, size, elf.ELF64.rela.size)
         image, base, put = self.image, self.base, struct.Struct("<Q").pack_into
         lowest, low, high = self.headers.lowest, 0, -8
-        for offset, info, addend in elf.RELA.iter_unpack(entries):
+        for offset, info, addend in elf.ELF64.rela.iter_unpack(entries):
             if info == elf.R_X86_64_RELATIVE:
                 value = base + addend
             elif info & 0xFFFFFFFF == elf.R_X86_64_NONE:
@@ -284,18 +284,18 @@ class Dynamic:
                 assert segment is not None
                 low, high = segment.start, segment.end - 8
             put(image, offset - lowest, value & _MASK)
-        return len(entries) // elf.RELA.size
+        return len(entries) // elf.ELF64.rela.size
 
     def _relocate_rel(self, table: int, size: int, resolve: Resolve) -> int:
-        entries = self._relocation_table(table, size, elf.REL.size)
-        for offset, info in elf.REL.iter_unpack(entries):
+        entries = self._relocation_table(table, size, elf.ELF64.rel.size)
+        for offset, info in elf.ELF64.rel.iter_unpack(entries):
             if info & 0xFFFFFFFF == elf.R_X86_64_NONE:
                 continue
             place = self._place(offset)
             addend = struct.unpack_from("<q", self.image, place)[0]
             value = self.base + addend if info == elf.R_X86_64_RELATIVE else self._value(info, addend, resolve)
             struct.pack_into("<Q", self.image, place, value & _MASK)
-        return len(entries) // elf.REL.size
+        return len(entries) // elf.ELF64.rel.size
 
     def _value(self, info: int, addend: int, resolve: Resolve) -> int:
         kind, index = info & 0xFFFFFFFF, info >> 32

@@ -8,6 +8,16 @@ from __future__ import annotations
 
 import struct
 
+from bhyveload.boot_formats import modinfo_format
+from bhyveload.boot_formats.modinfo import records
+from bhyveload.boot_formats.modinfo_format import (
+    KEYBUF_ENTRY,
+    MODINFO_END,
+    MODINFO_METADATA,
+    MODINFO_NAME,
+    MODINFOMD_KEYBUF,
+    SMAP_ENTRY,
+)
 from bhyveload.errors import MemoryAccessError
 from bhyveload.vm.memory import PAGE_SIZE
 
@@ -17,44 +27,22 @@ if TYPE_CHECKING:
     from bhyveload.vm.registers import Registers
 
 STACK_PAGE = 0x1000
-MAX_RECORDS = 4096
-MAX_METADATA = 16 << 20
 MAX_ENVIRONMENT = 1 << 20
 
-MODINFO_END, MODINFO_NAME, MODINFO_TYPE, MODINFO_ADDR, MODINFO_SIZE = 0, 1, 2, 3, 4
-MODINFOMD_ENVP = 0x8006
-MODINFOMD_KEYBUF = 0x800D
-KEYBUF_ENTRY = 4 + 512  # struct keybuf_ent
-RECORD_NAMES = {
-    MODINFO_NAME: "NAME",
-    MODINFO_TYPE: "TYPE",
-    MODINFO_ADDR: "ADDR",
-    MODINFO_SIZE: "SIZE",
-    5: "EMPTY",
-    6: "ARGS",
-    0x8001: "AOUTEXEC",
-    0x8002: "ELFHDR",
-    0x8003: "SSYM",
-    0x8004: "ESYM",
-    0x8005: "DYNAMIC",
-    MODINFOMD_ENVP: "ENVP",
-    0x8007: "HOWTO",
-    0x8008: "KERNEND",
-    0x8009: "SHDR",
-    0x800A: "CTORS_ADDR",
-    0x800B: "CTORS_SIZE",
-    0x800C: "FW_HANDLE",
-    MODINFOMD_KEYBUF: "KEYBUF",
-    0x800E: "FONT",
-    0x800F: "SPLASH",
-    0x8010: "SHTDWNSPLASH",
-    0x9001: "SMAP",
+_COMMON = ("NAME", "TYPE", "ADDR", "SIZE", "EMPTY", "ARGS")
+_KERNELS = (
+    *("AOUTEXEC", "ELFHDR", "SSYM", "ESYM", "DYNAMIC", "ENVP", "HOWTO", "KERNEND", "SHDR", "CTORS_ADDR", "CTORS_SIZE"),
+    *("FW_HANDLE", "KEYBUF", "FONT", "SPLASH", "SHTDWNSPLASH", "SMAP"),
+)
+RECORD_NAMES: dict[int, str] = {
+    **{getattr(modinfo_format, f"MODINFO_{name}"): name for name in _COMMON},
+    **{MODINFO_METADATA | getattr(modinfo_format, f"MODINFOMD_{name}"): name for name in _KERNELS},
 }
 _TEXTS = ("NAME", "TYPE", "ARGS")
 _BYTES = ("ELFHDR", "SHDR", "KEYBUF", "FONT")
 
 
-class PreloadedFile:
+class FileRecords:
     """One file's records in the order of the buffer: (name of the record, payload)."""
 
     __slots__ = ("records",)
@@ -103,7 +91,7 @@ class Handover:
         self.modulep = self.kernend = self.metadata_size = 0
         self.environment_at = self.environment_size = 0
         self.leftovers: list[tuple[int, int]] = []
-        self.files: list[PreloadedFile] = []
+        self.files: list[FileRecords] = []
         self.environment: list[tuple[str, str]] = []
         self.faults: list[str] = []
 
@@ -117,8 +105,8 @@ def describe(record: str, payload: bytes) -> str:
     """A record's payload in words."""
     if record in _TEXTS:
         return f'"{text(payload)}"'
-    if record == "SMAP" and len(payload) % 20 == 0:
-        return " ".join(f"{base:#x}+{length:#x}:{kind}" for base, length, kind in struct.iter_unpack("<QQI", payload))
+    if record == "SMAP" and len(payload) % SMAP_ENTRY.size == 0:
+        return " ".join(f"{base:#x}+{length:#x}:{kind}" for base, length, kind in SMAP_ENTRY.iter_unpack(payload))
     if record in _BYTES or len(payload) > 8:
         return f"{len(payload)} bytes"
     return f"{int.from_bytes(payload, 'little'):#x} ({len(payload)} bytes)"
@@ -157,32 +145,25 @@ def _available(memory: Memory, address: int, limit: int) -> bytes:
 
 
 def _read_metadata(memory: Memory, result: Handover, stride: int) -> None:
-    data = _available(memory, result.modulep, MAX_METADATA)
-    at = 0
-    for _ in range(MAX_RECORDS):
-        if at + 8 > len(data):
-            break
-        tag, size = struct.unpack_from("<II", data, at)
-        if tag == MODINFO_END:
-            result.metadata_size = at + 8
+    at = result.modulep
+    for record in records(memory, at, stride):
+        if record.kind == MODINFO_END:
+            result.metadata_size = record.address - result.modulep
             return
-        payload = data[at + 8 : at + 8 + size]
-        if len(payload) != size:
-            break
-        if tag == MODINFOMD_KEYBUF:
-            used = min(size, 4 + KEYBUF_ENTRY * int.from_bytes(payload[:4], "little"))
-            payload = payload[:used] + bytes(size - used)
-            start = result.modulep + at + 8
-            result.leftovers.append((start + used, start + size))
-        if tag == MODINFO_NAME:
-            result.files.append(PreloadedFile())
+        payload = memory.read(record.address, record.size)
+        if record.kind == MODINFO_METADATA | MODINFOMD_KEYBUF:
+            used = min(record.size, 4 + KEYBUF_ENTRY * int.from_bytes(payload[:4], "little"))
+            payload = payload[:used] + bytes(record.size - used)
+            result.leftovers.append((record.address + used, record.address + record.size))
+        if record.kind == MODINFO_NAME:
+            result.files.append(FileRecords())
         if not result.files:
             result.faults.append(f"the metadata at {result.modulep:#x} does not begin with a name")
             return
-        result.files[-1].records.append((RECORD_NAMES.get(tag, f"record {tag:#x}"), payload))
-        at += 8 + (size + stride - 1) // stride * stride
-    result.metadata_size = at
-    result.faults.append(f"the metadata at {result.modulep:#x} has no end (record at +{at:#x})")
+        result.files[-1].records.append((RECORD_NAMES.get(record.kind, f"record {record.kind:#x}"), payload))
+        at = record.padded(stride)
+    result.metadata_size = at - result.modulep
+    result.faults.append(f"the metadata at {result.modulep:#x} has no end (record at +{result.metadata_size:#x})")
 
 
 def _read_environment(memory: Memory, result: Handover) -> None:

@@ -6,9 +6,9 @@ here: base builds carry 9, which is why the host's own dlopen(3) refuses them.
 
 from __future__ import annotations
 
+from bhyveload.boot_formats import elf_format as elf
 from bhyveload.errors import KernelError
 from bhyveload.freebsd_errno import ENOEXEC
-from bhyveload.userboot import elf_format as elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,23 +84,23 @@ def parse_headers(data: memoryview) -> Headers:
     PT_GNU_STACK is not looked at: FreeBSD's old linker asks for an executable stack because of one assembler file
     without the note, no userboot uses one, and the stack here is the process's own and never executable.
     """
-    if len(data) < elf.EHDR.size or data[:4] != elf.ELFMAG:
+    if len(data) < elf.ELF64.ehdr.size or data[:4] != elf.ELFMAG:
         refuse("not an ELF file")
     ident, e_type, machine, _version, _entry, phoff, _shoff, _flags, _ehsize, phentsize, phnum, *_ = (
-        elf.EHDR.unpack_from(data)
+        elf.ELF64.ehdr.unpack_from(data)
     )
     if ident[elf.EI_CLASS] != elf.ELFCLASS64 or ident[elf.EI_DATA] != elf.ELFDATA2LSB or machine != elf.EM_X86_64:
         refuse("not built for amd64")
     if ident[elf.EI_VERSION] != elf.EV_CURRENT or e_type != elf.ET_DYN:
         refuse("not a shared object")
-    if phentsize != elf.PHDR.size or not 0 < phnum <= MAX_SEGMENTS or phoff + phnum * phentsize > len(data):
+    if phentsize != elf.ELF64.phdr.size or not 0 < phnum <= MAX_SEGMENTS or phoff + phnum * phentsize > len(data):
         refuse(f"{phnum} program headers at {phoff:#x} do not lie in the file")
 
     segments: list[Segment] = []
     dynamic = relro = (0, 0)
     align = PAGE_SIZE
     for index in range(phnum):
-        kind, flags, offset, vaddr, _paddr, filesz, memsz, p_align = elf.PHDR.unpack_from(
+        kind, flags, offset, vaddr, _paddr, filesz, memsz, p_align = elf.ELF64.phdr.unpack_from(
             data, phoff + index * phentsize
         )
         if kind == elf.PT_LOAD:

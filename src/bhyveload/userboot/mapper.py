@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 
+from bhyveload.boot_formats import elf_format as elf
 from bhyveload.errors import HostError
-from bhyveload.userboot import elf_format as elf
 from bhyveload.userboot.dynamic import Dynamic
 from bhyveload.userboot.headers import PAGE_SIZE, Headers, page_ceil, page_floor, parse_headers, refuse
 from bhyveload.userboot.support import supplied_address

@@ -339,7 +339,7 @@ def test_damaged_metadata(vm: LoadedVm, metadata: bytes, message: str) -> None:
 
 def test_metadata_outside_memory(vm: LoadedVm) -> None:
     vm.memory.write(0x1004, struct.pack("<I", 0xFFFFFFFF))
-    with pytest.raises(HandoffError, match="outside guest memory"):
+    with pytest.raises(HandoffError, match="module metadata at 0xffffffff is damaged"):
         build_stub(vm.memory, vm.state)
 
 

@@ -14,6 +14,18 @@ from __future__ import annotations
 
 import struct
 
+from bhyveload.boot_formats.modinfo import records
+from bhyveload.boot_formats.modinfo_format import (
+    BI_BASEMEM,
+    BI_EXTMEM,
+    BOOTINFO_VERSION,
+    EXTENDED_MEMORY,
+    MODINFO_END,
+    MODINFO_METADATA,
+    MODINFOMD_SMAP,
+    SMAP_ENTRY,
+    SMAP_TYPE_MEMORY,
+)
 from bhyveload.errors import HandoffError, MemoryAccessError
 
 TYPE_CHECKING = False
@@ -21,21 +33,8 @@ if TYPE_CHECKING:
     from bhyveload.handoff.pvh.entry_state import EntryState
     from bhyveload.vm.memory import GuestMemory
 
-MODINFO_END = 0x0000
-MODINFO_NAME = 0x0001
-MODINFO_SMAP = 0x8000 | 0x1001  # MODINFO_METADATA | MODINFOMD_SMAP
-_RECORD = struct.Struct("<II")
-_METADATA_MAX = 16 << 20
-_RECORDS_MAX = 1 << 16  # about twenty a file
-
-_SMAP_ENTRY = struct.Struct("<QQI")  # struct bios_smap: base, length, type
-SMAP_TYPE_MEMORY = 1
 _SMAP_MAX = 64
-
-BOOTINFO_VERSION = 1
-BI_BASEMEM, BI_EXTMEM = 56, 60
 _BOOTINFO_MIN = 84
-_EXTMEM_BASE = 1 << 20
 _KIB_SHIFT = 10
 
 
@@ -72,28 +71,20 @@ def map_fields(memory: GuestMemory, entry: EntryState) -> list[MapField]:
 
 def _smap_fields(memory: GuestMemory, modulep: int, stride: int) -> list[MapField]:
     """The length words of the SMAP record in the records at ``modulep`` (each padded to ``stride`` bytes)."""
-    at = modulep
-    for _ in range(_RECORDS_MAX):
-        if at - modulep >= _METADATA_MAX:
-            break
-        kind, size = _RECORD.unpack(memory.read(at, _RECORD.size))
-        at += _RECORD.size
-        if kind == MODINFO_END:
+    for record in records(memory, modulep, stride):
+        if record.kind == MODINFO_END:
             return []
-        if at == modulep + _RECORD.size and kind != MODINFO_NAME:
-            break
-        if kind == MODINFO_SMAP:
-            return _smap_entries(memory, at, size)
-        at += (size + stride - 1) & -stride
+        if record.kind == MODINFO_METADATA | MODINFOMD_SMAP:
+            return _smap_entries(memory, record.address, record.size)
     raise HandoffError(f"module metadata at {modulep:#x} is damaged", "load the VM again with bhyveload")
 
 
 def _smap_entries(memory: GuestMemory, address: int, size: int) -> list[MapField]:
-    if size % _SMAP_ENTRY.size or size > _SMAP_MAX * _SMAP_ENTRY.size:
-        raise HandoffError(f"the memory map at {address:#x} is {size} bytes long, not a multiple of {_SMAP_ENTRY.size}")
+    if size % SMAP_ENTRY.size or size > _SMAP_MAX * SMAP_ENTRY.size:
+        raise HandoffError(f"the memory map at {address:#x} is {size} bytes long, not a multiple of {SMAP_ENTRY.size}")
     return [
-        MapField(address + number * _SMAP_ENTRY.size + 8, 0, base)
-        for number, (base, _, kind) in enumerate(_SMAP_ENTRY.iter_unpack(memory.read(address, size)))
+        MapField(address + number * SMAP_ENTRY.size + 8, 0, base)
+        for number, (base, _, kind) in enumerate(SMAP_ENTRY.iter_unpack(memory.read(address, size)))
         if kind == SMAP_TYPE_MEMORY
     ]
 
@@ -102,4 +93,4 @@ def _bootinfo_fields(memory: GuestMemory, bootinfo: int) -> list[MapField]:
     (version,) = struct.unpack_from("<I", memory.read(bootinfo, _BOOTINFO_MIN))
     if version != BOOTINFO_VERSION:
         raise HandoffError(f"bootinfo at {bootinfo:#x} has version {version}, not {BOOTINFO_VERSION}")
-    return [MapField(bootinfo + BI_BASEMEM, _KIB_SHIFT, 0), MapField(bootinfo + BI_EXTMEM, _KIB_SHIFT, _EXTMEM_BASE)]
+    return [MapField(bootinfo + BI_BASEMEM, _KIB_SHIFT, 0), MapField(bootinfo + BI_EXTMEM, _KIB_SHIFT, EXTENDED_MEMORY)]

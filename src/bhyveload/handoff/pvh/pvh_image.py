@@ -8,6 +8,20 @@ from __future__ import annotations
 import os
 import struct
 
+from bhyveload.boot_formats.elf_format import (
+    ELF64,
+    ELFCLASS64,
+    ELFDATA2LSB,
+    ELFMAG,
+    EM_X86_64,
+    ET_EXEC,
+    EV_CURRENT,
+    PF_R,
+    PF_W,
+    PF_X,
+    PT_LOAD,
+    PT_NOTE,
+)
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.pvh.extents import data_extents, round_page
 from bhyveload.handoff.pvh.firmware import ROM_END
@@ -24,13 +38,9 @@ if TYPE_CHECKING:
 
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 _NOTE = struct.Struct("<III4sI")
-_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-_ELF_IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-_ET_EXEC, _EM_X86_64, _PT_LOAD, _PT_NOTE = 2, 62, 1, 4
-_PF_RWX = 7
+_ELF_IDENT = (ELFMAG + bytes((ELFCLASS64, ELFDATA2LSB, EV_CURRENT))).ljust(16, b"\0")
 _COPY_STEP = 4 * MB
-_PROGRAM_HEADERS_MAX = 0xFFFE  # PN_XNUM is 0xffff
+_PHNUM_MAX = 0xFFFE  # PN_XNUM is 0xffff
 
 
 def write_stub_elf(fd: int, stub: Stub) -> None:
@@ -80,11 +90,11 @@ def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: Gues
         else:
             pieces.append((first, last))
     count = len(pieces) + 2
-    if count > _PROGRAM_HEADERS_MAX:
+    if count > _PHNUM_MAX:
         raise HandoffError("guest memory is in too many pieces for one ELF image")
-    note_at = _ELF_HEADER.size + _PROGRAM_HEADER.size * count
+    note_at = ELF64.ehdr.size + ELF64.phdr.size * count
     at = round_page(note_at + _NOTE.size)
-    headers = [_PROGRAM_HEADER.pack(_PT_NOTE, 4, note_at, 0, 0, _NOTE.size, _NOTE.size, 4)]
+    headers = [ELF64.phdr.pack(PT_NOTE, PF_R, note_at, 0, 0, _NOTE.size, _NOTE.size, 4)]
     headers.append(_load(at, stub.base, len(stub.image)))
     places = []
     offset = at + round_page(len(stub.image))
@@ -93,9 +103,9 @@ def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: Gues
         headers.append(_load(offset, first if first < low else VM_HIGHMEM_BASE + first - low, last - first))
         places.append((offset, first, last))
         offset += round_page(last - first)
-    head = _ELF_HEADER.pack(
-        _ELF_IDENT, _ET_EXEC, _EM_X86_64, 1, stub.base, _ELF_HEADER.size, 0, 0, 64, _PROGRAM_HEADER.size, count, 0, 0, 0
-    )
+    kind = _ELF_IDENT, ET_EXEC, EM_X86_64, EV_CURRENT
+    sizes = ELF64.ehdr.size, ELF64.phdr.size, count, 0, 0, 0
+    head = ELF64.ehdr.pack(*kind, stub.base, ELF64.ehdr.size, 0, 0, *sizes)
     note = _NOTE.pack(4, 4, XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", stub.base)
     try:
         pwrite_all(fd, head + b"".join(headers) + note, 0)
@@ -113,4 +123,4 @@ def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: Gues
 
 
 def _load(offset: int, address: int, size: int) -> bytes:
-    return _PROGRAM_HEADER.pack(_PT_LOAD, _PF_RWX, offset, address, address, size, size, PAGE_SIZE)
+    return ELF64.phdr.pack(PT_LOAD, PF_R | PF_W | PF_X, offset, address, address, size, size, PAGE_SIZE)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from struct import pack
 
+from bhyveload.boot_formats.elf_format import ELF64, Header
+from bhyveload.boot_formats.modinfo_format import MODINFOMD_ELFHDR
 from bhyveload.errors import KernelError
 from bhyveload.freebsd_errno import EFTYPE
-from bhyveload.loader.kernel.elf_format import ELF64, Header
 from bhyveload.loader.kernel.metadata import build
-from bhyveload.loader.kernel.metadata_format import MODINFOMD_ELFHDR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,7 @@ docs/errata.md, "What a load prints".
 
 from __future__ import annotations
 
-from bhyveload.errors import KernelError
-from bhyveload.freebsd_errno import EIO
-from bhyveload.loader.kernel.elf_format import (
+from bhyveload.boot_formats.elf_format import (
     DT_HASH,
     DT_REL,
     DT_RELA,
@@ -21,9 +19,12 @@ from bhyveload.loader.kernel.elf_format import (
     STN_UNDEF,
     STT_NOTYPE,
     STT_OBJECT,
+    elf_hash,
 )
+from bhyveload.boot_formats.modinfo_format import KERNEL_TYPE
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import EIO
 from bhyveload.loader.kernel.guest import MIB, WORD_MASK, copyout, string
-from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE
 from bhyveload.loader.kernel.modmetadata import ModuleSet, fake_module_name
 from bhyveload.need import need
 
@@ -31,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from bhyveload.loader.kernel.elf_format import ElfClass, Segment
+    from bhyveload.boot_formats.elf_format import ElfClass, Segment
     from bhyveload.loader.kernel.modmetadata import Relocate
     from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
@@ -163,13 +164,3 @@ def lookup(loader: Loader, elf: ElfClass, symbols: SymbolTable | None, name: byt
 def look_for_kernphys(loader: Loader, elf: ElfClass, symbols: SymbolTable | None) -> None:
     """is_kernphys_relocatable: userboot makes no use of the answer, but the search may complain."""
     lookup(loader, elf, symbols, b"kernphys", STT_OBJECT)
-
-
-def elf_hash(name: bytes) -> int:
-    """The System V ABI's hash of a symbol name."""
-    value = 0
-    for byte in name:
-        value = (value << 4) + byte
-        high = value & 0xF0000000
-        value = (value ^ high >> 24) & ~high
-    return value

@@ -6,11 +6,7 @@ and read in the original's order: each access may show a progress character.
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError, KernelError
-from bhyveload.freebsd_errno import EFTYPE, EIO, ENOEXEC, EPERM
-from bhyveload.loader.console import MODULE_VERBOSE_FULL, MODULE_VERBOSE_SILENT
-from bhyveload.loader.kernel import dynamic
-from bhyveload.loader.kernel.elf_format import (
+from bhyveload.boot_formats.elf_format import (
     EI_CLASS,
     EI_DATA,
     EI_VERSION,
@@ -37,6 +33,21 @@ from bhyveload.loader.kernel.elf_format import (
     SHT_SYMTAB,
     Header,
 )
+from bhyveload.boot_formats.modinfo_format import (
+    KERNEL_TYPE,
+    MODINFOMD_CTORS_ADDR,
+    MODINFOMD_CTORS_SIZE,
+    MODINFOMD_DYNAMIC,
+    MODINFOMD_ELFHDR,
+    MODINFOMD_ESYM,
+    MODINFOMD_SHDR,
+    MODINFOMD_SSYM,
+    MODULE_TYPE,
+)
+from bhyveload.errors import FileSystemError, KernelError
+from bhyveload.freebsd_errno import EFTYPE, EIO, ENOEXEC, EPERM
+from bhyveload.loader.console import MODULE_VERBOSE_FULL, MODULE_VERBOSE_SILENT
+from bhyveload.loader.kernel import dynamic
 from bhyveload.loader.kernel.guest import (
     ADDRESS_SPACE,
     MIB,
@@ -53,23 +64,12 @@ from bhyveload.loader.kernel.guest import (
     zero,
 )
 from bhyveload.loader.kernel.metadata import find_file
-from bhyveload.loader.kernel.metadata_format import (
-    KERNEL_TYPE,
-    MODINFOMD_CTORS_ADDR,
-    MODINFOMD_CTORS_SIZE,
-    MODINFOMD_DYNAMIC,
-    MODINFOMD_ELFHDR,
-    MODINFOMD_ESYM,
-    MODINFOMD_SHDR,
-    MODINFOMD_SSYM,
-    MODULE_TYPE,
-)
 from bhyveload.loader.kernel.preloaded import PreloadedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.boot_formats.elf_format import ElfClass, Segment
     from bhyveload.loader.files.open_file import OpenFile
-    from bhyveload.loader.kernel.elf_format import ElfClass, Segment
     from bhyveload.loader.state import Loader
 
 # What is held in our own memory of a file: section headers and section names

@@ -3,12 +3,12 @@ docs/errata.md, "Errors that come twice")."""
 
 from __future__ import annotations
 
+from bhyveload.boot_formats.elf_format import ELF32, ELF64, ET_REL, Header
+from bhyveload.boot_formats.modinfo_format import KERNEL_TYPE
 from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
 from bhyveload.loader.kernel import amd64, elf, i386
-from bhyveload.loader.kernel.elf_format import ELF32, ELF64, ET_REL, Header
 from bhyveload.loader.kernel.metadata import find_file
-from bhyveload.loader.kernel.metadata_format import KERNEL_TYPE
 from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.need import need
 
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from bhyveload.loader.kernel.elf_format import ElfClass
+    from bhyveload.boot_formats.elf_format import ElfClass
     from bhyveload.loader.state import Loader
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from struct import Struct
 
+from bhyveload.boot_formats.elf_format import MDT_MODULE, MDT_PNP_INFO, MDT_VERSION
 from bhyveload.errors import FileSystemError
 from bhyveload.libc import strtol, to_int
-from bhyveload.loader.kernel.elf_format import MDT_MODULE, MDT_PNP_INFO, MDT_VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

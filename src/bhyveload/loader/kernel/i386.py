@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from struct import pack
 
-from bhyveload.errors import KernelError
-from bhyveload.freebsd_errno import EFTYPE
-from bhyveload.loader.kernel.elf_format import ELF32, Header
-from bhyveload.loader.kernel.metadata import build
-from bhyveload.loader.kernel.metadata_format import (
+from bhyveload.boot_formats.elf_format import ELF32, Header
+from bhyveload.boot_formats.modinfo_format import (
     BASE_MEMORY,
     BOOTINFO,
     BOOTINFO_SIZE_13,
@@ -23,6 +20,9 @@ from bhyveload.loader.kernel.metadata_format import (
     MODINFOMD_SSYM,
     RB_BOOTINFO,
 )
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import EFTYPE
+from bhyveload.loader.kernel.metadata import build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

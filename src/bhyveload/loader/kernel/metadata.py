@@ -5,10 +5,7 @@ Sources: stand/common/{module,modinfo}.c, stand/userboot/userboot/{bootinfo32,bo
 
 from __future__ import annotations
 
-from bhyveload.errors import KernelError
-from bhyveload.freebsd_errno import ENOMEM
-from bhyveload.loader.kernel.guest import BOOT_MAP_END, MIB, PAGE_SIZE, REACH, refuse_if_too_small, round_up
-from bhyveload.loader.kernel.metadata_format import (
+from bhyveload.boot_formats.modinfo_format import (
     BASE_MEMORY,
     EXTENDED_MEMORY,
     HIGH_MEMORY,
@@ -32,6 +29,9 @@ from bhyveload.loader.kernel.metadata_format import (
     U32,
     U64,
 )
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import ENOMEM
+from bhyveload.loader.kernel.guest import BOOT_MAP_END, MIB, PAGE_SIZE, REACH, refuse_if_too_small, round_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

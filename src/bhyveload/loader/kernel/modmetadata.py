@@ -5,17 +5,17 @@ Sources: parse_modmetadata in stand/common/load_elf.c and load_elf_obj.c.
 
 from __future__ import annotations
 
+from bhyveload.boot_formats.elf_format import MDT_DEPEND, MDT_MODULE, MDT_PNP_INFO, MDT_VERSION
+from bhyveload.boot_formats.modinfo_format import MOD_DEPEND, MODINFOMD_DEPLIST
 from bhyveload.errors import KernelError
 from bhyveload.freebsd_errno import EIO
-from bhyveload.loader.kernel.elf_format import MDT_DEPEND, MDT_MODULE, MDT_PNP_INFO, MDT_VERSION
 from bhyveload.loader.kernel.guest import GuestReader
-from bhyveload.loader.kernel.metadata_format import MOD_DEPEND, MODINFOMD_DEPLIST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bhyveload.loader.kernel.elf_format import ElfClass
+    from bhyveload.boot_formats.elf_format import ElfClass
     from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 

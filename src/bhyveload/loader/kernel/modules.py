@@ -6,13 +6,13 @@ message is set where the original sets it.
 
 from __future__ import annotations
 
+from bhyveload.boot_formats.modinfo_format import MOD_DEPEND, MODINFOMD_DEPLIST
 from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.freebsd_errno import EFTYPE, EIO, ENOENT, strerror
 from bhyveload.loader.console import MODULE_VERBOSE_SILENT
 from bhyveload.loader.kernel.formats import load_file
 from bhyveload.loader.kernel.guest import MIB, PAGE_SIZE, read_into, refuse_if_too_small, round_up
 from bhyveload.loader.kernel.metadata import find_file
-from bhyveload.loader.kernel.metadata_format import MOD_DEPEND, MODINFOMD_DEPLIST
 from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.need import need
 

@@ -5,10 +5,7 @@ Source: stand/common/load_elf_obj.c; docs/errata.md, "What a load prints", "Relo
 
 from __future__ import annotations
 
-from bhyveload.errors import KernelError
-from bhyveload.freebsd_errno import EIO, EOPNOTSUPP
-from bhyveload.loader.console import MODULE_VERBOSE_SILENT
-from bhyveload.loader.kernel.elf_format import (
+from bhyveload.boot_formats.elf_format import (
     SH_ADDR,
     SH_ADDRALIGN,
     SH_FLAGS,
@@ -30,6 +27,10 @@ from bhyveload.loader.kernel.elf_format import (
     SHT_SYMTAB,
     SHT_X86_64_UNWIND,
 )
+from bhyveload.boot_formats.modinfo_format import MODINFOMD_ELFHDR, MODINFOMD_SHDR, OBJECT_TYPE
+from bhyveload.errors import KernelError
+from bhyveload.freebsd_errno import EIO, EOPNOTSUPP
+from bhyveload.loader.console import MODULE_VERBOSE_SILENT
 from bhyveload.loader.kernel.guest import (
     MIB,
     PAGE_SIZE,
@@ -40,7 +41,6 @@ from bhyveload.loader.kernel.guest import (
     round_up,
     zero,
 )
-from bhyveload.loader.kernel.metadata_format import MODINFOMD_ELFHDR, MODINFOMD_SHDR, OBJECT_TYPE
 from bhyveload.loader.kernel.modmetadata import ModuleSet
 from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.loader.kernel.relocation import Relocations
@@ -49,8 +49,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from bhyveload.boot_formats.elf_format import ElfClass, Header
     from bhyveload.loader.files.open_file import OpenFile
-    from bhyveload.loader.kernel.elf_format import ElfClass, Header
     from bhyveload.loader.state import Loader
 
 _PLACED = (SHT_PROGBITS, SHT_NOBITS, SHT_X86_64_UNWIND, SHT_INIT_ARRAY, SHT_FINI_ARRAY)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from struct import unpack_from
 
+from bhyveload.boot_formats.elf_format import R_X86_64_64, R_X86_64_IRELATIVE, R_X86_64_RELATIVE
 from bhyveload.errors import KernelError
 from bhyveload.freebsd_errno import EFTYPE, EIO
-from bhyveload.loader.kernel.elf_format import R_X86_64_64, R_X86_64_IRELATIVE, R_X86_64_RELATIVE
 from bhyveload.loader.kernel.guest import MIB, WORD_MASK, copyout
 
 TYPE_CHECKING = False

@@ -1,4 +1,5 @@
-"""ELF structures under FreeBSD's names (sys/sys/elf_common.h, elf32.h, elf64.h, sys/sys/module.h)."""
+"""ELF structures under FreeBSD's names (sys/sys/elf_common.h, elf32.h, elf64.h, sys/sys/module.h): of kernels and
+modules, of loader objects, and of the images that QEMU starts."""
 
 from __future__ import annotations
 
@@ -28,23 +29,34 @@ EM_NAMES = {
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 ET_NAMES = {0: "none", ET_REL: "relocatable", ET_EXEC: "executable", ET_DYN: "shared object", 4: "core"}
 
-PT_LOAD, PT_DYNAMIC = 1, 2
-PF_W = 2
+PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_TLS = 1, 2, 4, 7
+PT_GNU_RELRO = 0x6474E552
+PF_X, PF_W, PF_R = 1, 2, 4
 
 SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS, SHT_REL = 1, 2, 3, 4, 8, 9
 SHT_INIT_ARRAY, SHT_FINI_ARRAY = 14, 15
 SHT_X86_64_UNWIND = 0x70000001
 SHF_ALLOC = 2
 SHN_UNDEF = 0
+SHN_ABS, SHN_COMMON = 0xFFF1, 0xFFF2
 
 # A section header's fields in order: the same for both classes
 SH_NAME, SH_TYPE, SH_FLAGS, SH_ADDR, SH_OFFSET, SH_SIZE, SH_LINK, SH_INFO, SH_ADDRALIGN, SH_ENTSIZE = range(10)
 
-DT_HASH, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_STRSZ, DT_REL, DT_RELSZ = 4, 5, 6, 7, 8, 10, 17, 18
+DT_NULL, DT_NEEDED, DT_PLTRELSZ, DT_HASH, DT_STRTAB, DT_SYMTAB = 0, 1, 2, 4, 5, 6
+DT_RELA, DT_RELASZ, DT_RELAENT, DT_STRSZ, DT_SYMENT, DT_INIT = 7, 8, 9, 10, 11, 12
+DT_REL, DT_RELSZ, DT_RELENT, DT_PLTREL, DT_TEXTREL, DT_JMPREL = 17, 18, 19, 20, 22, 23
+DT_BIND_NOW, DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_FLAGS = 24, 25, 27, 30
+DT_RELRSZ, DT_RELR, DT_RELRENT = 35, 36, 37
+DT_GNU_HASH, DT_FLAGS_1 = 0x6FFFFEF5, 0x6FFFFFFB
+DF_TEXTREL, DF_BIND_NOW = 4, 8
+DF_1_NOW = 1
 STN_UNDEF = 0
-STT_NOTYPE, STT_OBJECT = 0, 1
+STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 6, 10
 
-R_X86_64_64, R_X86_64_RELATIVE, R_X86_64_IRELATIVE = 1, 8, 37
+R_X86_64_NONE, R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE = 0, 1, 6, 7, 8
+R_X86_64_IRELATIVE = 37
 
 MDT_DEPEND, MDT_MODULE, MDT_VERSION, MDT_PNP_INFO = 1, 2, 3, 4
 
@@ -115,7 +127,7 @@ ELF64 = ElfClass(
         "sym": "<IBBHQQ",
         "dyn": "<QQ",
         "rel": "<QQ",
-        "rela": "<QQQ",
+        "rela": "<QQq",
         "metadata": "<iiQQ",
     },
 )
@@ -130,7 +142,7 @@ ELF32 = ElfClass(
         "sym": "<IIIBBH",
         "dyn": "<II",
         "rel": "<II",
-        "rela": "<III",
+        "rela": "<IIi",
         "metadata": "<iiII",
     },
 )
@@ -171,3 +183,21 @@ class Header:
             self.e_shnum,
             self.e_shstrndx,
         ) = elf.ehdr.unpack(self.raw)
+
+
+def elf_hash(name: bytes) -> int:
+    """DT_HASH's function (System V ABI, "Hash Table")."""
+    value = 0
+    for byte in name:
+        value = (value << 4) + byte
+        high = value & 0xF0000000
+        value = (value ^ high >> 24) & ~high
+    return value
+
+
+def gnu_hash(name: bytes) -> int:
+    """DT_GNU_HASH's function."""
+    value = 5381
+    for byte in name:
+        value = (value * 33 + byte) & 0xFFFFFFFF
+    return value
