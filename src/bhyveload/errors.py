@@ -22,6 +22,9 @@
      │    ├── VmStateError     its state file is damaged                                        EX_DATAERR  65
      │    └── VmStorageError   the store cannot be written (full file system, ...)              EX_IOERR    74
      ├── HandoffError          the loaded VM cannot be given to the hypervisor                               4
+     ├── GuestError            a guest cannot be worked in by its console                           125
+     │    ├── GuestTimedOut    a command, or the way to a shell, took too long                       124
+     │    └── GuestEnded       the guest ended, panicked or lost its shell meanwhile                 126
      ├── BhyveError            bhyve(8) would say no in these words                                   4, 64 ...
      └── SandboxError          the confinement that was asked for is not to be had              EX_NOPERM   77
 
@@ -176,6 +179,31 @@ class HandoffError(BhyveloadError):
     """A loaded VM cannot be handed to the hypervisor (bhyve(8)'s exit status 4)."""
 
     exit_status = 4
+
+
+class GuestError(BhyveloadError):
+    """A guest cannot be worked in by its console: the login is refused, a file did not arrive."""
+
+    exit_status = 125
+
+
+class GuestTimedOut(GuestError):
+    """A command, or the way to a shell, took longer than it was given."""
+
+    exit_status = 124
+
+
+class GuestEnded(GuestError):
+    """The guest ended, its kernel panicked or its shell went away while it was worked in.
+
+    ``lines``: what its console showed last.
+    """
+
+    exit_status = 126
+
+    def __init__(self, message: str, hint: str = "", lines: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.lines = tuple(lines)
 
 
 class BhyveError(BhyveloadError):

@@ -54,6 +54,15 @@ class Session(Protocol):
         """Have ``call`` called once the guest runs.  Before ``wait``."""
         ...
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended; ``wait`` then returns at once."""
+        ...
+
+    def turn(self, seconds: float) -> None:
+        """Let the run go on until something has happened, ``seconds`` at most.  For those who do not ``wait``."""
+        ...
+
     def wait(self, timeout: float | None = None) -> RunResult:
         """Until the guest ends, at most ``timeout`` seconds from its start.
 

@@ -127,6 +127,7 @@ class Console:
         self._recent = bytearray()
         self._guest = guest
         self._ports: list[Port] = []
+        self._hearers: list[Callable[[bytes], None]] = []
         self._typed = bytearray()
         self.ended = False
         self._gathering = False
@@ -153,6 +154,10 @@ class Console:
             port.pending += self._recent
         self.rewatch(port)
         return port
+
+    def hear(self, call: Callable[[bytes], None]) -> None:
+        """Have ``call`` called with everything that the guest says; the guest waits while it runs."""
+        self._hearers.append(call)
 
     def detach(self, port: Port) -> None:
         if port in self._ports:
@@ -237,6 +242,8 @@ class Console:
         del self._recent[:-_RECENT]
         for port in list(self._ports):
             port.give(data)
+        for call in self._hearers:
+            call(data)
 
     def _gathered(self) -> None:
         self._gathering = False

@@ -169,6 +169,7 @@ class QemuSession:
         self._when_running: list[Callable[[], None]] = []
         self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
         self._begin = time.monotonic()
+        self._next_poll = self._begin + _HALT_POLL
         self.loop = Loop()
         with ExitStack() as ours, ExitStack() as theirs:
             try:
@@ -241,20 +242,26 @@ class QemuSession:
     def wait(self, timeout: float | None = None) -> RunResult:
         """Until the guest ends.  Raises HandoffError when QEMU itself fails."""
         deadline = None if timeout is None else self._begin + timeout
-        next_poll = self._begin + _HALT_POLL
-        own = (self._qmp.socket.fileno(), self._log, self._errors)
-        while any(self.loop.watches(fd) for fd in own):
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
+        while not self.over:
+            left = _HALT_POLL if deadline is None else deadline - time.monotonic()
+            if left <= 0:
                 self._outcome = self._outcome or TIMED_OUT
                 self._end_process()
                 deadline = None
-            if now >= next_poll:
-                next_poll = now + _HALT_POLL
-                if self._running:
-                    self._monitor("info registers -a")
-            self.loop.turn((next_poll if deadline is None else min(next_poll, deadline)) - now)
+            self.turn(left)
         return self._result()
+
+    @property
+    def over(self) -> bool:
+        return not any(self.loop.watches(fd) for fd in (self._qmp.socket.fileno(), self._log, self._errors))
+
+    def turn(self, seconds: float) -> None:
+        now = time.monotonic()
+        if now >= self._next_poll:
+            self._next_poll = now + _HALT_POLL
+            if self._running:
+                self._monitor("info registers -a")
+        self.loop.turn(min(seconds, self._next_poll - now))
 
     def on_running(self, call: Callable[[], None] | None) -> None:
         """Have ``call`` called once the guest runs.  Before ``wait``."""
