@@ -18,7 +18,7 @@ LEVELS = (
     {"running"},
     {"cross_check", "boot_environments"},
     {"api"},
-    {"inspect", "handoff", "loader", "userboot"},
+    {"inspect", "handoff", "loader", "userboot", "guest"},
     {"bhyve"},
     {"fs"},
     {"partition"},

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from bhyveload.api import BhyveloadError as BhyveloadError
     from bhyveload.api import DataError as DataError
     from bhyveload.api import FileSystemError as FileSystemError
+    from bhyveload.api import Finished as Finished
+    from bhyveload.api import Guest as Guest
+    from bhyveload.api import GuestEnded as GuestEnded
+    from bhyveload.api import GuestError as GuestError
+    from bhyveload.api import GuestTimedOut as GuestTimedOut
     from bhyveload.api import HandoffError as HandoffError
     from bhyveload.api import HostError as HostError
     from bhyveload.api import ImageError as ImageError
@@ -37,21 +42,29 @@ if TYPE_CHECKING:
     from bhyveload.api import VmNotLoaded as VmNotLoaded
     from bhyveload.api import VmStateError as VmStateError
     from bhyveload.api import VmStorageError as VmStorageError
+    from bhyveload.api import boot as boot
     from bhyveload.api import load as load
+    from bhyveload.api import load_image as load_image
     from bhyveload.api import open_disk as open_disk
     from bhyveload.api import run as run
+    from bhyveload.api import start as start
 
 __version__ = "0.1.0"
 _LIBRARY = [
+    "Finished",
+    "Guest",
     "LoadReport",
     "Options",
     "RunResult",
     "Sandbox",
     "ScratchMachine",
     "VirtualMachine",
+    "boot",
     "load",
+    "load_image",
     "open_disk",
     "run",
+    "start",
 ]
 
 

@@ -20,6 +20,9 @@ from bhyveload.errors import (
     BhyveloadError,
     DataError,
     FileSystemError,
+    GuestEnded,
+    GuestError,
+    GuestTimedOut,
     HandoffError,
     HostError,
     ImageError,
@@ -62,9 +65,11 @@ if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
     from bhyveload.confined.child import Leave
     from bhyveload.device import Device
+    from bhyveload.guest.session import Finished, Guest
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
     from bhyveload.host.interface import HeldConsole, HostDirectory
+    from bhyveload.image.progress import Progress
     from bhyveload.userboot.run import Prepared
     from bhyveload.userboot.search import LoaderObject, Loaders
     from bhyveload.vm.interface import Machine
@@ -72,11 +77,17 @@ if TYPE_CHECKING:
 
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
 
+GUEST_MEMORY = 512 << 20  # of guests to work in
 _MAX_RESTARTS = 50  # a guest whose scripts reboot or swap for ever
 __all__ = [
     "BhyveloadError",
     "DataError",
     "FileSystemError",
+    "Finished",
+    "Guest",
+    "GuestEnded",
+    "GuestError",
+    "GuestTimedOut",
     "HandoffError",
     "HostError",
     "ImageError",
@@ -103,9 +114,12 @@ __all__ = [
     "VmNotLoaded",
     "VmStateError",
     "VmStorageError",
+    "boot",
     "load",
+    "load_image",
     "open_disk",
     "run",
+    "start",
 ]
 
 
@@ -201,6 +215,103 @@ def run(
     return run_qemu(vm, accel=accel, cpus=cpus, disks=disks, net=network, timeout=timeout, extra=extra, console=console)
 
 
+def load_image(
+    image: str,
+    memory: int = GUEST_MEMORY,
+    environment: Sequence[str | bytes] = (),
+    *,
+    options: Options | None = None,
+    compat: LoaderVersion = "current",
+    sandbox: Sandbox | bool = True,
+    timeout: float | Deadline | None = None,
+    progress: Progress | None = None,
+) -> VirtualMachine:
+    """A VM of its own, with a name that nobody has, loaded from the disk ``image`` (as for -d: ``PATH,format=F,ro``),
+    which is only read.  For a run and no more: ``destroy`` it then.
+
+    Raises as ``open_disk`` and ``load``.
+    """
+    from bhyveload.image.named import named_disk
+
+    named = named_disk(image)
+    deadline = deadline_of(timeout)
+    disk = open_disk(
+        named.path,
+        read_only=True,
+        format=named.format,
+        allow_backing=named.backing,
+        progress=progress,
+        sandbox=sandbox,
+        deadline=deadline,
+    )
+    name = f"guest-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        with VirtualMachine.create(name, memory) as vm:
+            chosen = options or Options(batch=True)
+            load(vm, [disk], environment, options=chosen, compat=compat, sandbox=sandbox, timeout=deadline)
+    finally:
+        disk.close()
+    return VirtualMachine.open(name, require_loaded=True)
+
+
+def start(
+    vm: VirtualMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: str = "none",
+    extra: Sequence[str] = (),
+    user: str = "root",
+    password: str = "",
+    patience: float = 600.0,
+    log: int = -1,
+) -> Guest:
+    """Start a loaded VM under QEMU, to work in (guest/session.py).  What it writes to its disks is dropped at the end,
+    unless they are given here with an overlay.
+
+    ``user``, ``password``: who logs in on the console, within ``patience`` seconds; ``log``: a descriptor that gets
+    everything that the console says.  Raises HandoffError, VmNotLoaded, UsageError.
+    """
+    import contextlib
+
+    from bhyveload.guest.session import Guest
+    from bhyveload.handoff.disks import disks_of
+    from bhyveload.handoff.network import parse_network
+    from bhyveload.handoff.qemu.session import Qemu, run_options
+
+    _flush_streams()
+    if disks is None:
+        disks = [disk.changed(read_only=False, snapshot=True) for disk in disks_of(vm.state or {})]
+    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=parse_network(net), extra=extra)
+    with contextlib.ExitStack() as closing:
+        session = closing.enter_context(contextlib.closing(Qemu().start(vm, options)))
+        if log >= 0:
+            session.console.attach(-1, log, patient=True)
+        guest = Guest(session, user=user, password=password, patience=patience)
+        guest.closing = closing.pop_all()
+    return guest
+
+
+def boot(
+    image: str,
+    memory: int = GUEST_MEMORY,
+    environment: Sequence[str | bytes] = (),
+    *,
+    load_options: Options | None = None,
+    **more: Any,
+) -> Guest:
+    """``load_image`` and ``start`` (``more``: its options) in one; the VM is destroyed when the guest is closed."""
+    vm = load_image(image, memory, environment, options=load_options)
+    try:
+        guest = start(vm, **more)
+    except BaseException:
+        vm.destroy()
+        raise
+    guest.closing.callback(vm.destroy)
+    return guest
+
+
 def _flush_streams() -> None:
     """What the caller has printed comes before what another process writes to the same descriptors."""
     for stream in (sys.stdout, sys.stderr):
@@ -209,11 +320,15 @@ def _flush_streams() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """RunResult's module is imported only by those who run machines."""
+    """These modules are imported only by those who run machines."""
     if name == "RunResult":
         from bhyveload.handoff.backend import RunResult
 
         return RunResult
+    if name in ("Finished", "Guest"):
+        from bhyveload.guest import session
+
+        return getattr(session, name)
     raise AttributeError(name)
 
 

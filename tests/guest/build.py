@@ -41,15 +41,16 @@ def build_probe(
     ctors: int = 0,
     zeros: int = 0,
     name: str = "kernel",
+    source: str = "probe.c",
 ) -> Path:
     """Compile and link the probe guest into ``folder``/``name``.
 
     ``padding``: bytes of further initialised data; ``sections``: that many small sections; ``ctors``: words in .ctors;
-    ``zeros``: bytes of initialised data that are all zero.
+    ``zeros``: bytes of initialised data that are all zero; ``source``: another guest beside probe.c.
     """
     work = folder / f"{name}.build"
     work.mkdir(parents=True, exist_ok=True)
-    sources = [SOURCE / "probe.c", SOURCE / f"start_{arch}.S"]
+    sources = [SOURCE / source, SOURCE / f"start_{arch}.S"]
     flags = [*_CFLAGS, *_ARCH_FLAGS[arch], *extra_cflags]
     if padding:
         flags.append(f"-DPAD_BYTES={padding}")

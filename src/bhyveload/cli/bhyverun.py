@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.qemu.command import Options
 
 EXIT_ERROR = 4
+EXIT_EXEC_ERROR = 125
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
             return bhyverun(program, sys.argv[1:])
         except BhyveloadError as error:
             report_error(program, error)
-            return EXIT_ERROR
+            return EXIT_EXEC_ERROR if any(word.startswith("--exec") for word in sys.argv[1:]) else EXIT_ERROR
 
     return run_program(program, body)
 
@@ -59,6 +60,8 @@ def bhyverun(program: str, words: Sequence[str]) -> int:
         sys.stdout.write(f"bhyverun (bhyveload) {__version__}\n")
         return 0
     named = _named_disks(arguments)
+    if arguments.commands:
+        return _exec(program, arguments, named)
     if arguments.dry_run or arguments.export or arguments.stub:
         with VirtualMachine.open(arguments.name, require_loaded=True) as vm:
             print(_prepare(program, vm, arguments, named))
@@ -171,6 +174,17 @@ def _run(
         restarts.another(arguments.name)
         load_again(arguments.name, state)
         choices.running = None
+
+
+def _exec(program: str, arguments: Arguments, named: tuple[list[Disk] | None, list[Disk]]) -> int:
+    from bhyveload.cli.bhyverun_exec import run_commands
+
+    arguments.accel, _ = choose(arguments.accel)
+
+    def options(vm: VirtualMachine, disks: list[Disk] | None) -> Options:
+        return _options(program, vm, arguments, named if disks is None or named[0] is not None else (disks, named[1]))
+
+    return run_commands(program, arguments, options)
 
 
 def _tell(program: str, arguments: Arguments, result: RunResult) -> None:

@@ -11,12 +11,14 @@ from bhyveload.handoff.network import Network, parse_network
 from bhyveload.handoff.qemu.command import MAX_CPUS
 from bhyveload.running.consoles import STDIO, check_console
 from bhyveload.running.runner import parse_key
+from bhyveload.vm.memsize import parse_memory_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 USAGE = """\
 usage: bhyverun [options] NAME [-- QEMU-ARGUMENT...]
+       bhyverun --exec COMMAND [options] NAME|IMAGE
        bhyverun --help | --version
 """
 HELP = (
@@ -51,6 +53,13 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       --restart         when the guest reboots, load it again as it was loaded and run it
       --timeout SECONDS end the run after that time with exit status 124
 
+      --exec COMMAND    boot, log in on the console, run COMMAND in the guest's sh: its output is ours, its exit status
+                        too; repeat for more, up to the first that fails.  What the guest writes to its disks is
+                        dropped, unless there is an --overlay.  With a disk's IMAGE for NAME: load that, keep no VM
+      --login NAME      who logs in (root); --password-file FILE: a password other than none
+      --put FILE:PLACE  a file for the guest, before the commands; --get PLACE:FILE from it, after them; small ones
+      -m, --memory SIZE for an IMAGE: guest memory (512M); -e, --env NAME=VALUE: a loader variable
+
       --user NAME       as root: whom QEMU runs as (nobody)
       --no-sandbox      do not confine QEMU; needed for QEMU-ARGUMENTs that name files
       --dry-run         print the QEMU command and do nothing
@@ -60,21 +69,25 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
   QEMU-ARGUMENT...      handed to QEMU as they are
 
 Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 124 out of time, 130 interrupted.
+With --exec: the command's, 124 out of time, 125 an error of ours, 126 the guest ended or panicked.
 """
 )
 ACCELERATORS = ("auto", "kvm", "tcg")
 _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox", "restart", "snapshot", "version")
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
-    *("timeout", "user", "vm"),
+    *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get"),
 )
-SHORT_OPTIONS = "c:d:"
+SHORT_OPTIONS = "c:d:e:m:"
 LONG_OPTIONS = {
     "cpus": "c:",
     "disk": "d:",
+    "env": "e:",
+    "memory": "m:",
     **{name: name for name in _FLAGS},
     **{name: f"{name}:" for name in _WITH_ARGUMENT},
 }
+GUEST_MEMORY = 512 << 20
 _TAG_LIMIT = 31  # QEMU's
 
 
@@ -100,6 +113,13 @@ class Arguments:
         self.dry_run = False
         self.stub = self.export = ""
         self.show = ""
+        self.commands: list[str] = []
+        self.puts: list[tuple[str, str]] = []
+        self.gets: list[tuple[str, str]] = []
+        self.login, self.password_file = "root", ""
+        self.memory = GUEST_MEMORY
+        self.environment: list[str] = []
+        self.for_exec: list[str] = []  # the options that only --exec has
         self.name = ""
         self.extra: list[str] = []
 
@@ -162,12 +182,52 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             arguments.escape = _escape(value)
         case "timeout":
             arguments.timeout = timeout_of(value)
+        case "exec":
+            arguments.commands.append(value)
+        case "put" | "get" | "e" | "m" | "login" | "password-file":
+            arguments.for_exec.append(f"--{option}" if len(option) > 1 else f"-{option}")
+            _act_for_exec(arguments, option, value)
         case "no-sandbox":
             arguments.confined = False
         case "export" | "log" | "pid-file" | "stub" | "user":
             setattr(arguments, option.replace("-", "_"), value)
         case _:
             setattr(arguments, option.replace("-", "_"), True)
+
+
+def _act_for_exec(arguments: Arguments, option: str, value: str) -> None:
+    match option:
+        case "put":
+            arguments.puts.append(_two_files(option, value))
+        case "get":
+            arguments.gets.append(_two_files(option, value))
+        case "e":
+            arguments.environment.append(value)
+        case "m":
+            arguments.memory = parse_memory_size(value, "current")
+        case _:
+            setattr(arguments, option.replace("-", "_"), value)
+
+
+def _two_files(option: str, value: str) -> tuple[str, str]:
+    source, colon, target = value.rpartition(":") if option == "get" else value.partition(":")
+    if not (colon and source and target):
+        raise UsageError(f"--{option} {value}: must be two files with a colon between them")
+    return source, target
+
+
+def _check_exec(arguments: Arguments) -> None:
+    if arguments.for_exec and not arguments.commands:
+        raise UsageError(f"{arguments.for_exec[0]} is for --exec")
+    if not arguments.commands:
+        return
+    for option in ("daemon", "restart", "dry_run", "stub", "export"):
+        if getattr(arguments, option):
+            raise UsageError(f"--exec and --{option.replace('_', '-')} exclude each other")
+    if arguments.console == STDIO:
+        raise UsageError("--exec has the console for itself", "--log FILE keeps what it says")
+    arguments.console = arguments.console or "none"
+    arguments.snapshot = arguments.snapshot or not arguments.overlays
 
 
 def _check(arguments: Arguments, no_disk: bool) -> None:
@@ -182,6 +242,7 @@ def _check(arguments: Arguments, no_disk: bool) -> None:
         raise UsageError("--snapshot and --overlay exclude each other")
     if "-snapshot" in arguments.extra or "--snapshot" in arguments.extra:
         raise UsageError("QEMU's -snapshot has no effect on these disks", "bhyverun --snapshot NAME, without the --")
+    _check_exec(arguments)
     if arguments.daemon and arguments.console == STDIO:
         raise UsageError("--daemon has no terminal", "bhyvectl --vm=NAME --console reaches the guest's console")
     arguments.console = arguments.console or ("none" if arguments.daemon else STDIO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from bhyveload.guest.output import Output
 from bhyveload.guest.watch import Watch
 
 if TYPE_CHECKING:
-    import contextlib
     from collections.abc import Callable
 
     from bhyveload.handoff.backend import RunResult, Session
@@ -57,7 +57,7 @@ class Guest:
     """A guest that runs in ``session``, worked in as ``user``.  Use it in a ``with``; it ends there.
 
     The first command waits for the guest's boot: for a login prompt, or for a shell that is there already (single-user
-    mode).  ``closing`` is closed at the end.  Raises (all methods) GuestEnded, GuestTimedOut, GuestError.
+    mode).  ``closing``: what is closed at the end.  Raises (all methods) GuestEnded, GuestTimedOut, GuestError.
     """
 
     def __init__(
@@ -67,7 +67,6 @@ class Guest:
         user: str = "root",
         password: str = "",
         patience: float = PATIENCE,
-        closing: contextlib.ExitStack | None = None,
     ) -> None:
         for word in (user, password):
             if not word.isprintable() or len(word.encode()) > 128:
@@ -76,7 +75,7 @@ class Guest:
         self.watch = Watch()
         self._user, self._password = user.encode(), password.encode()
         self._patience = patience
-        self._closing = closing
+        self.closing = contextlib.ExitStack()
         self._key = os.urandom(8).hex().encode()
         self._number = 0
         self._clean = False
@@ -98,8 +97,7 @@ class Guest:
         if not self.session.over:
             self.session.stop()
         self.session.close()
-        if self._closing is not None:
-            self._closing.close()
+        self.closing.close()
 
     def power_off(self, timeout: float = 120.0) -> RunResult:
         """Press the power button and wait until the guest is off, its file systems clean; after ``timeout`` seconds the
@@ -152,7 +150,7 @@ class Guest:
         variable = b"$_f"
         for _ in range(_TRIES):
             lines = [b"_c=\n", *(b"_c=$_c'" + piece + b"'\n" for piece in typed.pieces(beside))]
-            self._type([*lines, b'_f=$(printf %b "$_c"); : >"' + variable + b'"\n'], deadline)
+            self._type([*lines, b'_f=$(printf %b "$_c"); printf '' >"' + variable + b'"\n'], deadline)
             self._type(typed.keep(data, b'"' + variable + b'"'), deadline)
             sum_of = self._short(b"cksum <" + typed.quoted(beside), deadline)
             if sum_of.status == 0 and sum_of.output.split()[:2] == _sum(data):
@@ -304,18 +302,22 @@ class Guest:
                 if done():
                     return True
                 why = f": {self.watch.trouble}" if self.watch.trouble else ""
-                raise GuestEnded(f"the guest ended ({outcome}){why}", lines=self.watch.last_lines)
+                raise GuestEnded(f"the guest ended ({outcome}){why}", lines=self._last_lines())
             if watched and self.watch.trouble:
                 self._settle()
-                raise GuestEnded(self.watch.trouble, lines=self.watch.last_lines)
+                raise GuestEnded(self.watch.trouble, lines=self._last_lines())
             quiet = now - self._heard_at
             if self._output is not None:
                 if quiet >= _QUIET:
                     self._give(self._output.idle())
                 if self._ready and quiet >= _LOST and self._shell_has_gone():
-                    raise GuestEnded("the guest's shell ended", lines=self.watch.last_lines)
+                    raise GuestEnded("the guest's shell ended", lines=self._last_lines())
             self.session.turn(_STEP if deadline is None else min(_STEP, deadline - now))
         return True
+
+    def _last_lines(self) -> list[str]:
+        key = self._key.decode()
+        return [line for line in self.watch.last_lines if key not in line]
 
     def _settle(self) -> None:
         """A panic has more to say than its first lines."""

@@ -27,9 +27,10 @@ _CTRL = 0x1F
 
 class Choices:
     """How a run is attended.  ``console``: as consoles.py has it; ``log``: a file, or ""; ``escape``: the key in front
-    of commands for the run, b"" for none; ``timeout`` in seconds; ``running`` is called once the guest runs."""
+    of commands for the run, b"" for none; ``timeout`` in seconds; ``running`` is called once the guest runs; ``work``
+    is done in the guest before its end is waited for."""
 
-    __slots__ = ("console", "escape", "log", "running", "timeout")
+    __slots__ = ("console", "escape", "log", "running", "timeout", "work")
 
     def __init__(
         self,
@@ -38,12 +39,14 @@ class Choices:
         escape: bytes = b"\1",
         timeout: float | None = None,
         running: Callable[[], None] | None = None,
+        work: Callable[[Session], None] | None = None,
     ) -> None:
         self.console = console
         self.log = log
         self.escape = escape
         self.timeout = timeout
         self.running = running
+        self.work = work
 
 
 class Ended:
@@ -87,6 +90,8 @@ def run_guest(
         session.on_running(choices.running)
         session.on_running(tell_service_manager)
         signals.attach(session)
+        if choices.work is not None:
+            choices.work(session)
         result = session.wait(choices.timeout)
     return Ended(result, signals.interrupted, signals.ended)
 

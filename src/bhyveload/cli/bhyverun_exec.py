@@ -1,0 +1,141 @@
+"""bhyverun --exec: boot a guest, run commands in it, end with their exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
+
+from bhyveload.cli.messages import EXIT_INTERRUPTED, report_error, warn
+from bhyveload.cli.progress import UnpackProgress
+from bhyveload.errors import BhyveloadError, GuestEnded, GuestTimedOut, HostError, InputError, VmNameError, VmNotFound
+from bhyveload.guest.session import Guest
+from bhyveload.running.runner import Choices, run_guest
+from bhyveload.vm.store import VirtualMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bhyveload.cli.bhyverun_options import Arguments
+    from bhyveload.handoff.backend import Session
+    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.qemu.command import Options
+
+    MakeOptions = Callable[[VirtualMachine, list[Disk] | None], Options]
+
+EXIT_ERROR, EXIT_ENDED = 125, 126
+_PASSWORD_MAX = 128
+
+
+def run_commands(program: str, arguments: Arguments, make_options: MakeOptions) -> int:
+    """The exit status: that of the first command that fails, or 0.  ``make_options`` of a VM and of the disks instead
+    of its own.  Raises BhyveloadError."""
+    work = _Work(program, arguments)
+    with contextlib.ExitStack() as closing:
+        vm, disks = _machine(program, arguments, closing)
+        choices = Choices(arguments.console, arguments.log, arguments.escape, work=work)
+        ended = run_guest(vm, lambda: make_options(vm, disks), choices, lambda text: warn(program, text))
+    for line in ended.result.messages.splitlines():
+        warn(program, line)
+    if work.failure is None:
+        return work.status
+    if ended.interrupted:
+        return EXIT_INTERRUPTED
+    status = report_error(program, work.failure)
+    if isinstance(work.failure, GuestEnded):
+        for line in work.failure.lines:
+            warn(program, f"| {line}")
+    return status if isinstance(work.failure, GuestEnded | GuestTimedOut) else EXIT_ERROR
+
+
+def _machine(
+    program: str, arguments: Arguments, closing: contextlib.ExitStack
+) -> tuple[VirtualMachine, list[Disk] | None]:
+    """The VM of that name, or a new one with the image of that name; for an image its disk, to be written over."""
+    name = arguments.name
+    try:
+        if "/" not in name:
+            return closing.enter_context(VirtualMachine.open(name, require_loaded=True)), None
+    except (VmNotFound, VmNameError):
+        if not os.path.exists(name.partition(",")[0]):
+            raise
+    from bhyveload.api import load_image
+    from bhyveload.handoff.disks import disks_of
+
+    progress = UnpackProgress(program)
+    environment = [os.fsencode(word) for word in arguments.environment]
+    vm = load_image(name, arguments.memory, environment, timeout=arguments.timeout, progress=progress)
+    closing.callback(vm.destroy)
+    return vm, [disk.changed(read_only=False) for disk in disks_of(vm.state or {})]
+
+
+class _Work:
+    """What is done in the guest."""
+
+    def __init__(self, program: str, arguments: Arguments) -> None:
+        self.status = 0
+        self.failure: BhyveloadError | None = None
+        self._arguments = arguments
+        self._password = _password(arguments.password_file) if arguments.password_file else ""
+        self._deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
+        self._files = [(_read(path), place) for path, place in arguments.puts]
+
+    def __call__(self, session: Session) -> None:
+        guest = Guest(session, user=self._arguments.login, password=self._password)
+        try:
+            self._do(guest)
+            if self._arguments.overlays and not session.over:
+                guest.power_off()
+        except BhyveloadError as error:
+            self.failure = error
+        finally:
+            if not session.over:
+                session.stop()
+
+    def _do(self, guest: Guest) -> None:
+        for data, place in self._files:
+            guest.put(data, place, timeout=self._left())
+        for command in self._arguments.commands:
+            self.status = guest.run(command, timeout=self._left(), out=_say).status
+            if self.status:
+                break
+        for place, path in self._arguments.gets:
+            _write(path, guest.get(place, timeout=self._left()))
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+
+def _say(data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(1, data) :]
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise HostError(f"standard output: {error.strerror}") from None
+
+
+def _password(path: str) -> str:
+    """The first line of a file."""
+    return _read(path, _PASSWORD_MAX + 1).partition(b"\n")[0].decode("utf-8", "replace")
+
+
+def _read(path: str, most: int = -1) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from None

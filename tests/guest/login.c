@@ -1,0 +1,274 @@
+/*
+ * A guest to work in: says "login: " on COM1, then understands as much of sh(1) as bhyveload.guest types, and a few
+ * commands of its own.  Its terminal is FreeBSD's: echo and CR LF until stty says otherwise.
+ */
+#include "probe.h"
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+
+extern u8 bss_start[], bss_end[];
+static char line[4096], command[65536];
+static u8 file[65536];
+static int echo = 1, opost = 1, status, command_size, file_size;
+
+static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
+static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
+static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+
+static void
+byte(u8 c)
+{
+	while (!(inb(0x3fd) & 0x20))
+		;
+	outb(0x3f8, c);
+}
+
+static void
+put(u8 c)
+{
+	if (c == '\n' && opost)
+		byte('\r');
+	byte(c);
+}
+
+static void text(const char *s) { while (*s) put((u8)*s++); }
+
+/* As the kernel does: CR LF whatever the terminal's mode. */
+static void
+message(const char *s)
+{
+	int saved = opost;
+
+	opost = 1;
+	text(s);
+	opost = saved;
+}
+
+static void
+number(int n)
+{
+	if (n > 9)
+		number(n / 10);
+	put((u8)('0' + n % 10));
+}
+
+static int
+starts(const char *s, const char *with)
+{
+	while (*with)
+		if (*s++ != *with++)
+			return (0);
+	return (1);
+}
+
+static const char *
+find(const char *s, const char *what)
+{
+	for (; *s; s++)
+		if (starts(s, what))
+			return (s);
+	return (0);
+}
+
+static int
+value(const char *s)
+{
+	int n = 0;
+
+	while (*s >= '0' && *s <= '9')
+		n = n * 10 + *s++ - '0';
+	return (n);
+}
+
+static void
+read_line(void)
+{
+	unsigned n = 0;
+
+	for (;;) {
+		u8 c;
+
+		while (!(inb(0x3fd) & 1))
+			__asm__ volatile("pause");
+		c = inb(0x3f8);
+		if (c == 3)
+			continue;
+		if (c == '\r')
+			c = '\n';
+		if (echo)
+			put(c);
+		if (c == '\n')
+			break;
+		if (n < sizeof(line) - 1)
+			line[n++] = (char)c;
+	}
+	line[n] = 0;
+}
+
+/* printf's %b: octal numbers behind \0; up to a quote. */
+static int
+decode(const char *s, u8 *to, int room)
+{
+	int n = 0;
+
+	while (*s && *s != '\'' && n < room - 1)
+		if (starts(s, "\\0")) {
+			to[n++] = (u8)((s[2] - '0') << 6 | (s[3] - '0') << 3 | (s[4] - '0'));
+			s += 5;
+		} else
+			to[n++] = (u8)*s++;
+	to[n] = 0;
+	return (n);
+}
+
+/* What stands in quotes from `s` on, the first `words` of it. */
+static const char *
+say_quoted(const char *s, int words)
+{
+	while (words-- && (s = find(s, "'"))) {
+		for (s++; *s && *s != '\''; s++)
+			put((u8)*s);
+		s++;
+	}
+	return (s);
+}
+
+static unsigned
+cksum(const u8 *p, int size)
+{
+	unsigned c = 0;
+
+	for (int i = 0, left = size; i < size || left; i++) {
+		u8 b = i < size ? p[i] : (u8)left;
+		if (i >= size)
+			left >>= 8;
+		c ^= (unsigned)b << 24;
+		for (int k = 0; k < 8; k++)
+			c = c & 0x80000000u ? c << 1 ^ 0x04c11db7u : c << 1;
+	}
+	return (~c);
+}
+
+static void
+big_number(unsigned n)
+{
+	if (n > 9)
+		big_number(n / 10);
+	put((u8)('0' + n % 10));
+}
+
+static void
+run(const char *c)
+{
+	status = 0;
+	if (starts(c, "exit "))
+		status = value(c + 5);
+	else if (starts(c, "echo ")) {
+		text(c + 5);
+		put('\n');
+	} else if (starts(c, "flood "))
+		for (int i = 0, n = value(c + 6); i < n; i++)
+			text("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz\n");
+	else if (starts(c, "bytes"))
+		for (int i = 0; i < 256; i++)
+			put((u8)i);
+	else if (starts(c, "noise")) {
+		text("before\n");
+		message("usb0: <a device> at usbus0\n");
+		message("Nov 30 10:00:00 freebsd login[700]: ROOT LOGIN (root) ON ttyu0\n");
+		text("behind\n");
+	} else if (starts(c, "cksum <")) {
+		big_number(cksum(file, file_size));
+		put(' ');
+		number(file_size);
+		put('\n');
+	} else if (starts(c, "wc -c <")) {
+		number(file_size);
+		put('\n');
+	} else if (starts(c, "cat ")) {
+		for (int i = 0; i < file_size; i++)
+			put(file[i]);
+	} else if (starts(c, "chmod "))
+		;
+	else if (starts(c, "spin"))
+		for (;;)
+			__asm__ volatile("pause");
+	else if (starts(c, "panic")) {
+		message("panic: a test of ours\ncpuid = 0\ntime = 1764496800\nKDB: stack backtrace:\n");
+		message("db_trace_self_wrapper() at db_trace_self_wrapper+0x2b\nKDB: enter: panic\n[ thread pid 1 tid 1 ]\n");
+		message("Stopped at      kdb_enter+0x33: movq    $0,0x1\ndb> ");
+		for (;;)
+			__asm__ volatile("pause");
+	} else if (starts(c, "reboot")) {
+		outb(0xcf9, 2);
+		outb(0xcf9, 6);
+	} else if (starts(c, "poweroff"))
+		outw(0x604, 0x2000);
+	else {
+		text("sh: not found\n");
+		status = 127;
+	}
+}
+
+static void
+statement(const char *s)
+{
+	if (starts(s, "printf '%s%s\\n'")) {
+		say_quoted(s + 15, 2);
+		put('\n');
+	} else if (starts(s, "printf '%s%s%s>\\n'")) {
+		s = say_quoted(s + 18, 2);
+		number(find(s, "$_s") ? status : value(s + 1));
+		text(">\n");
+	} else if (starts(s, "printf %b '")) {
+		int n = decode(s + 11, file + file_size, (int)sizeof(file) - file_size);
+		file_size += n;
+	} else if (starts(s, "printf '' >"))
+		file_size = 0;
+	else if (starts(s, "/bin/sh -c"))
+		run(command);
+	else if (starts(s, "stty -echo -opost"))
+		echo = opost = 0;
+}
+
+static void
+shell(void)
+{
+	for (;;) {
+		read_line();
+		if (starts(line, "_c=$_c'"))
+			command_size += decode(line + 7, (u8 *)command + command_size, (int)sizeof(command) - command_size);
+		else if (starts(line, "_c="))
+			command_size = command[0] = 0;
+		else
+			for (char *s = line; s;) {
+				char *next = (char *)find(s, "; ");
+
+				if (next) {
+					*next = 0;
+					next += 2;
+				}
+				statement(s);
+				s = next;
+			}
+	}
+}
+
+void
+probe(void)
+{
+	text("FreeBSD is a registered trademark of somebody else.\nusb0: a message\n");
+	for (;;) {
+		text("\nFreeBSD/amd64 (probe) (ttyu0)\n\nlogin: ");
+		read_line();
+		if (!starts(line, "root")) {
+			text("Login incorrect\n");
+			continue;
+		}
+		text("Welcome to FreeBSD!\n\nroot@probe:~ # ");
+		read_line();
+		if (starts(line, "exec /bin/sh +i -s"))
+			shell();
+	}
+}

@@ -1,0 +1,99 @@
+"""bhyverun --exec and the library's Guest with a guest that understands a few commands (guest/login.c), under TCG."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import bhyveload
+from bhyveload.errors import GuestEnded
+from guest.build import build_probe, missing_tools
+from support.end_to_end import Finished, load, make_disk, needs_gcc, needs_qemu, program
+
+pytestmark = [needs_qemu, needs_gcc]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if missing_tools():
+        pytest.skip(f"{missing_tools()} not installed")
+    folder = tmp_path_factory.mktemp("login")
+    return make_disk(folder, build_probe(folder, source="login.c"))
+
+
+def execute(place: Path | str, *words: str | Path, timeout: str = "60") -> Finished:
+    return program("bhyverun", "--accel", "tcg", "--timeout", timeout, *words, place, timeout=120)
+
+
+def vms() -> list[str]:
+    folder = Path(os.environ["BHYVE_VMM_DIR"])
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+
+def test_an_image(disk: Path) -> None:
+    """Output and status are the commands'; the image is as before, and no VM stays."""
+    before = disk.read_bytes()
+    done = execute(
+        disk, "--exec", "echo hällo", "--exec", "noise", "--exec", "exit 7", "--exec", "echo never", "-m", "64M"
+    )
+    assert (done.status, done.out.decode()) == (7, "hällo\nbefore\nbehind\n")
+    assert disk.read_bytes() == before
+    assert vms() == []
+
+
+def test_a_loaded_vm_and_files(disk: Path, tmp_path: Path) -> None:
+    load("-d", disk, "-m", "64M", name="work")
+    data = bytes(range(256)) * 8
+    (tmp_path / "in").write_bytes(data)
+    words = ["--put", f"{tmp_path}/in:/tmp/file", "--get", f"/tmp/file:{tmp_path}/out", "--log", f"{tmp_path}/log"]
+    done = execute("work", "--exec", "bytes", *words)
+    assert (done.status, done.out, done.messages) == (0, bytes(range(256)), "")
+    assert (tmp_path / "out").read_bytes() == data
+    assert b"login: root" in (tmp_path / "log").read_bytes()
+    assert vms() == ["work"]
+
+
+def test_a_panic(disk: Path) -> None:
+    done = execute(disk, "--exec", "panic")
+    assert done.status == 126
+    lines = done.messages.splitlines()
+    assert lines[0] == "bhyverun: the kernel panicked: a test of ours"
+    assert "bhyverun: | cpuid = 0" in lines and lines[-1].startswith("bhyverun: | db>")
+
+
+def test_a_guest_that_ends_or_takes_too_long(disk: Path) -> None:
+    done = execute(disk, "--exec", "reboot")
+    assert (done.status, done.messages.splitlines()[0]) == (126, "bhyverun: the guest ended (rebooted)")
+    done = execute(disk, "--exec", "spin", timeout="10")
+    assert (done.status, done.messages) == (124, "bhyverun: the command took too long\n")
+
+
+def test_errors_are_125(tmp_path: Path, disk: Path) -> None:
+    for words, why in (
+        (["--exec", "true", tmp_path / "absent"], "no such"),
+        (["--exec", "true", "nobody"], "no VM"),
+        (["--exec", "true", "--daemon", disk], "exclude each other"),
+        (["--exec", "true", "--put", "x", disk], "two files with a colon"),
+        (["--exec", "true", "--password-file", tmp_path / "absent", disk], "No such file"),
+    ):
+        done = program("bhyverun", *words)
+        assert done.status == 125 and why.lower() in done.messages.lower(), (done.status, done.messages)
+    done = program("bhyverun", "--login", "me", "nobody")
+    assert (done.status, done.messages) == (4, "bhyverun: --login is for --exec\n")
+
+
+def test_the_library(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with bhyveload.boot(str(disk), 64 << 20, accel="tcg") as guest:
+        assert guest.run("echo one", timeout=60).text == "one\n"
+        assert guest.run("exit 3").status == 3
+        flood: list[int] = []
+        assert guest.run("flood 3000", out=lambda text: flood.append(len(text))).status == 0
+        assert sum(flood) == 3000 * 73
+        guest.put(b"\0\xff'text'\n", "/tmp/x")
+        assert guest.get("/tmp/x") == b"\0\xff'text'\n"
+        with pytest.raises(GuestEnded, match="powered off"):
+            guest.run("poweroff")
+    assert vms() == []
+    assert capfd.readouterr().out == ""
