@@ -59,8 +59,8 @@ def build_probe(
         extra.write_text(_extra(arch, padding, sections, ctors, zeros))
         sources.append(extra)
     objects = []
-    for source in sources:
-        target = work / (source.name + ".o")
+    for path in sources:
+        target = work / (path.name + ".o")
         subprocess.run(["gcc", *flags, "-c", "-o", str(target), str(source)], check=True)
         objects.append(str(target))
     kernel = folder / name

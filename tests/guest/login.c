@@ -224,7 +224,7 @@ statement(const char *s)
 	} else if (starts(s, "printf %b '")) {
 		int n = decode(s + 11, file + file_size, (int)sizeof(file) - file_size);
 		file_size += n;
-	} else if (starts(s, "printf '' >"))
+	} else if (starts(s, "printf \"\" >"))
 		file_size = 0;
 	else if (starts(s, "/bin/sh -c"))
 		run(command);

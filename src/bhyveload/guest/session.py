@@ -138,7 +138,9 @@ class Guest:
         status = self._finish(b"".join(lines[-2:]), markers, out or keep, deadline)
         return Finished(status, bytes(kept))
 
-    def put(self, data: bytes, path: str | bytes, *, mode: int = 0o644, timeout: float | None = None) -> None:
+    def put(
+        self, data: bytes, path: str | bytes | os.PathLike[str], *, mode: int = 0o644, timeout: float | None = None
+    ) -> None:
         """Write ``data`` to the file ``path`` of the guest, by way of one beside it; its checksum is compared there."""
         if len(data) > FILE_MAX:
             raise UsageError(f"{len(data)} bytes are too many for the console", "share a folder, or give a disk")
@@ -150,7 +152,7 @@ class Guest:
         variable = b"$_f"
         for _ in range(_TRIES):
             lines = [b"_c=\n", *(b"_c=$_c'" + piece + b"'\n" for piece in typed.pieces(beside))]
-            self._type([*lines, b'_f=$(printf %b "$_c"); printf '' >"' + variable + b'"\n'], deadline)
+            self._type([*lines, b'_f=$(printf %b "$_c"); printf "" >"' + variable + b'"\n'], deadline)
             self._type(typed.keep(data, b'"' + variable + b'"'), deadline)
             sum_of = self._short(b"cksum <" + typed.quoted(beside), deadline)
             if sum_of.status == 0 and sum_of.output.split()[:2] == _sum(data):
@@ -164,7 +166,7 @@ class Guest:
         self._short(b"rm -f " + typed.quoted(beside), deadline)
         raise GuestError(f"{_shown(path)}: did not arrive whole in {_TRIES} attempts", "messages disturb it")
 
-    def get(self, path: str | bytes, *, timeout: float | None = None) -> bytes:
+    def get(self, path: str | bytes | os.PathLike[str], *, timeout: float | None = None) -> bytes:
         """The bytes of the file ``path`` of the guest, compared with its checksum there."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self.log_in(deadline)
@@ -349,14 +351,14 @@ def _sum(data: bytes) -> list[bytes]:
     return [b"%d" % cksum(data), b"%d" % len(data)]
 
 
-def _file_name(path: str | bytes) -> bytes:
+def _file_name(path: str | bytes | os.PathLike[str]) -> bytes:
     name = os.fsencode(path)
     if not name or b"\0" in name or b"\n" in name:
         raise UsageError(f"{_shown(path)}: cannot be the name of a file in the guest")
     return b"./" + name if name.startswith(b"-") else name
 
 
-def _shown(path: str | bytes) -> str:
+def _shown(path: str | bytes | os.PathLike[str]) -> str:
     return os.fsdecode(path)
 
 
