@@ -61,7 +61,7 @@ def build_probe(
     objects = []
     for path in sources:
         target = work / (path.name + ".o")
-        subprocess.run(["gcc", *flags, "-c", "-o", str(target), str(source)], check=True)
+        subprocess.run(["gcc", *flags, "-c", "-o", str(target), str(path)], check=True)
         objects.append(str(target))
     kernel = folder / name
     link = ["ld", "-m", _EMULATION[arch], "-nostdlib", "-static", "-z", "max-page-size=0x1000", "--build-id=none"]
