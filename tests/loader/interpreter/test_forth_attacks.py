@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bhyveload.host.directory import open_host_directory
+from bhyveload.loader.interpreter.forth import word_names
+from support import harness
 from support.forth_runs import typed
 
 OUTSIDE = "outside of memory"
@@ -170,3 +173,29 @@ def test_long_scripts(tmp_path: Path) -> None:
     text = "1 . " * 2000 + "\n2 .\0rubbish\n3 ."
     answers = typed(tmp_path, "include /boot/long.4th", files={"boot/long.4th": text})
     assert answers[0].rstrip().endswith("2 3")
+
+
+def test_variables_have_their_bound(tmp_path: Path) -> None:
+    names = ": name { n } n s>d <# #s [char] v hold #> ;"
+    answers = typed(
+        tmp_path,
+        names,
+        "60000 allocate drop dup 60000 65 fill : all 1000 0 do dup 60000 i name setenv loop ;",
+        "all",
+        "1 .",
+    )
+    assert answers[2:] == ["Error: out of memory\n", "1 "]
+
+
+def test_all_words_are_there(tmp_path: Path) -> None:
+    names = word_names.names(word_names.CORE + word_names.PLATFORM + word_names.PORTS + word_names.SOFT)
+    answers = typed(tmp_path, *(f"bl word {name} find . drop" for name in names))
+    assert [name for name, answer in zip(names, answers, strict=True) if answer not in ("1 ", "-1 ")] == []
+
+
+@pytest.mark.parametrize("marker", ["lua", "simp"])
+def test_from_forth_to_another(tmp_path: Path, marker: str) -> None:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "loader").write_bytes(f"$Interpreter:{marker}".encode() + bytes(1))
+    outcome = harness.run([], b"", interpreter="4th", host_directory=open_host_directory(str(tmp_path)))
+    assert (outcome.end, outcome.report["interpreter"]) == ("swap", marker)

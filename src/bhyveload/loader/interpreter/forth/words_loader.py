@@ -30,6 +30,7 @@ _LAST_SECOND = (1 << 32) // 1000  # ms: delay(9) takes an int of microseconds
 _GRAPHICS = {"fb-setpixel": 2, "fb-line": 5, "fb-bezier": 7, "fb-drawrect": 5, "term-drawrect": 4}
 _PRELOADED_FILE = 9  # cells: name, type, args, metadata, loader, addr, size, modules, next
 _NO_PORT = 0xFF
+_MAX_VARIABLES = 16 << 20  # bytes that scripts set
 _PATIENCE = 400  # looks at the keyboard, 20 seconds of a menu's
 
 
@@ -220,7 +221,7 @@ def loader_words(machine: Machine, loader: Loader) -> dict[str, Run]:
     def key() -> None:
         push(console.getchar())
 
-    polls = 0
+    polls = variables = 0
 
     def key_question() -> None:
         """Nobody answers in a run that never asks: scripts that go on looking for a key wait for ever."""
@@ -240,18 +241,28 @@ def loader_words(machine: Machine, loader: Loader) -> dict[str, Run]:
     def seconds() -> None:
         push(int(time.time()))
 
+    def keep(name: str, value: str, overwrite: bool) -> None:
+        nonlocal variables
+        environment = loader.environment
+        variables += len(name) + len(value) + 64
+        if variables > _MAX_VARIABLES:
+            variables = sum(len(each.name) + len(each.value or "") + 64 for each in environment.sorted())
+            if variables + len(name) + len(value) > _MAX_VARIABLES:
+                raise Failure("Error: out of memory")
+        environment.set(name, value, overwrite=overwrite)
+
     def setenv() -> None:
         if len(s) < 4:
             raise IndexError
         name = pop_text()
-        loader.environment.set(name, pop_text())
+        keep(name, pop_text(), True)
 
     def setenv_question() -> None:
         if len(s) < 5:
             raise IndexError
         overwrite = to_int(pop()) != 0
         name = pop_text()
-        loader.environment.set(name, pop_text(), overwrite=overwrite)
+        keep(name, pop_text(), overwrite)
 
     def getenv() -> None:
         if len(s) < 2:
