@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import stock_like_forth
 from support import images
 from support.places import ROOT
 
@@ -82,3 +83,11 @@ def test_a_module_is_imported_only_for_who_needs_it(probe_kernel: Path, tmp_path
     modules = set(done.stdout.split("MODULES ")[1].split())
     assert "lupa.lua54" in modules
     assert not {"lz4", "backports.zstd", "bhyveload.fs.zfs.pool", "subprocess", "argparse", "dataclasses"} & modules
+
+
+def test_forth_scripts_import_only_their_own(tmp_path: Path) -> None:
+    tree = stock_like_forth.write_tree(tmp_path / "tree")
+    disk = images.standard_disk(tmp_path / "disk.img", images.make_ufs(tree, tmp_path / "part", 4 << 20))
+    modules = modules_of(LOAD.format(disk=str(disk)), "-S")
+    assert "bhyveload.loader.interpreter.forth.interpreter" in modules
+    assert sorted(BANNED & modules) == []
