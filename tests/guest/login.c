@@ -106,16 +106,20 @@ read_line(void)
 	line[n] = 0;
 }
 
-/* printf's %b: octal numbers behind \0; up to a quote. */
+/* printf's %b: octal numbers behind \0; its format: behind \, and %%.  Up to a quote. */
 static int
-decode(const char *s, u8 *to, int room)
+decode(const char *s, u8 *to, int room, int format)
 {
 	int n = 0;
 
 	while (*s && *s != '\'' && n < room - 1)
-		if (starts(s, "\\0")) {
-			to[n++] = (u8)((s[2] - '0') << 6 | (s[3] - '0') << 3 | (s[4] - '0'));
-			s += 5;
+		if (*s == '\\') {
+			s += format ? 1 : 2;
+			to[n++] = (u8)((s[0] - '0') << 6 | (s[1] - '0') << 3 | (s[2] - '0'));
+			s += 3;
+		} else if (format && *s == '%') {
+			to[n++] = '%';
+			s += 2;
 		} else
 			to[n++] = (u8)*s++;
 	to[n] = 0;
@@ -221,10 +225,9 @@ statement(const char *s)
 		s = say_quoted(s + 18, 2);
 		number(find(s, "$_s") ? status : value(s + 1));
 		text(">\n");
-	} else if (starts(s, "printf %b '")) {
-		int n = decode(s + 11, file + file_size, (int)sizeof(file) - file_size);
-		file_size += n;
-	} else if (starts(s, "printf \"\" >"))
+	} else if (starts(s, "printf '"))
+		file_size += decode(s + 8, file + file_size, (int)sizeof(file) - file_size, 1);
+	else if (starts(s, "printf \"\" >"))
 		file_size = 0;
 	else if (starts(s, "/bin/sh -c"))
 		run(command);
@@ -238,7 +241,7 @@ shell(void)
 	for (;;) {
 		read_line();
 		if (starts(line, "_c=$_c'"))
-			command_size += decode(line + 7, (u8 *)command + command_size, (int)sizeof(command) - command_size);
+			command_size += decode(line + 7, (u8 *)command + command_size, (int)sizeof(command) - command_size, 0);
 		else if (starts(line, "_c="))
 			command_size = command[0] = 0;
 		else

@@ -124,6 +124,14 @@ def test_the_hosts_printf_makes_the_same_bytes(data: bytes) -> None:
     assert subprocess.run(["sh"], input=script, capture_output=True, check=True).stdout == data
 
 
+@given(st.binary(max_size=3000))
+@settings(max_examples=20, deadline=None)
+def test_the_hosts_printf_writes_the_same_file(data: bytes) -> None:
+    lines = typed.keep(data, b"/dev/stdout")
+    assert all(len(line) < 255 and line.count(b"\n") == 1 for line in lines)
+    assert subprocess.run(["sh"], input=b"".join(lines), stdout=subprocess.PIPE, check=True).stdout == data
+
+
 @pytest.mark.parametrize("data", [b"", b"a", b"hello\n" * 999, bytes(range(256)) * 300])
 def test_cksum(data: bytes) -> None:
     done = subprocess.run(["cksum"], input=data, capture_output=True, check=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 import bhyveload
 from bhyveload.errors import GuestEnded
 from guest.build import build_probe, missing_tools
-from support.end_to_end import Finished, load, make_disk, needs_gcc, needs_qemu, program
+from support.end_to_end import PROGRAMS, Finished, load, make_disk, needs_gcc, needs_qemu, program
 
 pytestmark = [needs_qemu, needs_gcc]
 
@@ -82,6 +84,57 @@ def test_errors_are_125(tmp_path: Path, disk: Path) -> None:
         assert done.status == 125 and why.lower() in done.messages.lower(), (done.status, done.messages)
     done = program("bhyverun", "--login", "me", "nobody")
     assert (done.status, done.messages) == (4, "bhyverun: --login is for --exec\n")
+
+
+def work(disk: Path, keys: bytes, *words: str, status: int) -> Finished:
+    """A plain run with ``keys`` typed on its console."""
+    load("-d", disk, "-m", "64M", name="work")
+    words = ("--accel", "tcg", "--timeout", "30", *words)
+    return program("bhyverun", *words, "work", keys=keys, timeout=60, check=status)
+
+
+SHELL = b"root\rexec /bin/sh +i -s\n"
+
+
+def test_expected_and_unwanted_text(disk: Path) -> None:
+    done = work(disk, b"", "--expect", "^lo.in: $", "--fail-on", "never", status=0)
+    assert done.out.endswith(b"login: ") and not done.messages
+    done = work(disk, b"", "--fail-on", "trade.ark", status=3)
+    assert "shows what --fail-on names: trade.ark" in done.messages and "| FreeBSD is a" in done.messages
+    done = work(disk, SHELL + b"_c=poweroff\n_c=$_c'poweroff'\n/bin/sh -c\n", "--expect", "never", status=3)
+    assert done.messages == "bhyverun: work: the console never showed what --expect names\n"
+    done = program("bhyverun", "--expect", "(", "work", check=4)
+    assert "'(' is no regular expression" in done.messages
+
+
+def test_a_kernel_in_its_debugger_with_nobody_there(disk: Path) -> None:
+    done = work(disk, SHELL + b"_c=\n_c=$_c'panic'\n/bin/sh -c\n", status=3)
+    lines = done.messages.splitlines()
+    assert lines[0] == "bhyverun: work: the kernel panicked: a test of ours"
+    assert lines[-1].rstrip() == "bhyverun: | db>"
+
+
+def test_gdb_starts_the_guest(disk: Path) -> None:
+    """A line of gdb's protocol is enough: continue."""
+    load("-d", disk, "-m", "64M", name="work")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "--timeout", "60", "--gdb", str(port)]
+    command += ["--expect", "login:", "work"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        assert process.stderr is not None and process.stdout is not None
+        while b"waiting for gdb" not in (line := process.stderr.readline()):
+            assert line
+        with socket.create_connection(("127.0.0.1", port), 20) as gdb:
+            gdb.settimeout(20)
+            gdb.sendall(b"+$?#3f")
+            answer = b""
+            while b"#" not in answer:
+                answer += gdb.recv(100)
+            gdb.sendall(b"+$c#63")
+            assert process.wait(60) == 0
+        assert process.stdout.read().endswith(b"login: ")
 
 
 def test_the_library(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:

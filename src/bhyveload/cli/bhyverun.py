@@ -14,20 +14,24 @@ from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.errors import BhyveloadError, HandoffError, UsageError
 from bhyveload.handoff.disks import disk_from_path, disks_of, unpacked
-from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.handoff.outcome import EXIT_STATUS, HALTED, REBOOTED, SEEN, STUCK, TIMED_OUT, TRIPLE_FAULT, UNWANTED
 from bhyveload.running.accelerator import choose
 from bhyveload.running.background import go_into_background, write_pid_file
+from bhyveload.running.consoles import STDIO
+from bhyveload.running.eyes import Eyes
 from bhyveload.running.restart import Restarts, load_again
 from bhyveload.running.runner import Choices, run_guest
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from bhyveload.cli.bhyverun_options import Arguments
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import Options
+    from bhyveload.handoff.qemu.files import Files
 
 EXIT_ERROR = 4
 EXIT_EXEC_ERROR = 125
@@ -137,7 +141,22 @@ def _options(
         shares=[(os.path.abspath(path), tag, read_only) for path, tag, read_only in arguments.shares],
         user=arguments.user,
         confined=arguments.confined,
+        **(_debugged(program, arguments.gdb) if arguments.gdb else {}),
     )
+
+
+def _debugged(program: str, port: int) -> dict[str, Any]:
+    """gdb's socket on the loopback; the guest starts when gdb lets it."""
+
+    def socket(files: Files) -> list[str]:
+        try:
+            where = files.listener("127.0.0.1", port)
+        except OSError as error:
+            raise HandoffError(f"--gdb {port}: {error.strerror}") from None
+        warn(program, f"waiting for gdb: target remote 127.0.0.1:{port}")
+        return ["-chardev", f"socket,id=gdb,{where},server=on,wait=off", "-gdb", "chardev:gdb"]
+
+    return {"parts": [socket], "hold": "RESUME"}
 
 
 def _run(
@@ -152,6 +171,7 @@ def _run(
     words = [how] if how else []
     choices = Choices(arguments.console, arguments.log, arguments.escape, arguments.timeout, running)
     while True:
+        eyes = choices.eyes = Eyes(arguments.expect, arguments.fail_on, alone=arguments.console == STDIO)
         with VirtualMachine.open(arguments.name, require_loaded=True) as vm:
             state = vm.state or {}
 
@@ -167,13 +187,30 @@ def _run(
             ended = run_guest(vm, prepare, choices, lambda text: warn(program, text))
         result = ended.result
         _tell(program, arguments, result)
+        status = _tell_seen(program, arguments.name, eyes, result)
         if ended.interrupted:
             return EXIT_INTERRUPTED
         if not arguments.restart or ended.by_signal or result.outcome != REBOOTED:
-            return result.exit_status
+            return status
         restarts.another(arguments.name)
         load_again(arguments.name, state)
         choices.running = None
+
+
+def _tell_seen(program: str, name: str, eyes: Eyes, result: RunResult) -> int:
+    """What was noticed on the console; the exit status, which --expect has a word in."""
+    status = result.exit_status
+    if eyes.watch.trouble:
+        warn(program, f"{name}: {eyes.watch.trouble}")
+    if result.outcome == UNWANTED:
+        warn(program, f"{name}: the console shows what --fail-on names: {eyes.matched}")
+    elif eyes.expects and result.outcome not in (SEEN, TIMED_OUT):
+        warn(program, f"{name}: the console never showed what --expect names")
+        status = EXIT_STATUS[UNWANTED]
+    if result.outcome in (UNWANTED, STUCK):
+        for line in eyes.watch.last_lines:
+            warn(program, f"| {line}")
+    return status
 
 
 def _exec(program: str, arguments: Arguments, named: tuple[list[Disk] | None, list[Disk]]) -> int:

@@ -53,6 +53,10 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       --restart         when the guest reboots, load it again as it was loaded and run it
       --timeout SECONDS end the run after that time with exit status 124
 
+      --expect REGEX    the run ends, with 0, when a line of the console matches; with 3 when the guest ends before
+      --fail-on REGEX   the run ends with 3 when a line matches; both may be repeated
+      --gdb PORT        wait for gdb on PORT of the host's loopback (target remote :PORT) before the guest starts
+
       --exec COMMAND    boot, log in on the console, run COMMAND in the guest's sh: its output is ours, its exit status
                         too; repeat for more, up to the first that fails.  What the guest writes to its disks is
                         dropped, unless there is an --overlay.  With a disk's IMAGE for NAME: load that, keep no VM
@@ -68,7 +72,8 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       --vm NAME         NAME, for one that begins with '-'
   QEMU-ARGUMENT...      handed to QEMU as they are
 
-Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 124 out of time, 130 interrupted.
+Exit status: 0 rebooted, 1 powered off or stopped, 2 halted, 3 triple fault, 4 error, 124 out of time, 130 interrupted;
+3 also when the kernel stands in its debugger or at mountroot> and nobody can type.
 With --exec: the command's, 124 out of time, 125 an error of ours, 126 the guest ended or panicked.
 """
 )
@@ -76,7 +81,7 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox", "restart", "snapshot", "version")
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
-    *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get"),
+    *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get", "expect", "fail-on", "gdb"),
 )
 SHORT_OPTIONS = "c:d:e:m:"
 LONG_OPTIONS = {
@@ -113,6 +118,9 @@ class Arguments:
         self.dry_run = False
         self.stub = self.export = ""
         self.show = ""
+        self.expect: list[str] = []
+        self.fail_on: list[str] = []
+        self.gdb = 0
         self.commands: list[str] = []
         self.puts: list[tuple[str, str]] = []
         self.gets: list[tuple[str, str]] = []
@@ -182,6 +190,14 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             arguments.escape = _escape(value)
         case "timeout":
             arguments.timeout = timeout_of(value)
+        case "expect":
+            arguments.expect.append(value)
+        case "fail-on":
+            arguments.fail_on.append(value)
+        case "gdb":
+            arguments.gdb = number_of(value, 1, 65535) or 0
+            if not arguments.gdb:
+                raise UsageError(f"--gdb {value}: must be a port from 1 to 65535")
         case "exec":
             arguments.commands.append(value)
         case "put" | "get" | "e" | "m" | "login" | "password-file":
@@ -221,7 +237,7 @@ def _check_exec(arguments: Arguments) -> None:
         raise UsageError(f"{arguments.for_exec[0]} is for --exec")
     if not arguments.commands:
         return
-    for option in ("daemon", "restart", "dry_run", "stub", "export"):
+    for option in ("daemon", "restart", "dry_run", "stub", "export", "expect", "fail_on"):
         if getattr(arguments, option):
             raise UsageError(f"--exec and --{option.replace('_', '-')} exclude each other")
     if arguments.console == STDIO:

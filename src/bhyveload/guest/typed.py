@@ -9,17 +9,19 @@ from __future__ import annotations
 
 LINE = 200  # characters of data in a line: the terminal's line buffer holds 255 at least (MAX_CANON)
 _PLAIN = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 !"#$%&()*+,-./:;<=>?@[]^_`{|}~')
-_SPELT = [bytes([byte]) if byte in _PLAIN else b"\\0%03o" % byte for byte in range(256)]
+_ARGUMENT = [bytes([byte]) if byte in _PLAIN else b"\\0%03o" % byte for byte in range(256)]
+_FORMAT = [bytes([byte]) if byte in _PLAIN - set(b"%-") else b"\\%03o" % byte for byte in range(256)]
+_FORMAT[ord("%")] = b"%%"
 
 SHELL = b"exec /bin/sh +i -s\r"
 
 
-def pieces(data: bytes) -> list[bytes]:
+def pieces(data: bytes, spelling: list[bytes] = _ARGUMENT) -> list[bytes]:
     """``data`` as arguments of printf's %b, for single quotes, none longer than LINE."""
     found: list[bytes] = []
     line = bytearray()
     for byte in data:
-        spelt = _SPELT[byte]
+        spelt = spelling[byte]
         if len(line) + len(spelt) > LINE:
             found.append(bytes(line))
             line.clear()
@@ -74,8 +76,10 @@ def run(command: bytes, markers: Markers) -> bytes:
 
 
 def keep(data: bytes, target: bytes) -> list[bytes]:
-    """The lines that append ``data`` to the file ``target``, each short."""
-    return [b"printf %%b '%s' >>%s\n" % (piece, target) for piece in pieces(data)]
+    """The lines that append ``data`` to the file ``target``, each short.
+
+    They are printf's formats: an argument of %b ends at its first NUL (usr.bin/printf/printf.c:printf_doformat)."""
+    return [b"printf '%s' >>%s\n" % (piece, target) for piece in pieces(data, _FORMAT)]
 
 
 def quoted(name: bytes) -> bytes:

@@ -159,6 +159,11 @@ class Console:
         """Have ``call`` called with everything that the guest says; the guest waits while it runs."""
         self._hearers.append(call)
 
+    @property
+    def somebody_types(self) -> bool:
+        """Whether there is a listener that may type."""
+        return any(port.in_fd >= 0 for port in self._ports)
+
     def detach(self, port: Port) -> None:
         if port in self._ports:
             self._ports.remove(port)

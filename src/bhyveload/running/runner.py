@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.backend import RunResult, Session
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import Options
+    from bhyveload.running.eyes import Eyes
     from bhyveload.vm.store import VirtualMachine
 
 _CTRL = 0x1F
@@ -28,9 +29,9 @@ _CTRL = 0x1F
 class Choices:
     """How a run is attended.  ``console``: as consoles.py has it; ``log``: a file, or ""; ``escape``: the key in front
     of commands for the run, b"" for none; ``timeout`` in seconds; ``running`` is called once the guest runs; ``work``
-    is done in the guest before its end is waited for."""
+    is done in the guest before its end is waited for; ``eyes`` are on its console."""
 
-    __slots__ = ("console", "escape", "log", "running", "timeout", "work")
+    __slots__ = ("console", "escape", "eyes", "log", "running", "timeout", "work")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Choices:
         timeout: float | None = None,
         running: Callable[[], None] | None = None,
         work: Callable[[Session], None] | None = None,
+        eyes: Eyes | None = None,
     ) -> None:
         self.console = console
         self.log = log
@@ -47,6 +49,7 @@ class Choices:
         self.timeout = timeout
         self.running = running
         self.work = work
+        self.eyes = eyes
 
 
 class Ended:
@@ -87,6 +90,8 @@ def run_guest(
         if choices.log:
             open_log(choices.log, session, closing)
         closing.enter_context(ControlSocket(session, vm.path, facts_of(options.disks, place, options.cpus)))
+        if choices.eyes is not None:
+            choices.eyes.look_at(session)
         session.on_running(choices.running)
         session.on_running(tell_service_manager)
         signals.attach(session)

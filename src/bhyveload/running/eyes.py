@@ -1,0 +1,53 @@
+"""What a run makes of its console: it ends where the user's patterns say so, or where the kernel waits for nobody."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bhyveload.errors import UsageError
+from bhyveload.guest.watch import Watch
+from bhyveload.handoff.outcome import SEEN, STUCK, UNWANTED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.handoff.backend import Session
+
+
+class Eyes:
+    """``expect``, ``fail_on``: regular expressions for a line of the console (bytes, UTF-8); either ends the run.
+    ``alone``: a prompt of the kernel's ends it, too, when nobody can type."""
+
+    def __init__(self, expect: Sequence[str] = (), fail_on: Sequence[str] = (), alone: bool = False) -> None:
+        """Raises UsageError."""
+        self.watch = Watch([_compiled(text) for text in (*fail_on, *expect)])
+        self._fail = len(fail_on)
+        self._texts = (*fail_on, *expect)
+        self._alone = alone
+
+    def look_at(self, session: Session) -> None:
+        def hear(data: bytes) -> None:
+            self.watch.feed(data)
+            if self.watch.matched is not None:
+                session.stop(UNWANTED if self.watch.matched < self._fail else SEEN)
+            elif self.watch.asks and self._alone and not session.console.somebody_types:
+                session.stop(STUCK)
+
+        session.console.hear(hear)
+
+    @property
+    def expects(self) -> bool:
+        return len(self._texts) > self._fail
+
+    @property
+    def matched(self) -> str:
+        """The pattern that was seen, or ""."""
+        return "" if self.watch.matched is None else self._texts[self.watch.matched]
+
+
+def _compiled(text: str) -> re.Pattern[bytes]:
+    try:
+        return re.compile(text.encode("utf-8", "surrogateescape"))
+    except re.error as error:
+        raise UsageError(f"'{text}' is no regular expression: {error}") from None
