@@ -23,7 +23,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.errors import HostError, ImageError
+from bhyveload.confined.deadline import Deadline
+from bhyveload.errors import HostError, ImageError, LoaderCrashed
+from bhyveload.handoff.disks import Disk, unpacked
 from bhyveload.image import cache, xz
 from bhyveload.image.open import open_disk
 from bhyveload.image.raw import open_raw
@@ -561,6 +563,33 @@ def test_the_time_that_is_given_is_for_unpacking_too(tmp_path: Path, folder: Pat
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 70
     assert b"did not finish in 1 seconds (give it longer: --timeout)" in done.stderr
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("form", ["compressed", "vmdk"])
+@pytest.mark.parametrize("seconds", [0.5, None])
+def test_what_a_run_unpacks_has_its_time_as_well(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, seconds: float | None
+) -> None:
+    """Also without a word of the user's: then it is long, but not for ever."""
+
+    def never(*_: object) -> int:
+        while True:
+            pass
+
+    if seconds is None:
+        monkeypatch.setattr(cache, "UNPACK_SECONDS", 0.5)
+    if form == "compressed":
+        disk = Disk(os.fspath(endless(tmp_path / "disk")), compression="gz")
+    else:
+        raw, path = tmp_path / "raw", tmp_path / "disk.vmdk"
+        raw.write_bytes(SAMPLE)
+        convert(raw, path, "vmdk")
+        monkeypatch.setattr(cache, "flatten", never)
+        disk = Disk(os.fspath(path), format="vmdk")
+    with pytest.raises(LoaderCrashed, match=r"unpacking process did not finish in 0\.5 seconds") as caught:
+        unpacked(disk, None, Deadline(seconds))
+    assert "--timeout" in caught.value.hint
     assert os.listdir(folder) == []
 
 

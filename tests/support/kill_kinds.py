@@ -113,7 +113,9 @@ class Kills:
 
     def _outcome(self, kind: str, status: int) -> str:
         for vm in self._store.iterdir():
-            assert {entry.name for entry in vm.iterdir()} <= NAMES | {"memory.run", "qemu.log"}, list(vm.iterdir())
+            assert {entry.name for entry in vm.iterdir()} <= NAMES | {"memory.run", "qemu.log", "control"}, list(
+                vm.iterdir()
+            )
         strays = {path.name for path in self._folder.iterdir()} - _OURS
         if kind == "cp":
             copy = (self._folder / "copy").read_bytes()

@@ -285,7 +285,7 @@ def _options(program: str, request: Request, guest: Guest, vm: VirtualMachine, a
     from bhyveload.handoff.qemu.guest.machine import backings_of, guest_options
 
     paths = [backing.path for backing in backings_of(guest)]
-    loaded = _loaded_in_other_formats(program, vm, paths)
+    loaded = _loaded_in_other_formats(program, request, vm, paths)
     user = _owner_of_shares(guest) if request.user is None else request.user
     return guest_options(guest, accel, loaded, user=user, confined=request.confined)
 
@@ -305,15 +305,19 @@ def _owner_of_shares(guest: Guest) -> str | None:
     return owners.pop() if os.geteuid() == 0 and len(owners) == 1 and "root" not in owners else None
 
 
-def _loaded_in_other_formats(program: str, vm: VirtualMachine, paths: Sequence[str]) -> list[tuple[str, Disk]]:
+def _loaded_in_other_formats(
+    program: str, request: Request, vm: VirtualMachine, paths: Sequence[str]
+) -> list[tuple[str, Disk]]:
     """Those of the guest's disks that bhyveload was given as something else than raw files, ready for QEMU."""
+    from bhyveload.confined.deadline import deadline_of
     from bhyveload.handoff.disks import disks_of, unpacked
 
     found = []
+    deadline = deadline_of(request.timeout)
     given = disks_of(vm.state or {})
     for disk in given:
         if (disk.format != "raw" or disk.compression) and any(_same(disk.path, path) for path in paths):
-            ready = unpacked(disk, UnpackProgress(program))
+            ready = unpacked(disk, UnpackProgress(program), deadline)
             if ready.snapshot:
                 warn(program, f"{disk.path}: what the guest writes is dropped at the end of the run")
             found.append((disk.path, ready))

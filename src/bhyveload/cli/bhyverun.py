@@ -12,6 +12,7 @@ from bhyveload.cli.bhyverun_options import HELP, parse
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
+from bhyveload.confined.deadline import deadline_of
 from bhyveload.errors import BhyveloadError, HandoffError, UsageError
 from bhyveload.handoff.disks import disk_from_path, disks_of, unpacked
 from bhyveload.handoff.outcome import EXIT_STATUS, HALTED, REBOOTED, SEEN, STUCK, TIMED_OUT, TRIPLE_FAULT, UNWANTED
@@ -123,11 +124,13 @@ def _options(
     from bhyveload.handoff.qemu.session import run_options
 
     instead, beside = named
+    deadline = deadline_of(arguments.timeout)  # the guest has its own, once it runs
     disks = [*(disks_of(vm.state or {}) if instead is None else instead), *beside]
     if len(arguments.overlays) > len(disks):
         raise UsageError(f"{len(arguments.overlays)} overlays for {len(disks)} disks")
     for number, path in enumerate(arguments.overlays):
-        disks[number] = put_on_top(unpacked(disks[number].changed(overlay=path), UnpackProgress(program)))
+        below = unpacked(disks[number].changed(overlay=path), UnpackProgress(program), deadline)
+        disks[number] = put_on_top(below)
     if arguments.snapshot:
         disks = [disk if disk.read_only else disk.changed(snapshot=True) for disk in disks]
     return run_options(
@@ -138,6 +141,7 @@ def _options(
         net=arguments.net,
         extra=arguments.extra,
         progress=UnpackProgress(program),
+        deadline=deadline,
         shares=[(os.path.abspath(path), tag, read_only) for path, tag, read_only in arguments.shares],
         user=arguments.user,
         confined=arguments.confined,

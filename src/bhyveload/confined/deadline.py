@@ -29,4 +29,5 @@ def deadline_of(timeout: float | Deadline | None) -> Deadline:
 
 
 FOREVER = Deadline()
+UNPACK_SECONDS = 4 * 3600.0  # for 64 GiB, the most that the cache takes, at 5 MB/s
 SURVEY_SECONDS = 60.0  # for looking at what is there, unless the user says otherwise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from bhyveload.confined.deadline import FOREVER
 from bhyveload.errors import HandoffError
 
 TYPE_CHECKING = False
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.image.progress import Progress
 
 _MAX_CHAIN = 64
@@ -139,20 +141,20 @@ def _path(entry: object) -> str:
     return path
 
 
-def unpacked(disk: Disk, progress: Progress | None = None) -> Disk:
+def unpacked(disk: Disk, progress: Progress | None = None, deadline: Deadline = FOREVER) -> Disk:
     """``disk`` as a hypervisor can have it: compressed and VMDK images as raw ones in the cache (image/cache.py).
 
     What the guest writes to those is kept nowhere, or in ``disk.overlay``.
-    Raises InputError, ImageError, HostError as image.cache.unpacked().
+    Raises InputError, ImageError, HostError, LoaderCrashed (``deadline``) as image.cache.unpacked().
     """
     from bhyveload.image.raw import open_raw
 
     if disk.compression:
-        disk = _decompressed(disk, progress)
+        disk = _decompressed(disk, progress, deadline)
     if disk.format == "vmdk":
-        disk = disk.changed(path=_flat(disk.path, progress), format="raw", snapshot=not disk.overlay)
+        disk = disk.changed(path=_flat(disk.path, progress, deadline), format="raw", snapshot=not disk.overlay)
     if disk.backing and disk.backing[-1][1] == "vmdk":  # nothing lies below one
-        disk = disk.changed(backing=(*disk.backing[:-1], (_flat(disk.backing[-1][0], progress), "raw")))
+        disk = disk.changed(backing=(*disk.backing[:-1], (_flat(disk.backing[-1][0], progress, deadline), "raw")))
     if disk.format == "raw" and (disk.snapshot or disk.overlay):
         file = open_raw(disk.path, read_only=True)
         disk = disk.changed(size=file.size)
@@ -160,7 +162,7 @@ def unpacked(disk: Disk, progress: Progress | None = None) -> Disk:
     return disk
 
 
-def _decompressed(disk: Disk, progress: Progress | None) -> Disk:
+def _decompressed(disk: Disk, progress: Progress | None, deadline: Deadline) -> Disk:
     from bhyveload.image.cache import unpacked as unpacked_path
     from bhyveload.image.magic import COMPRESSIONS
     from bhyveload.image.raw import open_raw
@@ -170,23 +172,23 @@ def _decompressed(disk: Disk, progress: Progress | None) -> Disk:
         raise HandoffError(f"{disk.path}: the compression '{disk.compression}' is unknown", "load the VM again")
     source = open_raw(disk.path, read_only=True)
     try:
-        path = unpacked_path(source, disk.compression, progress, Sandbox())
+        path = unpacked_path(source, disk.compression, progress, Sandbox(), deadline)
     finally:
         source.close()
     return disk.changed(path=path, compression="", snapshot=not disk.overlay)
 
 
-def _flat(path: str, progress: Progress | None) -> str:
+def _flat(path: str, progress: Progress | None, deadline: Deadline) -> str:
     """QEMU's VMDK driver follows names in a guest's image: so our own reader makes one raw image of it."""
     from bhyveload.image.cache import flattened
     from bhyveload.image.disk import ImageDisk
     from bhyveload.image.open import open_disk
     from bhyveload.sandbox import Sandbox
 
-    opened = open_disk(path, read_only=True, format="vmdk", progress=progress)
+    opened = open_disk(path, read_only=True, format="vmdk", progress=progress, deadline=deadline)
     try:
         if not isinstance(opened, ImageDisk):
             raise HandoffError(f"{path}: is no VMDK image any more", "load the VM again")
-        return flattened(opened, progress, Sandbox())
+        return flattened(opened, progress, Sandbox(), deadline)
     finally:
         opened.close()

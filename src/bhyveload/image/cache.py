@@ -18,7 +18,7 @@ import stat
 
 from bhyveload.confined.child import Child
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import FOREVER
+from bhyveload.confined.deadline import FOREVER, UNPACK_SECONDS
 from bhyveload.confined.reports import BLOCKS, UNPACKED
 from bhyveload.confined.run import fitting, run
 from bhyveload.errors import HostError, ReportError
@@ -70,7 +70,8 @@ def unpacked(
     sandbox: Sandbox | None = None,
     deadline: Deadline = FOREVER,
 ) -> str:
-    """The path of the decompressed ``source``, unpacked now if it is not there yet.
+    """The path of the decompressed ``source``, unpacked now if it is not there yet, within ``deadline`` or, where
+    that is for ever, UNPACK_SECONDS.
 
     Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.
     """
@@ -86,7 +87,8 @@ def unpacked(
             tell = progress or Silent()
 
             def fill(limit: int, room: int) -> int:
-                return _decompress(source, compression, (part, folder, limit, room), tell, sandbox, deadline)
+                end = deadline.or_else(UNPACK_SECONDS)
+                return _decompress(source, compression, (part, folder, limit, room), tell, sandbox, end)
 
             _fill(part, path, source.name, fill, tell)
         else:
@@ -97,8 +99,13 @@ def unpacked(
     return path
 
 
-def flattened(disk: OfFiles, progress: Progress | None = None, sandbox: Sandbox | None = None) -> str:
-    """The path of a raw image with the content of ``disk``, made now if it is not there yet.
+def flattened(
+    disk: OfFiles,
+    progress: Progress | None = None,
+    sandbox: Sandbox | None = None,
+    deadline: Deadline = FOREVER,
+) -> str:
+    """The path of a raw image with the content of ``disk``, made now if it is not there yet, in time as unpacked().
 
     Raises ImageError (damaged), HostError (no cache directory, no room), LoaderCrashed.
     """
@@ -117,7 +124,7 @@ def flattened(disk: OfFiles, progress: Progress | None = None, sandbox: Sandbox 
                     return {"size": flatten(disk, (disk.name, folder), part, limit, room, tell.step)}
 
                 subject = Subject(UNPACKER, sandbox, disks=[disk], others=[part])
-                if run(work, subject, FOREVER, UNPACKED)["size"] != disk.size:
+                if run(work, subject, deadline.or_else(UNPACK_SECONDS), UNPACKED)["size"] != disk.size:
                     raise ReportError(f"{disk.name}: written out to a size that makes no sense")
                 return disk.size
 

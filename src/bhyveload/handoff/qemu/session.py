@@ -22,6 +22,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from bhyveload.confined.deadline import FOREVER
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.backend import RunResult
 from bhyveload.handoff.console import Console
@@ -39,6 +40,7 @@ from bhyveload.handoff.qemu.qmp import Qmp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from bhyveload.confined.deadline import Deadline
     from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
@@ -104,17 +106,19 @@ def run_options(
     net: Network | None = None,
     extra: Sequence[str] = (),
     progress: Progress | None = None,
+    deadline: Deadline = FOREVER,
     **more: Any,
 ) -> Options:
     """The options of ``run``, with what they leave open decided and the disks as QEMU can have them.
 
-    ``more``: further members of Options.  Raises HandoffError, VmNotLoaded, and as disks.unpacked().
+    ``deadline`` for unpacking disks; ``more``: further members of Options.
+    Raises HandoffError, VmNotLoaded, and as disks.unpacked().
     """
     _, state = loaded(vm)
     if accel == "auto":
         accel = choose_accelerator()
     given = disks_of(state) if disks is None else disks
-    ready = [disk if disk.overlay else unpacked(disk, progress) for disk in given]
+    ready = [disk if disk.overlay else unpacked(disk, progress, deadline) for disk in given]
     refuse_twice(ready)
     return Options(ready, accel, cpus, net, extra, **more)
 
