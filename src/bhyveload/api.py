@@ -51,6 +51,7 @@ from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
 from bhyveload.need import DISKS, load_all
+from bhyveload.need import load as load_module
 from bhyveload.report import LoadReport
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.registers import Registers
@@ -390,6 +391,8 @@ def _run_until_loaded(
         if not options.batch or not vm.starts_over or any(disk.describe().get("compression") for disk in disks):
             # a prompt and vmm(4)'s memory must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
+        elif userboot is None and disks:
+            _expect(interpreter)
         work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, current)
         subject = Subject(
             "the loader",
@@ -413,6 +416,12 @@ def _run_until_loaded(
             raise LoaderError("the loader ended without starting a guest", exit_status=result["code"] & 0xFF or 1)
         # else the loader starts over, as bhyveload.c does since 2024; before, its exit status was 2
     raise LoaderError(f"the guest restarted its loader {_MAX_RESTARTS} times", "look at its scripts")
+
+
+def _expect(interpreter: str) -> None:
+    """Have what nearly every guest's disk asks for: a child that lacked it would be thrown away, 4 ms each time."""
+    load_module("bhyveload.fs.ufs")
+    load_module(INTERPRETERS[interpreter].module)
 
 
 def _variable(text: str | bytes) -> bytes:

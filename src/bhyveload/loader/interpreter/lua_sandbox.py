@@ -8,7 +8,7 @@ converts it (lupa dead-locks when Lua's memory ends during a conversion).
 
 from __future__ import annotations
 
-from lupa import lua54
+from bhyveload.loader.interpreter.lua_module import lua54
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
