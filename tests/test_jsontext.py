@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.jsontext import dumps, restored
+from bhyveload.jsontext import compact, dumps, restored
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 _VALUES = st.recursive(
@@ -25,6 +25,12 @@ def test_same_text_as_json(value: Any, indent: int | None) -> None:
     assert text == expected
     assert text.isascii() and not any((char < " " and char != "\n") or char == "\x7f" for char in text)
     assert json.loads(text) == value
+
+
+@settings(max_examples=300, deadline=None)
+@given(_VALUES)
+def test_compact_is_dumps(value: Any) -> None:
+    assert compact(value) == dumps(value)
 
 
 def test_tuples_are_lists() -> None:

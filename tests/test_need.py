@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import bhyveload
 from bhyveload import need
+from support import stock_disk
 
 SOURCE = Path(bhyveload.__file__).parent
 ROOMS = ("fs", "loader", "partition")  # what runs in the confined child
@@ -75,3 +77,27 @@ def test_a_child_cannot_make_its_parent_import_anything_else() -> None:
     for name in ("os", "bhyveload.cli.bhyveload", "", "bhyveload.loader.interpreter.lua;os"):
         with pytest.raises(KeyError):
             need.load(name)
+
+
+def test_a_usual_guest_needs_one_child(tmp_path: Path) -> None:
+    """UFS and Lua scripts: a child that lacked them would have been thrown away."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _COUNT_CHILDREN, str(stock_disk.make_disk(tmp_path)), str(tmp_path / "vmm")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1"]
+
+
+_COUNT_CHILDREN = """
+import os, sys
+os.environ["BHYVE_VMM_DIR"] = sys.argv[2]
+from bhyveload.api import Options, VirtualMachine, load, open_disk
+from bhyveload.confined import run
+children, Child = [], run.Child
+run.Child = lambda *words: children.append(words) or Child(*words)
+with VirtualMachine.create("vm", 64 << 20) as vm:
+    load(vm, [open_disk(sys.argv[1])], options=Options(batch=True))
+print(len(children))
+"""

@@ -1,10 +1,16 @@
-"""JSON text out.  The json module costs 15 ms at start; writing needs none of it.
+"""JSON text out.  The json module costs 15 ms at start; writing needs none of it but its C half.
 
 The text is pure ASCII with every control character escaped: guest-controlled names may be in it and terminals show it.
 A byte NN of a name that is no UTF-8 is the character U+10FFNN in all our documents.
 """
 
 from __future__ import annotations
+
+from _json import encode_basestring_ascii, make_encoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), 0x7F)}
 _ESCAPES.update({ord('"'): '\\"', ord("\\"): "\\\\", 8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"})
@@ -20,6 +26,21 @@ def dumps(value: object, indent: int | None = None) -> str:
     and too deep nesting: mistakes of the caller, no guest can cause them.
     """
     return _text(value, "" if indent is None else "\n", " " * (indent or 0), 0)
+
+
+def compact(value: object) -> str:
+    """``dumps`` on one line, of a value that is known to be of JSON's types (it has passed a shape): by the C half
+    of Python's json, four times as fast."""
+    text = "".join(_encode(value, 0))
+    # what is escaped otherwise there
+    return dumps(value) if "\x7f" in text or "\\ud" in text else text
+
+
+def _other(value: object) -> NoReturn:
+    raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+_encode = make_encoder(None, _other, encode_basestring_ascii, None, ": ", ", ", False, False, False)
 
 
 def _text(value: object, newline: str, step: str, depth: int) -> str:

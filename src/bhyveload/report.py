@@ -59,7 +59,14 @@ class BootPartition(Value):
         self._fill(disk, scheme, start, size)
 
 
-class LoadReport(Value):
+class _Given:
+    """Where a value keeps what its fields are made of."""
+
+    __slots__ = ("_given",)
+    _given: Mapping[str, Any]
+
+
+class LoadReport(_Given, Value):
     """What was loaded, from where, with which variables and registers (docs/report-json.md).
 
     Frozen, equal by its fields, copied and pickled as other values are; ``as_dict`` is what --json prints.  Texts that
@@ -117,12 +124,27 @@ class LoadReport(Value):
     memory: Mapping[str, int]
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        """Of the fields in JSON's types, as ``as_dict`` gives them."""
-        values = {name: frozen(fields[name]) for name in self.__slots__}
-        values["files"] = tuple(LoadedFile(**file) for file in values["files"])
-        values["kernel"] = None if values["kernel"] is None else LoadedFile(**values["kernel"])
-        values["partition"] = None if values["partition"] is None else BootPartition(**values["partition"])
-        self._fill(*values.values())
+        """Of the fields in JSON's types, as ``as_dict`` gives them; whoever made them does not change them any more.
+
+        Raises KeyError: one is missing.
+        """
+        object.__setattr__(self, "_given", {name: fields[name] for name in self.__slots__})
+
+    if not TYPE_CHECKING:  # a mistyped name is an error to mypy
+
+        def __getattr__(self, name: str) -> Any:
+            """A field that nobody has asked for yet: the thousands of values of a kernel's modules cost 4 ms."""
+            if name not in LoadReport.__slots__:
+                raise AttributeError(name)
+            value = frozen(self._given[name])
+            if name == "files":
+                value = tuple(LoadedFile(**file) for file in value)
+            elif name == "kernel" and value is not None:
+                value = LoadedFile(**value)
+            elif name == "partition" and value is not None:
+                value = BootPartition(**value)
+            object.__setattr__(self, name, value)
+            return value
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.as_dict(),)

@@ -28,7 +28,7 @@ from bhyveload.errors import (
     VmStateError,
     VmStorageError,
 )
-from bhyveload.jsontext import dumps
+from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
 from bhyveload.vm.memory import GuestMemory, split_memory
 
@@ -250,7 +250,7 @@ class VirtualMachine:
         size = os.fstat(memory.fd).st_size
         if size != memory.low + memory.high:
             raise VmStateError(f"{self.path}/memory: {size} bytes were loaded, not {memory.low + memory.high}")
-        text = dumps(state).encode() + b"\n"
+        text = compact(state).encode() + b"\n"
         if len(text) > _MAX_STATE:
             raise VmStateError(f"{self.path}: the load's report makes a state.json of {len(text)} bytes")
         try:

@@ -11,10 +11,6 @@ import sys
 from _frozen_importlib import module_from_spec
 from _frozen_importlib_external import PathFinder  # importlib.machinery without its warnings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import ModuleType
-
 
 def _wait(name: str) -> None:
     """Put the package ``name`` where imports look for it; its code runs when an attribute of it is asked for."""
@@ -33,11 +29,6 @@ def _wait(name: str) -> None:
     sys.modules[name] = package
 
 
-def _lua54() -> ModuleType:
-    _wait("lupa")
-    import lupa.lua54
-
-    return sys.modules["lupa.lua54"]
-
-
-lua54 = _lua54()
+_wait("lupa")
+__import__("lupa.lua54")
+lua54 = sys.modules["lupa.lua54"]
