@@ -502,24 +502,74 @@ def fake(libc: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     libc.forget()
 
 
-def test_capsicum_gives_the_rights_of_bhyveload(fake: ctypes.CDLL) -> None:
-    """CAP_FSTATAT, CAP_LOOKUP, CAP_PREAD; CAP_MMAP_RX in addition for /boot (sys/sys/capsicum.h)."""
-    capsicum.confine(7, 9, fake)
+def test_capsicum_limits_each_descriptor(fake: ctypes.CDLL) -> None:
+    """The -h directory has bhyveload(8)'s rights; the others read or write as they were opened (sys/sys/capsicum.h)."""
+    reading, writing = os.pipe()
+    both = os.memfd_create("disk")
+    closed = os.dup(both)
+    os.close(closed)
+    try:
+        capsicum.confine([both, reading, writing, closed, 77], 77, fake)
+    finally:
+        for fd in (reading, writing, both):
+            os.close(fd)
+    ioctls = "3 0x4004667f 0x40046480 0x40086481"
     assert fake.trace().decode().splitlines() == [
-        "cap_rights_limit 7 0x8040d 0",
-        "cap_rights_limit 9 0x8043d 0",
+        "catopen libc 1",
+        f"cap_rights_limit {reading} 0x8001d 0xa0",
+        f"cap_ioctls_limit {reading} {ioctls}",
+        f"cap_rights_limit {writing} 0x8001e 0xa0",
+        f"cap_ioctls_limit {writing} {ioctls}",
+        f"cap_rights_limit {both} 0x8001f 0xa0",
+        f"cap_ioctls_limit {both} {ioctls}",
+        "cap_rights_limit 77 0x8040d 0",
         "cap_enter",
     ]
 
 
-def test_capsicum_without_folders(fake: ctypes.CDLL) -> None:
+def test_capsicum_numbers() -> None:
+    """FreeBSD's ioccom.h: _IOR(group, number, type)."""
+
+    def ior(group: str, number: int, size: int) -> int:
+        return 0x40000000 | size << 16 | ord(group) << 8 | number
+
+    assert (ior("f", 127, 4), ior("d", 128, 4), ior("d", 129, 8)) == capsicum.IOCTLS
+
+
+def test_capsicum_without_descriptors(fake: ctypes.CDLL) -> None:
     capsicum.confine(libc=fake)
-    assert fake.trace() == b"cap_enter\n"
+    assert fake.trace() == b"catopen libc 1\ncap_enter\n"
 
 
-@pytest.mark.parametrize("function", ["cap_rights_limit", "cap_enter"])
+@pytest.mark.parametrize("function", ["cap_rights_limit", "cap_ioctls_limit", "cap_enter"])
 def test_capsicum_errors(fake: ctypes.CDLL, function: str) -> None:
     fake.fail_on(function.encode(), errno.ENOSYS)
     with pytest.raises(OSError) as caught:
-        capsicum.confine(7, libc=fake)
+        capsicum.confine([1], libc=fake)
     assert caught.value.errno == errno.ENOSYS
+
+
+def test_capsicum_may_not_be_there(fake: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bhyveload(8) goes on without (caph_enter); so do we, and say it."""
+    assert capsicum.is_there(fake)
+    fake.fail_on(b"cap_getmode", errno.ENOSYS)
+    assert not capsicum.is_there(fake)
+    assert not capsicum.is_there(), "the C library here has no such function"
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    assert Sandbox().missing == ("this kernel has no Capsicum (options CAPABILITY_MODE): the loader is not confined",)
+    with pytest.raises(SandboxError, match=r"^--require-sandbox: this kernel has no Capsicum"):
+        Sandbox(required=True)
+
+
+def test_root_stays_root_on_freebsd_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert Sandbox().identity is None
+    assert Sandbox(user="nobody").identity == Sandbox(user="65534").identity != None  # noqa: E711
+    assert "user" in [name for name, _ in Sandbox(user="nobody")._steps(set(), -1, (), False)]
+    assert "user" not in [name for name, _ in Sandbox()._steps(set(), -1, (), False)]
+
+
+def test_the_child_ends_with_its_parent_on_freebsd(fake: ctypes.CDLL) -> None:
+    capsicum.end_with_parent(9, fake)
+    assert fake.trace() == b"procctl 0 0 11 9\n"

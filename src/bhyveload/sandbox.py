@@ -72,6 +72,7 @@ class Sandbox:
     """
 
     __slots__ = (
+        "_capsicum",
         "_core",
         "_empty_root",
         "_growth",
@@ -95,6 +96,7 @@ class Sandbox:
         self._core = core
         self._growth = growth
         self._machine = os.uname().machine
+        self._capsicum = False
         self._landlock = 0
         self._seccomp = False
         self._empty_root = True
@@ -103,7 +105,9 @@ class Sandbox:
         self.missing: tuple[str, ...] = ()
         if sys.platform == "linux":
             self._ask_linux(folder)
-        elif not sys.platform.startswith("freebsd"):
+        elif sys.platform.startswith("freebsd"):
+            self._ask_freebsd()
+        else:
             self.missing = (f"{sys.platform} has neither Landlock nor Capsicum: the loader is not confined",)
         self._insist(self.missing)
 
@@ -151,6 +155,15 @@ class Sandbox:
             self._identity = None
         self.missing = tuple(missing)
 
+    def _ask_freebsd(self) -> None:
+        from bhyveload.capsicum import is_there
+
+        self._capsicum = is_there()
+        if not self._capsicum:
+            self.missing = ("this kernel has no Capsicum (options CAPABILITY_MODE): the loader is not confined",)
+        if self._identity is not None and self._identity[2]:
+            self._identity = None  # root stays root in capability mode, as with bhyveload(8), unless --user says whom
+
     def enter(
         self,
         descriptors: Iterable[int],
@@ -184,9 +197,7 @@ class Sandbox:
         parent = os.getppid()
         yield "descriptors", lambda: _close_others(keep)
         if sys.platform.startswith("freebsd"):
-            from bhyveload.capsicum import confine
-
-            yield "Capsicum", lambda: confine(folder)
+            yield from self._freebsd_steps(keep, folder)
             return
         yield "limits", lambda: _limit(keep, self._core, self._growth)
         if sys.platform != "linux":
@@ -207,6 +218,15 @@ class Sandbox:
         if seccomp:
             yield "seccomp", lambda: self._filter(folder >= 0, disks, walk)
 
+    def _freebsd_steps(self, keep: set[int], folder: int) -> Iterable[tuple[str, Callable[[], None]]]:
+        from bhyveload.capsicum import confine
+
+        yield "limits", lambda: _limit(keep, self._core, self._growth)
+        if (identity := self.identity) is not None:
+            yield "user", lambda: _set_user(*identity)
+        if self._capsicum:
+            yield "Capsicum", lambda: confine({0, 1, 2} | keep, folder)
+
     def _leave_files(self, folder: int, user_namespace: bool) -> None:
         """An empty root directory, where it is to be had (empty_root.py): root's own, or one in a user namespace."""
         if self._empty_root and empty_root.enter(self._machine, folder, user_namespace):
@@ -219,9 +239,7 @@ class Sandbox:
             uid, gid, _ = self._identity
             if readable:
                 self._prctl(PR_SET_KEEPCAPS, 1)
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
+            _set_user(uid, gid)
         if not self._set_capabilities(1 << CAP_DAC_READ_SEARCH if readable else 0):
             self._set_capabilities(0)  # a container's root without that capability: the folder is read as the user
 
@@ -256,8 +274,14 @@ def die_with_parent(parent: int) -> None:
     number = SYS_PRCTL.get(os.uname().machine) if sys.platform == "linux" else None
     if number is not None:
         call(number, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)  # it ended before that
+    elif sys.platform.startswith("freebsd"):
+        from bhyveload.capsicum import end_with_parent
+
+        end_with_parent(SIGKILL)
+    else:
+        return
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before that
 
 
 def _identity(user: str | None) -> tuple[int, int, bool] | None:
@@ -278,6 +302,12 @@ def _identity(user: str | None) -> tuple[int, int, bool] | None:
     if entry[0] == 0:
         raise UsageError(f"--user {user}: a guest's scripts do not run as root", "name a user without rights")
     return (*entry, False)
+
+
+def _set_user(uid: int, gid: int) -> None:
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def _look_up(user: str) -> tuple[int, int] | None:
@@ -343,7 +373,7 @@ def _limit(keep: set[int], core: bool, growth: int) -> None:
             pages = int(file.read(64).split()[0])
         limits.append((resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY))
     except OSError:
-        limits.append((resource.RLIMIT_DATA, MEMORY))
+        limits.append((resource.RLIMIT_DATA, MEMORY))  # no /proc: only what brk(2) takes on FreeBSD
     for number, value in limits:
         _lower(number, value)
 

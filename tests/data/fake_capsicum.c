@@ -1,7 +1,13 @@
 /*
- * A stand-in for the three calls of FreeBSD's libc: cap_enter(2), cap_rights_limit(2), cap_getmode(2).  What was asked
- * for is kept; fail_on() makes one fail.
+ * A stand-in for calls of FreeBSD's libc: cap_enter(2), cap_rights_limit(2), cap_ioctls_limit(2), cap_getmode(2),
+ * catopen(3), procctl(2).  What was asked for is kept; fail_on() makes one fail.
+ *
+ * For whole programs (LD_PRELOAD): it is appended to the file CAPSICUM_STANDIN.
  */
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,22 +30,59 @@ static int result(const char *function)
 	return -1;
 }
 
+static int note(const char *function, const char *format, ...)
+{
+	size_t start = strlen(text), used = start;
+	const char *path = getenv("CAPSICUM_STANDIN");
+	va_list list;
+	int fd;
+
+	used += snprintf(text + used, sizeof(text) - used, "%s", function);
+	va_start(list, format);
+	used += vsnprintf(text + used, sizeof(text) - used, format, list);
+	va_end(list);
+	snprintf(text + used, sizeof(text) - used, "\n");
+	if (path != NULL) {
+		fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+		if (fd >= 0 && write(fd, text + start, strlen(text + start)) < 0)
+			abort();
+		close(fd);
+		text[0] = 0;
+	}
+	return result(function);
+}
+
 int cap_rights_limit(int fd, const cap_rights_t *rights)
 {
-	size_t used = strlen(text);
-
 	/* CAPVER 0, index bits as cap_rights_is_valid(3) wants them */
 	if (rights->cr_rights[0] >> 57 != 1 || rights->cr_rights[1] >> 57 != 2) {
 		errno = EINVAL;
 		return -1;
 	}
-	snprintf(text + used, sizeof(text) - used, "cap_rights_limit %d %#lx %#lx\n", fd,
-	    (unsigned long)rights->cr_rights[0] & ((1UL << 57) - 1), (unsigned long)rights->cr_rights[1] & ((1UL << 57) - 1));
-	return result("cap_rights_limit");
+	return note("cap_rights_limit", " %d %#lx %#lx", fd, (unsigned long)rights->cr_rights[0] & ((1UL << 57) - 1),
+	    (unsigned long)rights->cr_rights[1] & ((1UL << 57) - 1));
 }
 
-int cap_enter(void)
+int cap_ioctls_limit(int fd, const unsigned long *commands, size_t count)
 {
-	strcat(text, "cap_enter\n");
-	return result("cap_enter");
+	return note("cap_ioctls_limit", " %d %zu %#lx %#lx %#lx", fd, count, commands[0], commands[1], commands[2]);
+}
+
+int cap_enter(void) { return note("cap_enter", ""); }
+
+int cap_getmode(unsigned int *mode)
+{
+	*mode = 0;
+	return result("cap_getmode");
+}
+
+void *catopen(const char *name, int flag)
+{
+	note("catopen", " %s %d", name, flag);
+	return (void *)-1;
+}
+
+int procctl(int type, int64_t id, int command, void *data)
+{
+	return note("procctl", " %d %ld %d %d", type, (long)id, command, *(int *)data);
 }

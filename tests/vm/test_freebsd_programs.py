@@ -287,3 +287,18 @@ def test_kinds_that_are_none(kind: str) -> None:
 def test_no_such_library(tmp_path: Path) -> None:
     done = bhyveload(f"--vmm=libvmmapi:{tmp_path / 'none.so'}", "vm", check=71)
     assert "none.so" in done.messages and "--vmm=store" in done.messages
+
+
+@pytest.mark.parametrize("version", ["13.2", "current"])
+def test_forth_guests(version: str, vmm: StandIn, tmp_path: Path) -> None:
+    """Memory and registers of a guest whose scripts are Forth; the record's console is of a loader started directly."""
+    record = Record(version, "forth-rc")
+    (tmp_path / "disk.img").write_bytes(decompress(record.folder / "disk.img.zst"))
+    size = f"{record.memory_size >> 20}M"
+    words = (vmm.option, "--compat", version, "-m", size, "-d", tmp_path / "disk.img", "vm")
+    bhyveload(*words, keys=record.keys, check=0)
+    recorded = record.memory()
+    assert differences(vmm.memory("vm", len(recorded)), recorded, record.ignored) == []
+    entry = int(next(line for line in record.calls if line.startswith("exec ")).split("rip=")[1].split()[0], 0)
+    assert vmm.processor("vm") == wide(entry)
+    assert register_calls(vmm) == WIDE_CALLS

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
-# What ends a program that does not ask for it: SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM; Python has SIGINT.
-_TERMINATING = (1, 3, 10, 12, 14, 15)
-_SIGNALS = (*_TERMINATING, 2)
+# What ends a program that does not ask for it; Python has SIGINT.  Their numbers are each system's own.
+_TERMINATING = (
+    _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM, _signal.SIGTERM
+)  # fmt: skip
+_SIGNALS = (*_TERMINATING, _signal.SIGINT)
 
 
 class Terminated(BaseException):

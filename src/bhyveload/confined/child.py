@@ -32,21 +32,22 @@ if TYPE_CHECKING:
 
 _PATIENCE = 2.0  # seconds between the end of a report and that of its child
 _LONGEST_WAIT = 86400.0  # seconds; poll(2) takes milliseconds as an int
+# By name: FreeBSD's numbers differ
 _SIGNALS = {
-    4: "SIGILL",
-    6: "SIGABRT",
-    7: "SIGBUS",
-    8: "SIGFPE",
-    9: "SIGKILL",
-    11: "SIGSEGV",
-    14: "SIGALRM",
-    24: "SIGXCPU",
-    31: "SIGSYS",
-}
+    getattr(_signal, name): name
+    for name in (
+        "SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGALRM", "SIGXCPU", "SIGSYS"
+    )
+}  # fmt: skip
 
-# SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM end the child at once; crashes do, too, whatever handlers
-# the parent has (faulthandler's cannot put the old ones back in the sandbox and would crash for ever)
-_ENDING = (1, 2, 3, 10, 12, 14, 15, 4, 6, 7, 8, 11, 31)
+# What ends a program ends the child at once; crashes do, too, whatever handlers the parent has (faulthandler's cannot
+# put the old ones back in the sandbox and would crash for ever)
+_TERMINATING = (
+    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM, _signal.SIGTERM
+)  # fmt: skip
+_ENDING = (
+    *_TERMINATING, _signal.SIGILL, _signal.SIGABRT, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGSEGV, _signal.SIGSYS
+)  # fmt: skip
 
 
 class Leave:
@@ -119,7 +120,7 @@ class Child:
         self._subject = subject
         parent = os.getpid()
         # A handler of the parent's must not run in the child: what it raises would lead it into the caller's code.
-        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING[:7])
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _TERMINATING)
         try:
             self._reading, writing = os.pipe()
             try:
@@ -229,8 +230,8 @@ def understand(data: bytes, status: int, subject: Subject) -> Report:
         number = os.WTERMSIG(status)
         signal = _SIGNALS.get(number, f"signal {number}")
         why = {
-            7: ": a disk image became shorter while it was read",
-            31: f": {subject.name} tried something forbidden",
+            _signal.SIGBUS: ": a disk image became shorter while it was read",
+            _signal.SIGSYS: f": {subject.name} tried something forbidden",
         }.get(number, "")
         raise LoaderCrashed(f"{subject.name} died by {signal}{why}", subject.consequence)
     if not data:

@@ -33,6 +33,7 @@ RESOLVE_BENEATH = 0x08
 OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
 FREEBSD = sys.platform.startswith("freebsd")
 O_RESOLVE_BENEATH = 0x00800000  # FreeBSD's sys/fcntl.h
+_OUTSIDE = ENOTCAPABLE if FREEBSD else errno.EXDEV
 DIRENT = struct.Struct("=QqHB")  # d_ino, d_off, d_reclen, d_type: both systems'; then the name, NUL-terminated
 NAME_OFFSET = 24 if FREEBSD else 19  # FreeBSD has d_namlen in between (sys/dirent.h)
 
@@ -70,7 +71,8 @@ def _open_beneath(directory: int, name: bytes, flags: int) -> int:
 
 
 def _open_walking(directory: int, name: bytes, flags: int) -> int:
-    """What _openat2 does, for kernels without it.  Raises OSError; EXDEV for a way out, like openat2."""
+    """What _openat2 does, for kernels without it.  Raises OSError; EXDEV for a way out, like openat2, on FreeBSD
+    ENOTCAPABLE."""
     trail = [os.open(b".", PATH_FLAGS | os.O_DIRECTORY, dir_fd=directory)]
     try:
         pending = _components(name)
@@ -79,7 +81,7 @@ def _open_walking(directory: int, name: bytes, flags: int) -> int:
             component = pending.pop() if pending else b"."
             if component == b"..":
                 if len(trail) == 1:
-                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+                    raise OSError(_OUTSIDE, os.strerror(_OUTSIDE))
                 os.close(trail.pop())
                 continue
             fd = os.open(component, PATH_FLAGS | os.O_NOFOLLOW, dir_fd=trail[-1])
@@ -109,7 +111,7 @@ def _open_walking(directory: int, name: bytes, flags: int) -> int:
 def _components(name: bytes) -> list[bytes]:
     """The components of a relative path, last first; a trailing `/` leaves a `.` (only folders have one)."""
     if name.startswith(b"/"):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        raise OSError(_OUTSIDE, os.strerror(_OUTSIDE))
     if not name:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     names = [component or b"." for component in name.split(b"/")]
@@ -230,13 +232,22 @@ class HostDirectory:
 def _lookup_of(fd: int) -> Callable[[int, bytes, int], int]:
     """openat2, or the walk where the kernel or a container's filter does not have it."""
     if FREEBSD:
-        return _open_beneath
+        return _open_beneath if _stays_beneath(fd) else _open_walking
     try:
         os.close(_openat2(fd, b".", PATH_FLAGS | os.O_DIRECTORY))
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EPERM):
             return _open_walking
     return _openat2
+
+
+def _stays_beneath(fd: int) -> bool:
+    """Whether the kernel knows O_RESOLVE_BENEATH: one that does not ignores it."""
+    try:
+        os.close(_open_beneath(fd, b"..", PATH_FLAGS))
+    except OSError:
+        return True
+    return False
 
 
 def _refusal(name: bytes, error: OSError) -> FileSystemError:

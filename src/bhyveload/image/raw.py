@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import stat
+import sys
 
 from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS, from_host
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.device import Buffer
+    from bhyveload.image.character import Medium
 
 SECTOR_SIZE = 512  # what bhyveload(8) tells a loader whatever the medium is (cb_diskioctl)
 
@@ -44,21 +46,23 @@ os.register_at_fork(after_in_child=_note_process)
 class RawImage:
     """A Device over an open file or block device (host/interface.py); owns ``fd``.
 
+    ``medium``: of a character device (image/character.py), which cannot be mapped.
     Raises InputError when the descriptor cannot be measured or mapped.
     """
 
     kind = RAW  # in words, as image.disk.ImageDisk has it
 
-    __slots__ = ("_opener", "_view", "descriptor", "name", "read_only", "sector_size", "size")
+    __slots__ = ("_medium", "_opener", "_view", "descriptor", "name", "read_only", "sector_size", "size")
 
-    def __init__(self, fd: int, name: str, read_only: bool) -> None:
+    def __init__(self, fd: int, name: str, read_only: bool, medium: Medium | None = None) -> None:
+        self._medium = medium
         self.name = name
         self.read_only = read_only
         self.sector_size = SECTOR_SIZE
         try:
-            self.size = os.lseek(fd, 0, os.SEEK_END)
+            self.size = os.lseek(fd, 0, os.SEEK_END) if medium is None else medium.size
             # mmap refuses length 0; an empty disk is still a disk (docs/errata.md, "Errors of devices").
-            mapping = mmap.mmap(fd, self.size, access=mmap.ACCESS_READ) if self.size else b""
+            mapping = mmap.mmap(fd, self.size, access=mmap.ACCESS_READ) if self.size and medium is None else b""
         except (OSError, ValueError, OverflowError) as error:
             raise InputError(f"{name}: cannot be read as a disk image: {_reason(error)}") from None
         self._view = memoryview(mapping)
@@ -70,9 +74,17 @@ class RawImage:
         end = offset + length
         if offset < 0 or length < 0 or end > self.size:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
+        if self._medium is not None:
+            return self._from_device(self._medium, offset, length)
         if self._opener == _process:
             return memoryview(self._copied(offset, length))
         return self._view[offset:end]
+
+    def _from_device(self, medium: Medium, offset: int, length: int) -> memoryview:
+        try:
+            return medium.read(self.descriptor, offset, length)
+        except OSError as error:
+            raise FileSystemError(from_host(error.errno), f"{self.name}: read at {offset}: {error.strerror}") from None
 
     def _copied(self, offset: int, length: int) -> bytes:
         """What the process that opened the file reads: looking at a mapping of a file that became shorter would end it
@@ -99,7 +111,10 @@ class RawImage:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
         settle()
         try:
-            pwrite_all(self.descriptor, data, offset)
+            if self._medium is not None:
+                self._medium.write(self.descriptor, offset, data)
+            else:
+                pwrite_all(self.descriptor, data, offset)
         except OSError as error:
             raise FileSystemError(from_host(error.errno), f"{self.name}: write at {offset}: {error.strerror}") from None
 
@@ -113,7 +128,9 @@ class RawImage:
             "format": RAW,
             "size": self.size,
             "read_only": self.read_only,
-            "sector_size": media_sector_size(self.size, self._pread),
+            "sector_size": media_sector_size(self.size, self._pread)
+            if self._medium is None
+            else self._medium.sector_size,
         }
 
     def _pread(self, offset: int, length: int) -> bytes:
@@ -137,7 +154,8 @@ def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage
 
     ``look``: open it for reading, but say in ``read_only`` what it would be without this: for those who keep elsewhere
     what is written (image/overlay.py).
-    Raises InputError: the file is missing, is a directory, a FIFO, a socket or a character device, or cannot be read.
+    Raises InputError: the file is missing, is a directory, a FIFO, a socket or (but on FreeBSD) a character device, or
+    cannot be read.
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer; regular files and block devices ignore it.
     flags = os.O_CLOEXEC | os.O_NONBLOCK
@@ -154,6 +172,10 @@ def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage
         raise InputError(f"{path}: cannot be opened: {_reason(error)}") from None
     try:
         mode = os.fstat(fd).st_mode
+        if stat.S_ISCHR(mode) and sys.platform.startswith("freebsd"):
+            from bhyveload.image.character import Medium
+
+            return RawImage(fd, path, read_only, Medium(fd, path))
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise InputError(f"{path}: not a disk image: neither a regular file nor a block device")
         if stat.S_ISBLK(mode) and not read_only and _refuses_writes(fd):

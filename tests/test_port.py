@@ -1,0 +1,47 @@
+"""The skeleton of a FreeBSD port asks for what the package needs and leaves out what the base system has."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+
+from support.places import ROOT
+
+PORT = ROOT / "packaging" / "freebsd"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKEFILE = (PORT / "Makefile").read_text()
+
+
+def needs(lines: list[str]) -> set[str]:
+    """Names and least versions, without environment markers."""
+    return {line.split(";")[0].strip() for line in lines}
+
+
+def test_same_version_and_dependencies() -> None:
+    assert re.search(r"^DISTVERSION=\t(.*)$", MAKEFILE, re.M)[1] == PROJECT["project"]["version"]  # type: ignore[index]
+    asked = set(re.findall(r"\$\{PYTHON_PKGNAMEPREFIX\}([\w.-]+>=?[\d.]+):", MAKEFILE))
+    wanted = needs(PROJECT["project"]["dependencies"]) | needs(PROJECT["build-system"]["requires"])
+    assert asked == {need if ">" in need else f"{need}>0" for need in wanted}
+
+
+def test_the_programs_of_the_base_system_stay_out() -> None:
+    expression = re.search(r"-e '(.*)'", MAKEFILE)[1]  # type: ignore[index]
+    text = (ROOT / "pyproject.toml").read_text()
+    left = subprocess.run(
+        ["sed", "-E", "-e", expression], input=text, capture_output=True, text=True, check=True
+    ).stdout
+    assert set(tomllib.loads(left)["project"]["scripts"]) == {"bhyveload", "bhyvedisk"}
+    for name in ("bhyve", "bhyvectl", "bhyverun"):
+        assert (ROOT / "man" / f"{name}.8").exists() and f"man/{name}.8" in MAKEFILE
+        assert (ROOT / "completions" / "bash" / name).exists()
+        assert (ROOT / "completions" / "fish" / f"{name}.fish").exists()
+
+
+def test_the_rules_that_portlint_has() -> None:
+    """Tabs behind `=`, no trailing space, a description of at most 79 columns, a comment of at most 70 characters."""
+    assert not re.search(r"[ \t]$", MAKEFILE, re.M)
+    assert not re.search(r"^[A-Z_]+\+?= *[^\t\n ]", MAKEFILE, re.M)
+    comment = re.search(r"^COMMENT=\t(.*)$", MAKEFILE, re.M)[1]  # type: ignore[index]
+    assert len(comment) <= 70 and not comment.endswith(".") and comment.split()[0] not in ("A", "An", "The")
+    assert all(len(line) < 80 for line in (PORT / "pkg-descr").read_text().splitlines())
