@@ -221,6 +221,7 @@ def load_image(
     memory: int = GUEST_MEMORY,
     environment: Sequence[str | bytes] = (),
     *,
+    kernel: str = "",
     options: Options | None = None,
     compat: LoaderVersion = "current",
     sandbox: Sandbox | bool = True,
@@ -228,7 +229,8 @@ def load_image(
     progress: Progress | None = None,
 ) -> VirtualMachine:
     """A VM of its own, with a name that nobody has, loaded from the disk ``image`` (as for -d: ``PATH,format=F,ro``),
-    which is only read.  For a run and no more: ``destroy`` it then.
+    which is only read.  For a run and no more: ``destroy`` it then.  ``kernel``: a file of the host to boot instead of
+    the image's, whose folder the loader then sees as host0:.
 
     Raises as ``open_disk`` and ``load``.
     """
@@ -246,10 +248,25 @@ def load_image(
         deadline=deadline,
     )
     name = f"guest-{os.getpid()}-{os.urandom(4).hex()}"
+    folder: HostDirectory | None = None
+    chosen = options or Options(batch=True)
     try:
+        if kernel:
+            from bhyveload.host.directory import open_host_directory
+
+            folder = open_host_directory(os.path.dirname(os.path.abspath(kernel)))
+            chosen = Options(batch=True, kernel=f"host0:/{os.path.basename(kernel)}")
         with VirtualMachine.create(name, memory) as vm:
-            chosen = options or Options(batch=True)
-            load(vm, [disk], environment, options=chosen, compat=compat, sandbox=sandbox, timeout=deadline)
+            load(
+                vm,
+                [disk],
+                environment,
+                host_directory=folder,
+                options=chosen,
+                compat=compat,
+                sandbox=sandbox,
+                timeout=deadline,
+            )
     finally:
         disk.close()
     return VirtualMachine.open(name, require_loaded=True)
