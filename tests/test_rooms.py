@@ -18,6 +18,7 @@ LEVELS = (
     {"running"},
     {"cross_check", "boot_environments"},
     {"api"},
+    {"work"},
     {"inspect", "handoff", "loader", "userboot", "guest"},
     {"bhyve"},
     {"fs"},

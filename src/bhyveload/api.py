@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from bhyveload.userboot.search import LoaderObject, Loaders
     from bhyveload.vm.interface import Machine
     from bhyveload.vm.resident import ResidentMemory
+    from bhyveload.work import start
 
     _Userboot = tuple[Any, LoaderObject] | None  # the module userboot.session and the object
 
@@ -272,45 +273,6 @@ def load_image(
     return VirtualMachine.open(name, require_loaded=True)
 
 
-def start(
-    vm: VirtualMachine,
-    *,
-    accel: str = "auto",
-    cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
-    net: str = "none",
-    extra: Sequence[str] = (),
-    user: str = "root",
-    password: str = "",
-    patience: float = 600.0,
-    log: int = -1,
-) -> Guest:
-    """Start a loaded VM under QEMU, to work in (guest/session.py).  What it writes to its disks is dropped at the end,
-    unless they are given here with an overlay.
-
-    ``user``, ``password``: who logs in on the console, within ``patience`` seconds; ``log``: a descriptor that gets
-    everything that the console says.  Raises HandoffError, VmNotLoaded, UsageError.
-    """
-    import contextlib
-
-    from bhyveload.guest.session import Guest
-    from bhyveload.handoff.disks import disks_of
-    from bhyveload.handoff.network import parse_network
-    from bhyveload.handoff.qemu.session import Qemu, run_options
-
-    _flush_streams()
-    if disks is None:
-        disks = [disk.changed(read_only=False, snapshot=True) for disk in disks_of(vm.state or {})]
-    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=parse_network(net), extra=extra)
-    with contextlib.ExitStack() as closing:
-        session = closing.enter_context(contextlib.closing(Qemu().start(vm, options)))
-        if log >= 0:
-            session.console.attach(-1, log, patient=True)
-        guest = Guest(session, user=user, password=password, patience=patience)
-        guest.closing = closing.pop_all()
-    return guest
-
-
 def boot(
     image: str,
     memory: int = GUEST_MEMORY,
@@ -320,6 +282,8 @@ def boot(
     **more: Any,
 ) -> Guest:
     """``load_image`` and ``start`` (``more``: its options) in one; the VM is destroyed when the guest is closed."""
+    from bhyveload.work import start
+
     vm = load_image(image, memory, environment, options=load_options)
     try:
         guest = start(vm, **more)
@@ -347,6 +311,10 @@ def __getattr__(name: str) -> Any:
         from bhyveload.guest import session
 
         return getattr(session, name)
+    if name == "start":
+        from bhyveload.work import start
+
+        return start
     raise AttributeError(name)
 
 
