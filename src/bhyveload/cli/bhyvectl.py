@@ -7,7 +7,7 @@ import sys
 from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import getopt, number_of
 from bhyveload.cli.messages import program_name, run, warn
-from bhyveload.errors import UsageError, VmError
+from bhyveload.errors import HostError, UsageError, VmError
 from bhyveload.jsontext import dumps
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
 from bhyveload.vm.store import VirtualMachine
@@ -24,6 +24,7 @@ usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-h
                 [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT]
                 [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
                 [--power-button | --force-poweroff | --force-reset | --destroy]
+       bhyvectl --vm=NAME --map [--svg=FILE]
        bhyvectl --vm=NAME --console [--escape=KEY]
        bhyvectl --list [--json]
        bhyvectl --help | --version
@@ -40,7 +41,7 @@ DESCRIPTORS = ("ds", "es", "fs", "gs", "ss", "cs", "tr", "ldtr", "gdtr", "idtr")
 POWER_ON = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
 
 _ACTIONS = ("destroy", "force-reset", "force-poweroff")
-_VALUELESS = (*_ACTIONS, "power-button", "get-all", "list", "json", "console", "help", "version")
+_VALUELESS = (*_ACTIONS, "power-button", "get-all", "list", "json", "console", "map", "help", "version")
 _MEMORY = ("get-lowmem", "get-highmem", "get-memseg", "get-memmap")
 # Of a guest that runs.
 RUNNING = ("get-active-cpus", "get-cpu-topology", "get-stats", "get-suspended-cpus")
@@ -48,6 +49,7 @@ LONG_OPTIONS = {
     "vm": "vm:",
     "cpu": "cpu:",
     "escape": "escape:",
+    "svg": "svg:",
     "suspend": "suspend:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
     **{name: name for name in RUNNING},
@@ -102,6 +104,9 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
         _refuse_to_suspend(name)
     if "console" in wanted:
         return _console(name, arguments.get("escape", "Ctrl-A"))
+    if "map" in wanted or "svg" in wanted:
+        _draw(name, arguments.get("svg"), "map" in wanted, put)
+        return 0
     told = {option for option in RUNNING if option in wanted}
     if told:
         _tell_of_the_running(name, cpu, told, put)
@@ -118,11 +123,28 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
 def usage() -> str:
     """As bhyvectl.c prints it: one line an option."""
     lines = [f"Usage: {program_name('bhyvectl')} --vm=<vmname>\n"]
-    described = {"cpu": "vcpu_number", "escape": "key"}
+    described = {"cpu": "vcpu_number", "escape": "key", "svg": "file"}
     for name, yielded in LONG_OPTIONS.items():
         if name not in ("vm", "suspend"):  # snapshots of a running VM are in none of FreeBSD's releases
             lines.append(f"       [--{name}{f'=<{described[name]}>' if yielded.endswith(':') else ''}]\n")
     return "".join(lines)
+
+
+def _draw(name: str, svg: str | None, text: bool, put: Callable[[str], object]) -> None:
+    """What lies where in guest memory as the loader left it.  Raises HostError: the file cannot be written."""
+    from bhyveload.cli.memory_picture import as_lines, as_svg
+    from bhyveload.handoff.pvh.places import places
+
+    with VirtualMachine.open(name, lock=False, require_loaded=True) as vm:
+        found = places(vm)
+    if svg is not None:
+        try:
+            with open(svg, "w", encoding="utf-8") as file:
+                file.write(as_svg(found, name))
+        except OSError as error:
+            raise HostError(f"--svg {svg}: {error.strerror}") from None
+    if text:
+        put(as_lines(found))
 
 
 def _refuse_to_suspend(name: str) -> NoReturn:
