@@ -56,9 +56,9 @@ ALLOWED = {
 
 def imported_rooms(path: Path) -> set[str]:
     """The rooms of ours that a module uses at run time (not for type checkers), wherever in it: relative imports and
-    the names that it gives to ``need`` count, but not those of need.py, which only lists them."""
+    the names that it gives to need.py count."""
     name = next(name for name, where in modules().items() if where == path)
-    used = used_by(name, by_name=path.name != "need.py")
+    used = used_by(name, by_name=True)
     return {other.split(".")[1] for other in used if "." in other}
 
 

@@ -27,9 +27,10 @@ def list_boot_environments(
 
     Raises ReportError, LoaderCrashed, SandboxError.
     """
-    load_module("bhyveload.fs.zfs.facts")
+    from bhyveload.inspect.volumes import ZFS_FACTS, Disks
+
+    load_module(ZFS_FACTS)
     from bhyveload.fs.zfs.facts import boot_environments
-    from bhyveload.inspect.volumes import Disks
 
     if sandbox is True:
         sandbox = Sandbox()

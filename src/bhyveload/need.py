@@ -20,25 +20,8 @@ if sys.flags.dev_mode:  # python -X dev looks up each codec that a call names: t
     for codec in ("ascii", "latin-1", "utf-8"):
         codecs.lookup(codec)
 
-# What may be asked for: a hostile child can make its parent import only these.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "bhyveload.fs.hostdir": (),
-    "bhyveload.fs.compressed": (),
-    "bhyveload.image.zstd": ("bhyveload.fs.compressed",),
-    "bhyveload.fs.zfs": (),
-    "bhyveload.fs.zfs.pool": ("bhyveload.fs.zfs",),
-    "bhyveload.fs.zfs.strong": (),
-    "bhyveload.fs.zfs.zstd_blocks": (),
-    "bhyveload.fs.zfs.facts": ("bhyveload.fs.zfs", "bhyveload.fs.zfs.strong", "bhyveload.fs.zfs.zstd_blocks"),
-    "bhyveload.loader.zfs.pools": ("bhyveload.fs.zfs",),
-    "bhyveload.loader.zfs.nvstore": ("bhyveload.fs.zfs",),
-    "bhyveload.loader.kernel.object": (),
-    "bhyveload.loader.kernel.hints": (),
-    "bhyveload.loader.kernel.relocation": (),
-    "bhyveload.loader.commands.rare": (),
-    "bhyveload.loader.boot_device": (),
-    "bhyveload.loader.diagnosis": (),
-}
+# What may be asked for, as those say who ask: a hostile child can make its parent import only these.
+GROUPS: dict[str, tuple[str, ...]] = {}
 EVERYTHING = "*"
 DISKS = "bhyveload.image."  # what every loader may need; the rest is the built-in one's
 _confined = False
@@ -46,8 +29,27 @@ _prefix = ""
 
 
 def declare(name: str, *others: str) -> None:
-    """A table names ``name`` among what may be asked for, with ``others`` that go with it."""
-    GROUPS.setdefault(name, others)
+    """``name`` may be asked for from here on; ``others`` are imported with it, and may be asked for too."""
+    for other in others:
+        GROUPS.setdefault(other, ())
+    if others or name not in GROUPS:
+        GROUPS[name] = others
+
+
+class OnDemand:
+    """Stands for the module ``name`` (``declare``): each look at it is a look at what ``need`` returns.
+
+    For type checkers it is the module: ``if TYPE_CHECKING: from room import module``, ``else: module = OnDemand(...)``.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str, *others: str) -> None:
+        declare(name, *others)
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(need(self._name), attribute)
 
 
 class ModulesNeeded(BaseException):

@@ -32,8 +32,9 @@ def used_by(name: str, for_types: bool = False, by_name: bool = False) -> set[st
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            if not for_types:
-                return
+            for child in (*(node.body if for_types else ()), *node.orelse):
+                visit(child)
+            return
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:

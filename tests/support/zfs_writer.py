@@ -17,7 +17,8 @@ from typing import Any
 import lz4.block
 
 from bhyveload.fs.zfs import nvlist as nv
-from bhyveload.fs.zfs.checksum import Salt, compute, seal_embedded
+from bhyveload.fs.zfs.blkptr import Salt
+from bhyveload.fs.zfs.checksum import compute, seal_embedded
 from bhyveload.image.raw import RawImage
 
 LABEL = 256 << 10

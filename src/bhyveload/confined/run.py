@@ -36,7 +36,8 @@ def run(
     Raises the BhyveloadError that the child reported, ReportError, LoaderCrashed (signal, time out, silence),
     HostError (no process).
     """
-    for turn in range(len(need.GROUPS) + 2):
+    turn = -1
+    while (turn := turn + 1) < len(need.GROUPS) + 2:  # what is imported may declare more
         if turn and again is not None:
             again()
         report = Child(work, subject, prepare).report(deadline)

@@ -16,7 +16,7 @@ from bhyveload.freebsd_errno import ENOENT
 from bhyveload.fs.registry import kind_named
 from bhyveload.fs.stat import S_IFMT, S_IFREG
 from bhyveload.inspect.sizes import human_size
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 from bhyveload.partition.table import ISO9660, NONE
 
 TYPE_CHECKING = False
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.device import Device
+    from bhyveload.fs import zfs
     from bhyveload.fs.interface import DiskFileSystem
     from bhyveload.inspect.volumes import Disks, Volume
 
     Facts = dict[str, Any]
+else:
+    zfs = OnDemand("bhyveload.fs.zfs")
 
 _MAX_SCRIPT = 1 << 16
 _VERSION_MARK = b'USERLAND_VERSION="'  # of /bin/freebsd-version
@@ -107,7 +110,6 @@ def _pools(disks: Disks) -> Iterator[Facts]:
         return [volume.name for volume in disks.volumes if volume.pool == name]
 
     for pool in disks.pools.pools:
-        zfs: Any = need("bhyveload.fs.zfs")
         facts: Facts = {**zfs.pool_facts(pool), "devices": devices(pool.name)}
         try:
             facts["bootonce"] = pool.bootonce()
@@ -219,7 +221,6 @@ def describe(facts: Facts) -> Iterator[str]:
         if pool.get("refused"):
             yield f"  note: {pool['refused']}"
         if "error" not in pool:
-            zfs: Any = need("bhyveload.fs.zfs")
             yield from zfs.pool_lines(pool)
     yield from _boot_lines(facts["boot"])
 

@@ -9,7 +9,7 @@ from bhyveload.errors import FileSystemError, PartitionError, UsageError
 from bhyveload.freebsd_errno import ENOENT, ENXIO
 from bhyveload.fs.registry import mounted, titles
 from bhyveload.loader.files.devices import parse_device
-from bhyveload.need import need
+from bhyveload.need import OnDemand, declare, need
 from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
 from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_partition, open_slice, slice_name
 from bhyveload.partition.table import NONE, read_table
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.device import Device
+    from bhyveload.fs import zfs
     from bhyveload.fs.interface import DiskFileSystem, ProbedFileSystem
     from bhyveload.partition.entry import Entry
     from bhyveload.partition.table import Table
+else:
+    zfs = OnDemand("bhyveload.fs.zfs")
+
+# With all that a block may ask for: bhyvedisk cannot start over in mid-file
+ZFS_FACTS = "bhyveload.fs.zfs.facts"
+declare(ZFS_FACTS, "bhyveload.fs.zfs", "bhyveload.fs.zfs.strong", "bhyveload.fs.zfs.zstd_blocks")
 
 _MAX_NESTING = 3  # slices within slices: a hostile table may contain itself
 LABEL_SIZE = 256 << 10
@@ -123,9 +130,8 @@ class Disks:
             self.boot_pools = self._find_pools(candidates, "current")
 
     def _find_pools(self, candidates: list[Volume], strict: str | None) -> Any:
-        need("bhyveload.fs.zfs.facts")  # and all that a block may ask for: bhyvedisk cannot start over in mid-file
-        zfs: Any = need("bhyveload.fs.zfs")
-        pools = zfs.PoolSet(no_twiddle, None, strict)
+        need(ZFS_FACTS)
+        pools: Any = zfs.PoolSet(no_twiddle, None, strict)
         for volume in candidates:
             try:
                 guid = pools.probe(volume.device, volume.name)

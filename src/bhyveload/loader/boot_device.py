@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError, LoaderError
 from bhyveload.loader.files.devices import DeviceSpec, parse_device
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 from bhyveload.partition.entry import FREEBSD
 from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.loader.state import Loader
+    from bhyveload.loader.zfs import pools as zfs_pools
 
     SetCurrdev = Callable[[Loader, str], None]
+else:
+    zfs_pools = OnDemand("bhyveload.loader.zfs.pools", "bhyveload.fs.zfs")
 
 MAX_PLACES = 8  # that a hint names
 _BOOTABLE = ("/boot/loader.conf", "/boot/loader", "/boot/kernel/kernel")
@@ -29,7 +32,7 @@ def boot_from(loader: Loader, wanted: str, set_currdev: SetCurrdev) -> None:
     if name.startswith("zfs:"):
         if loader.files.pools is None:
             raise _refused(loader, wanted, "there is no ZFS pool on the disks")
-        need("bhyveload.loader.zfs.pools").boot_from(loader, name.removeprefix("zfs:"), set_currdev)
+        zfs_pools.boot_from(loader, name.removeprefix("zfs:"), set_currdev)
         return
     before, loader.console.silent = loader.console.silent, True
     try:

@@ -22,14 +22,20 @@ from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.prompt import print_prompt
 from bhyveload.loader.state import Loader
 from bhyveload.loader.zfs.vdev_probe import find_vdevs, show_label_reads
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 from bhyveload.partition.slices import PARTNONE, PARTWILD, SLICENONE, SLICEWILD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from bhyveload.loader import boot_device, diagnosis
     from bhyveload.loader.environment import Variable
+    from bhyveload.loader.zfs import pools as zfs_pools
+else:
+    diagnosis = OnDemand("bhyveload.loader.diagnosis")
+    zfs_pools = OnDemand("bhyveload.loader.zfs.pools", "bhyveload.fs.zfs")
+    boot_device = OnDemand("bhyveload.loader.boot_device")
 
 _INPUT = 256
 
@@ -119,7 +125,7 @@ def interact(loader: Loader) -> NoReturn:
     failure = loader.interpreter.start()
     if failure and loader.options.batch and (loader.interpreter.name != "lua" or _has_lua_script(loader)):
         if loader.diagnosis:  # they could not load what they wanted
-            raise LoaderError(*need("bhyveload.loader.diagnosis").explain(loader))
+            raise LoaderError(*diagnosis.explain(loader))
         # FreeBSD's loader would wait at its prompt now; the bare kernel, without loader.conf, is not what was asked for
         raise LoaderError(
             f"the guest's boot script failed: {failure}", "run it without --batch to look around at the loader's prompt"
@@ -129,7 +135,7 @@ def interact(loader: Loader) -> NoReturn:
     run_commands(loader)
     if loader.options.batch:
         autoboot(loader, -2, None)
-        raise LoaderError(*need("bhyveload.loader.diagnosis").explain(loader))
+        raise LoaderError(*diagnosis.explain(loader))
     autoboot_maybe(loader)
     loader.print("\nType '?' for a list of commands, 'help' for more detailed help.\n")
     environment = loader.environment
@@ -144,8 +150,7 @@ def _probe_pools(loader: Loader) -> bool:
     """Look for ZFS on every disk; whether there is any.  The ZFS reader is loaded only when a label is in sight (it
     costs milliseconds)."""
     if find_vdevs(loader):
-        found: bool = need("bhyveload.loader.zfs.pools").probe_pools(loader)
-        return found
+        return zfs_pools.probe_pools(loader)
     show_label_reads(loader)
     return False
 
@@ -155,10 +160,10 @@ def _choose_currdev(loader: Loader, zfs_found: bool) -> None:
     if loader.options.boot_environment and not zfs_found:
         raise LoaderError(f"--boot-env {loader.options.boot_environment}: there is no ZFS pool on the disks")
     if loader.options.boot_device:
-        need("bhyveload.loader.boot_device").boot_from(loader, loader.options.boot_device, set_currdev)
+        boot_device.boot_from(loader, loader.options.boot_device, set_currdev)
         return
     if zfs_found:
-        need("bhyveload.loader.zfs.pools").choose_currdev(loader, set_currdev)
+        zfs_pools.choose_currdev(loader, set_currdev)
         return
     if loader.host.disks:
         spec = DeviceSpec("disk", 0, SLICEWILD, PARTWILD)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bhyveload.fs.zfs import blkptr, checksum, fletcher
 from bhyveload.fs.zfs import zfs_format as zf
 from bhyveload.fs.zfs.blake3_python import blake3_keyed, blake3_plain
+from bhyveload.fs.zfs.blkptr import Salt
 from bhyveload.fs.zfs.edonr import edonr_512, edonr_salted, salted_state
 from bhyveload.fs.zfs.skein import keyed_state, skein_512
 
@@ -67,13 +68,13 @@ def test_blake3() -> None:
 
 def test_sha512_256() -> None:
     """FIPS 180-4's example."""
-    words = checksum.compute(zf.ZIO_CHECKSUM_SHA512, b"abc", checksum.Salt(), False)
+    words = checksum.compute(zf.ZIO_CHECKSUM_SHA512, b"abc", Salt(), False)
     assert words is not None
     assert struct.pack("<4Q", *words).hex() == "53048e2681941ef99b2e29b76b4c7dabe4c2d0c634fc6d46e0e2f13107e7af23"
 
 
 def test_sha256() -> None:
-    words = checksum.compute(zf.ZIO_CHECKSUM_SHA256, b"abc", checksum.Salt(), False)
+    words = checksum.compute(zf.ZIO_CHECKSUM_SHA256, b"abc", Salt(), False)
     assert words is not None
     assert struct.pack(">4Q", *words).hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 

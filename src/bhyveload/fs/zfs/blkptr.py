@@ -99,3 +99,13 @@ def is_hole(data: Buffer, offset: int) -> bool:
     """Whether the block pointer stored there is a hole, without taking it apart."""
     words = zf.BLKPTR.unpack_from(data, offset)
     return not words[0] and not words[1] and not words[6] >> 39 & 1
+
+
+class Salt:
+    """A pool's checksum salt (MOS directory `org.illumos:checksum_salt`) and the hash states derived from it."""
+
+    __slots__ = ("salt", "states")
+
+    def __init__(self, salt: bytes = bytes(32)) -> None:
+        self.salt = salt
+        self.states: dict[int, tuple[int, ...]] = {}  # by checksum: what strong.py derived from the salt

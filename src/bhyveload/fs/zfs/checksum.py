@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 from . import fletcher
 from . import zfs_format as zf
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .blkptr import BlockPointer
+    from bhyveload.fs.zfs import strong
+
+    from .blkptr import BlockPointer, Salt
 
     Buffer = bytes | memoryview
     Words = tuple[int, int, int, int]
+else:
+    strong = OnDemand("bhyveload.fs.zfs.strong")
 
 _WORDS = Struct("<4Q")
 _SWAPPED = Struct(">4Q")
@@ -64,16 +68,6 @@ def sha256(data: Buffer) -> bytes:
     return digest
 
 
-class Salt:
-    """A pool's checksum salt (MOS directory `org.illumos:checksum_salt`) and the hash states derived from it."""
-
-    __slots__ = ("salt", "states")
-
-    def __init__(self, salt: bytes = bytes(32)) -> None:
-        self.salt = salt
-        self.states: dict[int, tuple[int, ...]] = {}  # by checksum: what strong.py derived from the salt
-
-
 def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | None:
     """The four words of a plain (not embedded) checksum over ``data``; None for a number that is none of them.
 
@@ -88,9 +82,7 @@ def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | N
         return _SWAPPED.unpack(sha256(data))
     if checksum not in _STRONG:
         return None
-    strong: Any = need("bhyveload.fs.zfs.strong")
-    digest: bytes = strong.digest(checksum, salt, data)
-    return (_SWAPPED if swapped else _WORDS).unpack(digest)
+    return (_SWAPPED if swapped else _WORDS).unpack(strong.digest(checksum, salt, data))
 
 
 def verify(bp: BlockPointer, data: Buffer, salt: Salt) -> bool:

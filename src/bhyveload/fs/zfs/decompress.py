@@ -10,16 +10,19 @@ import zlib
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 from . import zfs_format as zf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+
+    from bhyveload.fs.zfs import zstd_blocks
 
     Buffer = bytes | memoryview
+else:
+    zstd_blocks = OnDemand("bhyveload.fs.zfs.zstd_blocks")
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _NAMES = ("inherit", "on", "uncompressed", "lzjb", "empty", *(f"gzip-{n}" for n in range(1, 10)), "zle", "lz4", "zstd")
@@ -106,12 +109,10 @@ def _zstd_magicless(data: Buffer, size: int) -> bytes:
     length = int.from_bytes(data[:4], "big")
     if length + 8 > len(data):
         raise _failed(zf.ZIO_COMPRESS_ZSTD, f"{length} bytes do not fit in the block")
-    decoder: Any = need("bhyveload.fs.zfs.zstd_blocks")
     try:
-        result: bytes = decoder.decompress(_ZSTD_MAGIC + bytes(data[8 : 8 + length]), size)
+        return zstd_blocks.decompress(_ZSTD_MAGIC + bytes(data[8 : 8 + length]), size)
     except ValueError as error:
         raise _failed(zf.ZIO_COMPRESS_ZSTD, str(error)) from error
-    return result
 
 
 def _gzip(compress: int, data: Buffer, size: int) -> bytes:

@@ -7,7 +7,6 @@ from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT
 
 from . import blkptr, bootenv, dsl, features, nvlist, vdev, zap
 from . import zfs_format as zf
-from .checksum import Salt
 from .dmu import LastBlock, ObjectReader, Objset
 from .indirect import Mapping
 from .label import NO_UBERBLOCK, Uberblock
@@ -119,7 +118,7 @@ class Pool:
             raise self._refused(f"ZFS: failed to read pool {self.name} directory object", error.message) from error
         try:
             salt = zap.lookup_array(self.objects, directory, b"org.illumos:checksum_salt", 1)
-            self.blocks.salt = Salt(bytes(salt[:32]).ljust(32, b"\0"))
+            self.blocks.salt = blkptr.Salt(bytes(salt[:32]).ljust(32, b"\0"))
         except FileSystemError:
             pass  # older pools have none
         try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .checksum import Salt
+    from .blkptr import Salt
 
     Buffer = bytes | memoryview
 

@@ -41,7 +41,7 @@ class BlockReader:
         self.reads = reads
         self.printer = printer
         self.strict = strict
-        self.salt = checksum.Salt()
+        self.salt = blkptr.Salt()
         self._cache: dict[bytes, tuple[Buffer, int]] = {}
         self._cached = 0
         self._gang_reads = 0  # within gangs, less those that a block may need

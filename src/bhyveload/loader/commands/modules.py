@@ -11,15 +11,16 @@ from bhyveload.loader.kernel import modules
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.modules import load_kernel_or_module
 from bhyveload.loader.state import CMD_CRIT, CMD_ERROR, CMD_FATAL, CMD_OK, CMD_WARN
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from bhyveload.loader.kernel import hints as linker_hints
     from bhyveload.loader.kernel.hints import PnpOptions
     from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Command, Loader
+else:
+    linker_hints = OnDemand("bhyveload.loader.kernel.hints")
 
 _GELI_USAGE = "usage is [-n key#] <prov> <file>"
 _LINE = 79  # lsmod's line buffer
@@ -125,8 +126,7 @@ def _pnp(loader: Loader, argv: list[str]) -> tuple[PnpOptions, list[str]] | None
     if parsed is None:
         return None
     flags, words = parsed
-    hints: Any = need("bhyveload.loader.kernel.hints")
-    return hints.PnpOptions(dump=("d", "") in flags, verbose=("v", "") in flags), words
+    return linker_hints.PnpOptions(dump=("d", "") in flags, verbose=("v", "") in flags), words
 
 
 def pnpmatch(loader: Loader, argv: list[str]) -> int:

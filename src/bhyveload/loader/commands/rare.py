@@ -8,7 +8,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENXIO, EROFS, strerror
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from bhyveload.device import Buffer
     from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
+    from bhyveload.loader.zfs import nvstore as zfs_nvstore
+    from bhyveload.loader.zfs import pools as zfs_pools
+else:
+    zfs_nvstore = OnDemand("bhyveload.loader.zfs.nvstore", "bhyveload.fs.zfs")
+    zfs_pools = OnDemand("bhyveload.loader.zfs.pools", "bhyveload.fs.zfs")
 
 _MIN_VDISK = 1 << 20
 
@@ -94,17 +99,12 @@ def unmap_vdisk(loader: Loader, argv: list[str]) -> int:
     return CMD_ERROR
 
 
-def _zfs() -> Any:
-    return need("bhyveload.loader.zfs.pools")
-
-
 def lszfs(loader: Loader, argv: list[str]) -> int:
     if len(argv) != 2:
         return loader.fail("a single dataset must be supplied")
     if loader.files.pools is None:
         return loader.fail(strerror(ENXIO))
-    result: int = _zfs().lszfs(loader, argv[1])
-    return result
+    return zfs_pools.lszfs(loader, argv[1])
 
 
 def reloadbe(loader: Loader, argv: list[str]) -> int:
@@ -113,13 +113,12 @@ def reloadbe(loader: Loader, argv: list[str]) -> int:
     if loader.environment.get("zfs_be_root") is None:
         # no pool was found: only a root named by hand is an error
         return loader.fail(strerror(EINVAL)) if len(argv) == 2 else CMD_OK
-    result: int = _zfs().reloadbe(loader, argv[1] if len(argv) == 2 else None)
+    result: int = zfs_pools.reloadbe(loader, argv[1] if len(argv) == 2 else None)
     return result
 
 
 def nvstore(loader: Loader, argv: list[str]) -> int:
-    result: int = need("bhyveload.loader.zfs.nvstore").nvstore(loader, argv)
-    return result
+    return zfs_nvstore.nvstore(loader, argv)
 
 
 COMMANDS: dict[str, Command] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bhyveload.loader.commands import basic, boot, ls, modules
 from bhyveload.loader.state import CMD_OK
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from bhyveload.loader.commands import rare
     from bhyveload.loader.state import Command, Loader
+else:
+    rare = OnDemand("bhyveload.loader.commands.rare")
 
 # (name, description); quit stands twice because two files of the loader define it
 LISTING = (
@@ -62,9 +63,7 @@ def commandlist(loader: Loader, argv: list[str]) -> int:
 
 
 def _rare(loader: Loader, argv: list[str]) -> int:
-    rare: Any = need("bhyveload.loader.commands.rare")
-    result: int = rare.COMMANDS[argv[0]](loader, argv)
-    return result
+    return rare.COMMANDS[argv[0]](loader, argv)
 
 
 def commands() -> dict[str, Command]:

@@ -13,18 +13,25 @@ from bhyveload.fs.registry import DISK
 from bhyveload.fs.stat import S_IFDIR, S_IFMT, S_IFREG, Stat
 from bhyveload.loader.files.devices import DeviceSpec, Disks, parse_device
 from bhyveload.loader.files.open_file import F_READ, CompressedView, OpenFile, RawDevice
-from bhyveload.need import need
+from bhyveload.need import OnDemand, declare, need
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.device import Device
+    from bhyveload.fs import compressed, hostdir
     from bhyveload.fs.interface import File, FileSystem
     from bhyveload.fs.registry import Kind
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.environment import Environment
+else:
+    compressed = OnDemand("bhyveload.fs.compressed")
+    hostdir = OnDemand("bhyveload.fs.hostdir")
+
+_ZSTD = "bhyveload.image.zstd"
+declare(_ZSTD, "bhyveload.fs.compressed")
 
 O_RDONLY, O_WRONLY, O_RDWR = 0, 1, 2
 _COMPRESSED = (*COMPRESSED, ".split")
@@ -171,9 +178,7 @@ class Files:
         return fs, fs.lookup(path)
 
     def _host(self) -> FileSystem:
-        hostdir: Any = need("bhyveload.fs.hostdir")
-        fs: FileSystem = hostdir.HostFileSystem(self.host)
-        return fs
+        return hostdir.HostFileSystem(self.host)
 
     def _open_dataset(self, spec: DeviceSpec) -> FileSystem:
         """zfs_dev_open.  A mounted dataset of the pool stands for every dataset of it."""
@@ -271,7 +276,6 @@ class Files:
         inner = self.open(name + suffix)
         if inner.stat().mode & S_IFMT != S_IFREG:
             raise FileSystemError(EISDIR, f"{path}{suffix}: not a regular file")
-        compressed: Any = need("bhyveload.fs.compressed")
         opener = compressed.open_gzip if suffix == ".gz" else compressed.open_bzip2
         file: File = opener(inner.file, self.console.print)
         return OpenFile(self, path, flags, CompressedView(inner), inner.node, file)  # type: ignore[arg-type]
@@ -286,8 +290,7 @@ class Files:
             if inner is None or inner.stat().mode & S_IFMT != S_IFREG:
                 continue
             if suffix == ".zst":
-                need("bhyveload.image.zstd")
-            compressed: Any = need("bhyveload.fs.compressed")
+                need(_ZSTD)
             opener = compressed.open_zstd if suffix == ".zst" else compressed.open_xz
             try:
                 file: File = opener(inner.file, self.console.print)

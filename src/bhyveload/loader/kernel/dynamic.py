@@ -26,16 +26,17 @@ from bhyveload.errors import KernelError
 from bhyveload.freebsd_errno import EIO
 from bhyveload.loader.kernel.guest import MIB, WORD_MASK, copyout, string
 from bhyveload.loader.kernel.modmetadata import ModuleSet, fake_module_name
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from bhyveload.boot_formats.elf_format import ElfClass, Segment
+    from bhyveload.loader.kernel import relocation
     from bhyveload.loader.kernel.modmetadata import Relocate
     from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
+else:
+    relocation = OnDemand("bhyveload.loader.kernel.relocation")
 
 _MAX_DYNAMIC = MIB
 _MAX_CHAIN = 4096
@@ -125,7 +126,6 @@ def _tables(elf: ElfClass, entries: dict[int, int], offset: int) -> list[tuple[i
 
 def _relocation(loader: Loader, elf: ElfClass, entries: dict[int, int], offset: int) -> Relocate:
     """reloc_ptr for the pointers of an amd64 shared module."""
-    relocation: Any = need("bhyveload.loader.kernel.relocation")
     found = [
         relocation.Relocations(loader, address, size, offset, addend)
         for address, size, addend, _ in _tables(elf, entries, offset)

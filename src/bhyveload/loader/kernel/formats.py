@@ -10,14 +10,17 @@ from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
 from bhyveload.loader.kernel import amd64, elf, i386
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.preloaded import PreloadedFile
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from bhyveload.boot_formats.elf_format import ElfClass
+    from bhyveload.loader.kernel import object as object_files
     from bhyveload.loader.state import Loader
+else:
+    object_files = OnDemand("bhyveload.loader.kernel.object")
 
 
 def _load_object(loader: Loader, class_: ElfClass, path: str, dest: int) -> PreloadedFile:
@@ -38,9 +41,7 @@ def _load_object(loader: Loader, class_: ElfClass, path: str, dest: int) -> Prel
         if find_file(loader, None, KERNEL_TYPE) is None:
             loader.print(f"{class_.name}_obj_loadfile: can't load module before kernel\n")
             raise KernelError(EPERM, f"{path} is a module: load a kernel first")
-        objects: Any = need("bhyveload.loader.kernel.object")
-        preloaded: PreloadedFile = objects.load(loader, class_, file, header, path, dest)
-        return preloaded
+        return object_files.load(loader, class_, file, header, path, dest)
     finally:
         file.close()
 

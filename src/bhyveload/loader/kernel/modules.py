@@ -14,15 +14,16 @@ from bhyveload.loader.kernel.formats import load_file
 from bhyveload.loader.kernel.guest import MIB, PAGE_SIZE, read_into, refuse_if_too_small, round_up
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.preloaded import PreloadedFile
-from bhyveload.need import need
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from bhyveload.loader.files.open_file import OpenFile
+    from bhyveload.loader.kernel import hints as linker_hints
     from bhyveload.loader.kernel.hints import Dependency, PnpOptions, Versions
     from bhyveload.loader.state import Loader
+else:
+    linker_hints = OnDemand("bhyveload.loader.kernel.hints")
 
 DEFAULT_SEARCHPATH = "/boot/kernel;/boot/modules"
 KLD_EXTENSIONS = (".ko", "", ".debug")
@@ -51,8 +52,7 @@ class ModuleDirectory:
             except FileSystemError:
                 return None
             if _HINTS_MIN <= size <= _HINTS_MAX:
-                hints: Any = need("bhyveload.loader.kernel.hints")
-                self.hints = hints.read(loader, path, size)
+                self.hints = linker_hints.read(loader, path, size)
         return self.hints
 
     def find_version(self, loader: Loader, name: str, wanted: Dependency | None) -> str | None:
@@ -60,11 +60,9 @@ class ModuleDirectory:
         records = self.read_hints(loader)
         if records is None:
             return None
-        hints: Any = need("bhyveload.loader.kernel.hints")
         if self._versions is None:
-            self._versions = hints.versions(records)
-        found: str | None = hints.find_version(self._versions, name, wanted)
-        return found
+            self._versions = linker_hints.versions(records)
+        return linker_hints.find_version(self._versions, name, wanted)
 
 
 def module_directories(loader: Loader) -> list[ModuleDirectory]:
@@ -154,8 +152,7 @@ def search_device(loader: Loader, bus: str, device: str, options: PnpOptions) ->
     for directory in module_directories(loader):
         records = directory.read_hints(loader)
         if records is not None:
-            hints: Any = need("bhyveload.loader.kernel.hints")
-            found: str | None = hints.find_device(loader, records, bus, device, options)
+            found = linker_hints.find_device(loader, records, bus, device, options)
             if found is not None:
                 return found
     return None
