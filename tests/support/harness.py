@@ -62,7 +62,7 @@ class Outcome:
     def __init__(self, report: dict[str, Any], memory: GuestMemory) -> None:
         self.end: str = report["end"]
         self.code: int = report.get("code", 0)
-        self.console: bytes = report["console"]
+        self.console: bytes = report["console"].encode("latin-1")
         self.environment: dict[str, str] = report["environment"]
         self.report: dict[str, Any] = report
         self.memory = memory
@@ -111,7 +111,7 @@ def run(
                 raise end
             report = describe(loader, interpreter)
             report["vcpu"] = host.vcpu.as_dict()
-            report["console"] = bytes(console.output)
+            report["console"] = console.output.decode("latin-1")
             if isinstance(end, GuestReady):
                 report["end"] = "exec"
             elif isinstance(end, LoaderExit):

@@ -28,6 +28,7 @@ REACH = GUEST_ADDRESS_MASK + 1  # guest addresses that copyin can name
 _STEP = 32  # MiB; memory sizes are suggested in multiples of it
 _MAX_STRING = 4096
 _CHUNK = 16384
+_BLOCK = 4 * MIB
 
 
 def round_up(value: int, step: int) -> int:
@@ -90,6 +91,11 @@ class GuestReader:
         number, at = divmod(gpa & GUEST_ADDRESS_MASK, _CHUNK)
         data = self._chunk(number)[at : at + size]
         return data if len(data) == size else copyout(self._guest, gpa, size)
+
+    def block(self, gpa: int, size: int) -> bytes | None:
+        """``size`` bytes at once; None for more than 4 MiB and for what is not wholly in low memory."""
+        start = gpa & GUEST_ADDRESS_MASK
+        return copyout(self._guest, start, size) if size <= _BLOCK and start + size <= self._low else None
 
     def unpack(self, layout: Struct, gpa: int) -> tuple[int, ...]:
         """The integers of a structure."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LINKER_HINTS_VERSION = 1
 _RECORD = Struct("<ii").unpack_from  # length of what follows it, type
 _INT = 4
+_VERSION = Struct("<iB").unpack_from  # the number behind a name, and the length of the file's name behind it
+_LONGEST_VERSION = 2 * _INT + 256 + _INT + _INT + 256  # bytes of a VERSION record whose names have 255 characters
 _INTEGER_FIELDS = "IJGLM"
 _STRING_FIELDS = "DZ"
 
@@ -87,8 +89,16 @@ def versions(hints: bytes) -> Versions:
     while at + 2 * _INT <= size:
         length, kind = _RECORD(hints, at)
         if kind == MDT_VERSION:
-            cursor = _Cursor(hints, at + 2 * _INT)
-            found.setdefault(cursor.string(), []).append((cursor.integer(), cursor.string()))
+            if at + _LONGEST_VERSION <= size:  # all of it is there: as the cursor reads it, without one
+                start = at + 2 * _INT + 1
+                end = start + hints[start - 1]
+                place = (end + _INT - 1) // _INT * _INT
+                version, file_length = _VERSION(hints, place)
+                file = hints[place + _INT + 1 : place + _INT + 1 + file_length].decode("latin-1")
+                found.setdefault(hints[start:end].decode("latin-1"), []).append((version, file))
+            else:
+                cursor = _Cursor(hints, at + 2 * _INT)
+                found.setdefault(cursor.string(), []).append((cursor.integer(), cursor.string()))
         if length < 0:
             break
         at += length + _INT

@@ -76,6 +76,14 @@ class ModuleSet:
         word, layout, offset = self.elf.word, self.elf.metadata, self.offset
         unpack = self.memory.unpack
         pointers = memoryview(self.memory.read(self.start, max(0, count) * word)).cast("Q" if word == 8 else "I")
+        first = min(pointers, default=0)
+        block = self.memory.block(first + offset, max(pointers, default=0) - first + layout.size)
+        if block is not None:  # the linker lays all records into one section
+            unpack_from = layout.unpack_from
+            for pointer in pointers:
+                _, kind, data, name = unpack_from(block, pointer - first)
+                yield kind, data + offset, name + offset
+            return
         for pointer in pointers:
             _, kind, data, name = unpack(layout, pointer + offset)
             yield kind, data + offset, name + offset
