@@ -518,3 +518,44 @@ def test_bhyve_is_managed_the_same_way(spinning: Path) -> None:
             program("bhyvectl", "--vm=vm", action, check=0)
             assert process.wait(10) == status
     assert not vm_folder().exists()
+
+
+def core_segments(path: Path) -> list[tuple[int, int, int]]:
+    """(file offset, physical address, size) of a core's PT_LOADs, as readelf has them."""
+    done = subprocess.run(["readelf", "-hlW", str(path)], capture_output=True, text=True, check=True)
+    assert "CORE (Core file)" in done.stdout
+    loads = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["LOAD"]]
+    return [(int(load[1], 16), int(load[3], 16), int(load[4], 16)) for load in loads]
+
+
+def low_memory(path: Path, start: int, size: int) -> bytes:
+    offset = next(offset - base for offset, base, length in core_segments(path) if base <= start < base + length)
+    with path.open("rb") as file:
+        file.seek(offset + start)
+        return file.read(size)
+
+
+def test_a_core_of_a_loaded_guest(probe_disk: Path, tmp_path: Path) -> None:
+    kernel = load("-d", probe_disk, "-m", "4G")["kernel"]
+    core = tmp_path / "core"
+    program("bhyvectl", "--vm=vm", f"--dump={core}", check=0)
+    assert core_segments(core) == [(4096, 0, 3 << 30), (4096 + (3 << 30), 4 << 30, 1 << 30)]
+    with (vm_folder() / "memory").open("rb") as memory:
+        memory.seek(kernel["address"])
+        assert low_memory(core, kernel["address"], kernel["size"]) == memory.read(kernel["size"])
+    assert core.stat().st_blocks * 512 < 64 * MIB and core.stat().st_mode & 0o777 == 0o600
+    assert "File exists" in program("bhyvectl", "--vm=vm", f"--dump={core}", check=71).messages
+
+
+def test_a_core_of_a_running_guest(spinning: Path, tmp_path: Path) -> None:
+    """Its kernel is there, and what it has written since it was loaded."""
+    core = tmp_path / "core"
+    with running():
+        program("bhyvectl", "--vm=vm", f"--dump={core}", check=0)
+        assert "File exists" in program("bhyvectl", "--vm=vm", f"--dump={core}", check=71).messages
+        assert is_running()
+    with (vm_folder() / "memory").open("rb") as memory:
+        memory.seek(0x200000)
+        loaded = memory.read(64 << 10)
+    found = low_memory(core, 0x200000, 64 << 10)
+    assert found[:4096] == loaded[:4096] and found != loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from bhyveload.cli.base_system import refer
@@ -25,6 +26,7 @@ usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-h
                 [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
                 [--power-button | --force-poweroff | --force-reset | --destroy]
        bhyvectl --vm=NAME --map [--svg=FILE]
+       bhyvectl --vm=NAME --dump=FILE
        bhyvectl --vm=NAME --console [--escape=KEY]
        bhyvectl --list [--json]
        bhyvectl --help | --version
@@ -50,12 +52,14 @@ LONG_OPTIONS = {
     "cpu": "cpu:",
     "escape": "escape:",
     "svg": "svg:",
+    "dump": "dump:",
     "suspend": "suspend:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
     **{name: name for name in RUNNING},
     **{f"get-{name}": f"get-{name}" for name in (*REGISTERS, *SELECTORS)},
     **{f"get-desc-{name}": f"get-desc-{name}" for name in DESCRIPTORS},
 }
+_DUMP_LIMIT = 600.0  # seconds
 EXIT_USAGE = 1  # bhyvectl.c's
 
 
@@ -107,6 +111,9 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     if "map" in wanted or "svg" in wanted:
         _draw(name, arguments.get("svg"), "map" in wanted, put)
         return 0
+    if "dump" in arguments:
+        _dump(name, arguments["dump"])
+        return 0
     told = {option for option in RUNNING if option in wanted}
     if told:
         _tell_of_the_running(name, cpu, told, put)
@@ -123,7 +130,7 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
 def usage() -> str:
     """As bhyvectl.c prints it: one line an option."""
     lines = [f"Usage: {program_name('bhyvectl')} --vm=<vmname>\n"]
-    described = {"cpu": "vcpu_number", "escape": "key", "svg": "file"}
+    described = {"cpu": "vcpu_number", "escape": "key", "svg": "file", "dump": "file"}
     for name, yielded in LONG_OPTIONS.items():
         if name not in ("vm", "suspend"):  # snapshots of a running VM are in none of FreeBSD's releases
             lines.append(f"       [--{name}{f'=<{described[name]}>' if yielded.endswith(':') else ''}]\n")
@@ -145,6 +152,28 @@ def _draw(name: str, svg: str | None, text: bool, put: Callable[[str], object]) 
             raise HostError(f"--svg {svg}: {error.strerror}") from None
     if text:
         put(as_lines(found))
+
+
+def _dump(name: str, path: str) -> None:
+    """An ELF core of guest memory: of the guest that runs, or as the loader left it.  Raises HostError."""
+    from bhyveload.handoff.core import new_file, write_core
+    from bhyveload.running.machines import running
+
+    runner = running(name)
+    if runner is not None:
+        with runner:
+            runner.ask("dump", _DUMP_LIMIT, path=os.path.abspath(path))
+        return
+    with VirtualMachine.open(name, lock=False, require_loaded=True) as vm:
+        assert vm.memory is not None
+        fd = new_file(path)
+        try:
+            write_core(fd, vm.memory)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
 
 
 def _refuse_to_suspend(name: str) -> NoReturn:

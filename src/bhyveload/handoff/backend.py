@@ -75,6 +75,11 @@ class Session(Protocol):
         for the button."""
         ...
 
+    def dump(self, fd: int, told: Callable[[str], None]) -> bool:
+        """Write an ELF core of guest memory to ``fd``; ``told`` is called at the end, with the reason of a failure or
+        "".  The guest stands still meanwhile.  False: not now."""
+        ...
+
     def reset(self) -> None:
         """Reset the machine: the run ends as rebooted."""
         ...

@@ -3,7 +3,7 @@
 Whoever connects sends one line, a JSON object with the member "command", and gets one line back: {"ok": true, ...} or
 {"ok": false, "error": text}.  The connection then stays open until the run ends, so that a client can wait for that;
 after "console" it is the guest's console instead.  Commands: info, power-button, power-off, reset, destroy, stats,
-console.
+console; "dump" also has "path", a new file.
 
 The socket has mode 0600 in a folder of mode 0700, and a client of another user (but root) is sent away.  One that a
 killed program left behind refuses connections; the next run replaces it: it has the VM's lock.
@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import HostError
+from bhyveload.handoff.core import new_file
 from bhyveload.handoff.outcome import DESTROYED
 from bhyveload.running.statistics import statistics
 
@@ -107,6 +108,9 @@ class ControlSocket:
         except (ValueError, RecursionError):
             request = None
         command = request.get("command") if isinstance(request, dict) else None
+        if command == "dump" and isinstance(request, dict):
+            self._dump(fd, client, request.get("path"))
+            return
         handler = _COMMANDS.get(command) if isinstance(command, str) else None
         if command == "console":
             if self._say(client, {"ok": True}):
@@ -115,6 +119,29 @@ class ControlSocket:
         answer = {"ok": False, "error": "not a command"} if handler is None else {"ok": True, **handler(self)}
         if not self._say(client, answer):
             self._drop(fd)
+
+    def _dump(self, fd: int, client: socket.socket, path: object) -> None:
+        """Answered when it is done; a client that has gone meanwhile is not."""
+        target = -1
+        try:
+            if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+                raise HostError("dump: no path")
+            target = new_file(path)
+
+            def told(error: str) -> None:
+                os.close(target)
+                if error:
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+                if self._clients.get(fd, (None,))[0] is client:
+                    self._say(client, {"ok": False, "error": error} if error else {"ok": True})
+
+            if not self._session.dump(target, told):
+                os.close(target)
+                os.unlink(path)
+                raise HostError("dump: the guest does not run yet, or is being dumped")
+        except (HostError, OSError) as error:
+            self._say(client, {"ok": False, "error": str(error)})
 
     def _say(self, client: socket.socket, answer: dict[str, Any]) -> bool:
         text = json.dumps(answer).encode() + b"\n"
@@ -175,11 +202,11 @@ class Runner:
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
 
-    def ask(self, command: str, timeout: float = 5.0) -> dict[str, Any]:
+    def ask(self, command: str, timeout: float = 5.0, **more: str) -> dict[str, Any]:
         """The answer to ``command``.  Raises HostError: there is none in ``timeout`` seconds, or it is a refusal."""
         self.socket.settimeout(timeout)
         try:
-            self.socket.sendall(json.dumps({"command": command}).encode() + b"\n")
+            self.socket.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             answer = json.loads(self._line())
         except (OSError, ValueError, RecursionError) as error:
             raise HostError(f"the program that runs the guest does not answer: {error}") from None

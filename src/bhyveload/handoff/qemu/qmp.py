@@ -7,12 +7,12 @@ Source: QEMU's docs/interop/qmp-spec.
 from __future__ import annotations
 
 import json
+import socket
 
 from bhyveload.errors import HandoffError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
     from typing import Any
 
@@ -38,6 +38,14 @@ class Qmp:
             message["arguments"] = arguments
         try:
             self.socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self.closed = True
+
+    def send_descriptor(self, name: str, fd: int) -> None:
+        """Let QEMU have ``fd``, by ``name`` ("fd:NAME" in further commands)."""
+        message = {"execute": "getfd", "id": "getfd", "arguments": {"fdname": name}}
+        try:
+            socket.send_fds(self.socket, [json.dumps(message).encode() + b"\n"], [fd])
         except OSError:
             self.closed = True
 

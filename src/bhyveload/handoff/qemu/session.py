@@ -62,6 +62,7 @@ _MESSAGES_MAX = 1 << 16
 _PROCESSOR = re.compile(r"[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+).*?HLT=(\d).*?CS =([0-9a-f]+)", re.DOTALL)
 _INTERRUPTS_ON = 0x200
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
+_DUMP = "dump-guest-memory"
 _PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
 _SCI_EN, _NO_PORT = 1, 0xFFFF
 _PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]+)")
@@ -172,6 +173,7 @@ class QemuSession:
         self._running = False
         self._when_running: list[Callable[[], None]] = []
         self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
+        self._dumped: Callable[[str], None] | None = None
         self._begin = time.monotonic()
         self._next_poll = self._begin + _HALT_POLL
         self.loop = Loop()
@@ -318,6 +320,11 @@ class QemuSession:
             reason = str(data.get("reason")) if isinstance(data, dict) else ""
             self._failed = reason == _FAILED and not self._ended_by_us
             self._outcome = self._outcome or _REASONS.get(reason, STOPPED)
+        elif message.get("id") == _DUMP:
+            error = message.get("error")
+            told, self._dumped = self._dumped, None
+            if told is not None:
+                told(str(error.get("desc"))[:200] if isinstance(error, dict) else "")
         elif message.get("id") == "human-monitor-command":
             self._monitor_says(message.get("return"))
 
@@ -384,6 +391,14 @@ class QemuSession:
             return
         self._unheard.append(unheard)
         self._monitor(f"i /h {_PM1_CONTROL:#x}")
+
+    def dump(self, fd: int, told: Callable[[str], None]) -> bool:
+        if self._dumped is not None or not self._running:
+            return False
+        self._dumped = told
+        self._qmp.send_descriptor(_DUMP, fd)
+        self._qmp.send(_DUMP, paging=False, protocol=f"fd:{_DUMP}")
+        return True
 
     def reset(self) -> None:
         self._qmp.send("system_reset")
