@@ -90,7 +90,12 @@ def _named_disks(arguments: Arguments) -> tuple[list[Disk] | None, list[Disk]]:
     for path, _, _ in arguments.shares:
         if not os.path.isdir(path):
             raise HandoffError(f"--share {path}: no such folder")
-    return instead, [disk_from_path(path) for path in arguments.added]
+    beside = [disk_from_path(path) for path in arguments.added]
+    if arguments.seed or arguments.hostname or arguments.ssh_keys:
+        from bhyveload.handoff.seed import seed_disk
+
+        beside.append(seed_disk(arguments.seed, arguments.hostname, arguments.ssh_keys))
+    return instead, beside
 
 
 def _prepare(

@@ -39,6 +39,10 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
                         repeat for the next disks
       --snapshot        what the guest writes to its disks is dropped at the end of the run
 
+      --seed USER-DATA[,META-DATA]
+                        a disk for the guest's first boot (nuageinit, cloud-init) with these files; short forms:
+      --hostname NAME, --ssh-key FILE.pub
+
       --net NETWORK     none (default), user[,host][,hostfwd=tcp:127.0.0.1:2222-:22]..., or tap,INTERFACE;
                         user alone reaches nothing behind its gateway, host opens it; also mac=, model=
       --ssh PORT        user network; PORT of the host's loopback leads to the guest's sshd
@@ -81,7 +85,22 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox", "restart", "snapshot", "version")
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
-    *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get", "expect", "fail-on", "gdb"),
+    *(
+        "timeout",
+        "user",
+        "vm",
+        "exec",
+        "login",
+        "password-file",
+        "put",
+        "get",
+        "seed",
+        "hostname",
+        "ssh-key",
+        "expect",
+        "fail-on",
+        "gdb",
+    ),
 )
 SHORT_OPTIONS = "c:d:e:m:"
 LONG_OPTIONS = {
@@ -121,6 +140,8 @@ class Arguments:
         self.expect: list[str] = []
         self.fail_on: list[str] = []
         self.gdb = 0
+        self.seed = self.hostname = ""
+        self.ssh_keys: list[str] = []
         self.commands: list[str] = []
         self.puts: list[tuple[str, str]] = []
         self.gets: list[tuple[str, str]] = []
@@ -192,6 +213,8 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             arguments.timeout = timeout_of(value)
         case "expect":
             arguments.expect.append(value)
+        case "ssh-key":
+            arguments.ssh_keys.append(value)
         case "fail-on":
             arguments.fail_on.append(value)
         case "gdb":
@@ -205,7 +228,7 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             _act_for_exec(arguments, option, value)
         case "no-sandbox":
             arguments.confined = False
-        case "export" | "log" | "pid-file" | "stub" | "user":
+        case "export" | "hostname" | "log" | "seed" | "pid-file" | "stub" | "user":
             setattr(arguments, option.replace("-", "_"), value)
         case _:
             setattr(arguments, option.replace("-", "_"), True)
@@ -261,6 +284,10 @@ def _check(arguments: Arguments, no_disk: bool) -> None:
     _check_exec(arguments)
     if arguments.daemon and arguments.console == STDIO:
         raise UsageError("--daemon has no terminal", "bhyvectl --vm=NAME --console reaches the guest's console")
+    if (arguments.seed or arguments.hostname or arguments.ssh_keys) and (
+        arguments.dry_run or arguments.stub or arguments.export
+    ):
+        raise UsageError("a seed is made for a run: not with --dry-run, --stub, --export")
     arguments.console = arguments.console or ("none" if arguments.daemon else STDIO)
 
 
