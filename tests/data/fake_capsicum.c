@@ -2,7 +2,8 @@
  * A stand-in for calls of FreeBSD's libc: cap_enter(2), cap_rights_limit(2), cap_ioctls_limit(2), cap_getmode(2),
  * catopen(3), procctl(2).  What was asked for is kept; fail_on() makes one fail.
  *
- * For whole programs (LD_PRELOAD): it is appended to the file CAPSICUM_STANDIN.
+ * For whole programs (LD_PRELOAD): it is appended to the file CAPSICUM_STANDIN; CAPSICUM_STANDIN_FAIL=FUNCTION makes one
+ * fail with ENOSYS.
  */
 #include <fcntl.h>
 #include <stdarg.h>
@@ -24,6 +25,12 @@ void fail_on(const char *function, int error) { strcpy(failing, function); failu
 
 static int result(const char *function)
 {
+	const char *fail = getenv("CAPSICUM_STANDIN_FAIL");
+
+	if (fail != NULL && strcmp(function, fail) == 0) {
+		errno = ENOSYS;
+		return -1;
+	}
 	if (strcmp(function, failing) != 0)
 		return 0;
 	errno = failure;

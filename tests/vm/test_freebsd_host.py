@@ -52,6 +52,14 @@ def host(libraries: tuple[Path, str], tmp_path: Path, capsicum: Path, monkeypatc
     return StandIn(folder / "libvmmapi.so", abi, tmp_path / "dev-vmm")
 
 
+@pytest.fixture
+def loader(tmp_path: Path) -> Path:
+    """A userboot object that does what do= says."""
+    path = tmp_path / "userboot.so"
+    path.write_bytes(userboot_testing.build(tmp_path, "-Wl,-Bsymbolic", name="a.o"))
+    return path
+
+
 def load(record: Record, folder: Path, *words: str | Path) -> bytes:
     """The record's boot with the program's defaults; its console."""
     for disk in record.names:
@@ -92,10 +100,8 @@ def test_the_host_directory(host: StandIn, capsicum: Path, tmp_path: Path) -> No
     assert re.search(r"^cap_rights_limit \d+ 0x8040d 0$", capsicum.read_text(), re.M)
 
 
-def test_userboot_objects_and_boot(host: StandIn, tmp_path: Path) -> None:
+def test_userboot_objects_and_boot(host: StandIn, loader: Path, tmp_path: Path) -> None:
     """-l; and /boot is where a guest's other interpreter is looked for."""
-    loader = tmp_path / "userboot.so"
-    loader.write_bytes(userboot_testing.build(tmp_path, "-Wl,-Bsymbolic", name="a.o"))
     bhyveload("-l", loader, "-e", "do=boot", "-m", "64M", "vm", check=0)
     assert host.machines() == ["vm"]
     done = bhyveload("--loader-dir", tmp_path, "-e", "do=swap:nix", "-m", "64M", "vm", check=1)
@@ -108,12 +114,34 @@ def test_a_dry_run(host: StandIn, tmp_path: Path) -> None:
     assert host.calls() == []
 
 
-def test_a_kernel_without_capsicum(host: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_capsicum(
+    host: StandIn, capsicum: Path, loader: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Said, as everything that is missing; the load goes on, as bhyveload(8)'s does."""
-    monkeypatch.setenv("LD_PRELOAD", "")
-    done = bhyveload("-m", "64M", "vm", keys=b"")
-    assert "sandbox: this kernel has no Capsicum" in done.messages
-    assert bhyveload("--require-sandbox", "-m", "64M", "vm").status == 77
+    monkeypatch.setenv("CAPSICUM_STANDIN_FAIL", "cap_getmode")
+    words = ("-l", loader, "-e", "do=boot", "-m", "64M", "vm")
+    done = bhyveload(*words, check=0)
+    assert re.fullmatch(r"bhyveload: sandbox: this kernel has no Capsicum \(.*\n", done.messages)
+    assert capsicum.read_text() == "procctl 0 0 11 9\n"
+    assert bhyveload("--require-sandbox", *words).status == 77
+
+
+@pytest.mark.parametrize("function", ["cap_enter", "cap_rights_limit", "cap_ioctls_limit"])
+def test_no_half_box(function: str, host: StandIn, loader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that has Capsicum and refuses: nothing is read of a guest's, and the VM goes."""
+    monkeypatch.setenv("CAPSICUM_STANDIN_FAIL", function)
+    done = bhyveload("-l", loader, "-e", "do=boot", "-m", "64M", "vm", check=77)
+    assert done.messages == "bhyveload: the loader cannot be confined: Capsicum: Function not implemented\n"
+    assert host.machines() == []
+
+
+def test_the_store(host: StandIn, loader: Path, vmm_directory: Path) -> None:
+    """VMs as directories, without what Linux alone has; bhyveload -c takes the host's own null modem."""
+    bhyveload("--vmm=store", "-l", loader, "-e", "do=boot", "-m", "64M", "vm", check=0)
+    assert (vmm_directory / "vm" / "state.json").exists()
+    assert host.calls() == []
+    done = bhyveload("--vmm=store", "-c", "/dev/nmdm77A", "-m", "64M", "vm", check=64)
+    assert done.messages.startswith("bhyveload: Could not open '/dev/nmdm77A'")
 
 
 def test_a_disk_of_the_guest_can_be_looked_into(host: StandIn, tmp_path: Path) -> None:
@@ -135,8 +163,6 @@ def test_programs_that_freebsd_has(name: str, host: StandIn) -> None:
     )
 
 
-def test_memory_sizes_above_the_hole(host: StandIn, tmp_path: Path) -> None:
-    loader = tmp_path / "userboot.so"
-    loader.write_bytes(userboot_testing.build(tmp_path, "-Wl,-Bsymbolic", name="a.o"))
+def test_memory_sizes_above_the_hole(host: StandIn, loader: Path) -> None:
     bhyveload("-l", loader, "-e", "do=boot", "-m", "3080M", "vm", check=0)
     assert host.sizes("vm") == (3072 * MIB, 8 * MIB)

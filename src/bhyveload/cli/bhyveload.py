@@ -292,7 +292,7 @@ def _act(request: Request, option: str, argument: str) -> None:
 
 
 def _open_console(path: str) -> int:
-    if path.startswith("/dev/nmdm"):
+    if path.startswith("/dev/nmdm") and not sys.platform.startswith("freebsd"):  # which has nmdm(4)
         from bhyveload.host.nmdm import device_of
 
         path = device_of(path)

@@ -58,7 +58,7 @@ class RawTerminal:
         characters = list(mode[_CC])
         characters[termios.VMIN], characters[termios.VTIME] = 1, 0
         for key in (termios.VQUIT, termios.VSUSP):
-            characters[key] = b"\0"  # only Ctrl-C is left of ISIG
+            characters[key] = bytes((os.fpathconf(self._fd, "PC_VDISABLE"),))  # only Ctrl-C is left of ISIG
         mode[_CC] = characters
         try:
             termios.tcsetattr(self._fd, termios.TCSAFLUSH, mode)

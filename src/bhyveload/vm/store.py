@@ -49,13 +49,13 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 def default_directory() -> str:
     """Where VMs are kept: $BHYVE_VMM_DIR, or /dev/shm/vmm-<uid>; for root /dev/vmm where it has made that a directory,
-    or a link to one (docs/callers.md)."""
+    or a link to one (docs/callers.md).  FreeBSD (``--vmm=store``) has no /dev/shm: /tmp/vmm-<uid>."""
     named = os.environ.get("BHYVE_VMM_DIR")
     if named:
         return named
     if os.geteuid() == 0 and sys.platform == "linux" and os.path.isdir(DEV_VMM) and os.access(DEV_VMM, os.W_OK):
         return os.path.realpath(DEV_VMM)
-    return f"/dev/shm/vmm-{os.geteuid()}"
+    return f"{'/tmp' if sys.platform.startswith('freebsd') else '/dev/shm'}/vmm-{os.geteuid()}"
 
 
 def prepare_directory(directory: str | None = None) -> str:
@@ -381,7 +381,7 @@ class VirtualMachine:
         try:
             self._unlink("memory.new")
             self._unlink("state.json.new")
-            self._unnamed = os.path.exists("/proc/self/fd")
+            self._unnamed = hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")
             if self._unnamed:
                 try:
                     fd = os.open(self.path, mode | os.O_TMPFILE, 0o600)
