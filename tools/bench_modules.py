@@ -54,7 +54,7 @@ def load(disk: Path, commands: Sequence[str]) -> float:
     host = LoaderCallbacks(
         harness.KeyConsole(), GuestMemory(fd, MEMORY, 0), [open_raw(str(disk))], None, loader_environment([])
     )
-    loader = Loader(host, True, Options(batch=True, commands=tuple(commands)))
+    loader = Loader(host, "current", Options(batch=True, commands=tuple(commands)))
     started = time.perf_counter()
     try:
         loader_main(loader)

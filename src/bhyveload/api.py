@@ -158,7 +158,7 @@ def load(
     VmStorageError and the other BhyveloadErrors.
     """
     began = time.perf_counter_ns()
-    current = loader_version(compat) == "current"
+    version = loader_version(compat)
     deadline = deadline_of(timeout)
     vm.loading()
     _flush_streams()
@@ -178,7 +178,7 @@ def load(
             seen,
             environment,
             host_directory,
-            current,
+            version,
             options,
             loaders,
             sandbox or None,
@@ -360,7 +360,7 @@ def _run_until_loaded(
     disks: Sequence[Device],
     environment: Sequence[str | bytes],
     host_directory: HostDirectory | None,
-    current: bool,
+    version: LoaderVersion,
     options: Options,
     loaders: Loaders | None,
     sandbox: Sandbox | None,
@@ -378,7 +378,7 @@ def _run_until_loaded(
             load_all("" if userboot is None else DISKS)
         elif userboot is None and disks:
             _expect(interpreter)
-        work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, current)
+        work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, version)
         subject = Subject(
             "the loader",
             sandbox,
@@ -396,7 +396,7 @@ def _run_until_loaded(
         if end == "swap":
             interpreter = result["interpreter"]
             userboot = _swap(interpreter, loaders, options)
-        elif result["code"] != USERBOOT_EXIT_REBOOT or not current:
+        elif result["code"] != USERBOOT_EXIT_REBOOT or version == "13.2":
             # whatever the guest's scripts say: nothing was loaded, and that is no success
             raise LoaderError("the loader ended without starting a guest", exit_status=result["code"] & 0xFF or 1)
         # else the loader starts over, as bhyveload.c does since 2024; before, its exit status was 2
@@ -432,7 +432,7 @@ class _Turn:
         options: Options,
         userboot: _Userboot,
         interpreter: str,
-        current: bool,
+        version: LoaderVersion,
     ) -> None:
         self._vm = vm
         self._console = console
@@ -442,7 +442,7 @@ class _Turn:
         self._options = options
         self._userboot = userboot
         self._interpreter = interpreter
-        self._current = current
+        self._version = version
         self._object: Prepared | None = None
 
     def prepare(self) -> None:
@@ -459,7 +459,7 @@ class _Turn:
         if self._userboot is not None:
             session, _ = self._userboot
             session.run_object(self._object, self._host, leave)
-        return run_loader(self._host, self._interpreter, self._current, self._options, leave)
+        return run_loader(self._host, self._interpreter, self._version, self._options, leave)
 
 
 def _userboot(loader: LoaderObject | None, options: Options) -> _Userboot:

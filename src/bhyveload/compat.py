@@ -20,3 +20,10 @@ def loader_version(text: str) -> LoaderVersion:
     if text == "current":
         return "current"
     raise UsageError(f"there is no version {text!a} of the loader", f"{' and '.join(LOADER_VERSIONS)} are known")
+
+
+def compat_option(argument: str) -> LoaderVersion:
+    """--compat's argument.  Raises UsageError."""
+    if argument not in LOADER_VERSIONS:
+        raise UsageError(f"--compat knows 13.2 and current, not '{argument}'")
+    return loader_version(argument)

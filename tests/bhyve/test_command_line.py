@@ -16,7 +16,7 @@ from bhyveload.errors import BhyveError
 from support.bhyve_lines import LINES
 
 if TYPE_CHECKING:
-    from bhyveload.vm.memsize import Compat
+    from bhyveload.compat import LoaderVersion
 
 DEFAULTS = [
     "acpi_tables=true",
@@ -28,7 +28,7 @@ DEFAULTS = [
 ]
 
 
-def parsed(words: list[str], compat: Compat = "current") -> tuple[CommandLine, list[str]]:
+def parsed(words: list[str], compat: LoaderVersion = "current") -> tuple[CommandLine, list[str]]:
     """The command line after all of ``words``, and its operands."""
     line = CommandLine(compat, lambda _: None)
     options, operands = getopt(words, SHORT_OPTIONS[compat])
@@ -37,13 +37,13 @@ def parsed(words: list[str], compat: Compat = "current") -> tuple[CommandLine, l
     return line, operands
 
 
-def dumped(*words: str, compat: Compat = "current") -> list[str]:
+def dumped(*words: str, compat: LoaderVersion = "current") -> list[str]:
     """What the options add to the defaults' dump."""
     lines = list(parsed(list(words), compat)[0].config.dump())
     return [line for line in lines if line not in DEFAULTS]
 
 
-def refusal(*words: str, compat: Compat = "current") -> BhyveError:
+def refusal(*words: str, compat: LoaderVersion = "current") -> BhyveError:
     with pytest.raises(BhyveError) as error:
         parsed(list(words), compat)
     return error.value

@@ -19,17 +19,17 @@ from bhyveload.errors import BhyveError
 from support.bhyve_lines import LINES
 
 if TYPE_CHECKING:
-    from bhyveload.vm.memsize import Compat
+    from bhyveload.compat import LoaderVersion
 
 
-def command_line(words: list[str], compat: Compat = "current") -> CommandLine:
+def command_line(words: list[str], compat: LoaderVersion = "current") -> CommandLine:
     line = CommandLine(compat, lambda _: None)
     for option, argument in getopt(words, SHORT_OPTIONS[compat])[0]:
         line.option(option, argument or "")
     return line
 
 
-def guest(*words: str, name: str = "vm1", compat: Compat = "current") -> Guest:
+def guest(*words: str, name: str = "vm1", compat: LoaderVersion = "current") -> Guest:
     return guest_of(command_line(list(words), compat).config, name, compat, "host")
 
 
@@ -38,7 +38,7 @@ def device(slot: str, *words: str) -> dev.Device:
     return found
 
 
-def refusal(*words: str, compat: Compat = "current") -> BhyveError:
+def refusal(*words: str, compat: LoaderVersion = "current") -> BhyveError:
     with pytest.raises(BhyveError) as error:
         guest(*words, compat=compat)
     return error.value

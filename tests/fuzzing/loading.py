@@ -85,7 +85,7 @@ def a_loader(disk: BytesDevice | None = None, current: bool = True) -> Loader:
     console: Any = _Keys()
     host = LoaderCallbacks(console, guest_memory(), [disk] if disk else [])
     host.delay = lambda usec: None  # type: ignore[method-assign]
-    loader = Loader(host, current)
+    loader = Loader(host, "current" if current else "13.2")
     loader.commands = commands()
     loader.console.probe()
     loader.interpreter = SimpleInterpreter(loader)

@@ -181,8 +181,8 @@ def test_lines(line: str, expected: list[str]) -> None:
 def test_lines_that_cannot_be_split(line: str, old: int) -> None:
     with pytest.raises(ParseError) as caught:
         words(line, v="value")
-    assert failure_line(caught.value.reason, current=False) == old
-    assert failure_line(caught.value.reason, current=True) == old - 3
+    assert failure_line(caught.value.reason, "13.2") == old
+    assert failure_line(caught.value.reason, "current") == old - 3
 
 
 def test_limits_are_reached() -> None:
@@ -197,7 +197,7 @@ def test_any_line(line: str) -> None:
     try:
         found = words(line, a="1", ab="2 3")
     except ParseError as error:
-        assert failure_line(error.reason, current=True) > 100
+        assert failure_line(error.reason, "current") > 100
     else:
         assert len(found) <= MAXARGS and all(0 < len(word) < PARSE_BUFSIZE for word in found)
 

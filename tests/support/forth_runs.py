@@ -54,7 +54,7 @@ def run_forth(
     with guest_memory() as memory:
         console = harness.KeyConsole(keys)
         host = LoaderCallbacks(console, memory, disks or [], host_directory, loader_environment(()))
-        loader = Loader(host, current, options)
+        loader = Loader(host, "current" if current else "13.2", options)
         lock_variables(loader, "4th")
         try:
             loader_main(loader, "4th")

@@ -104,7 +104,7 @@ def run(
 
     def work(leave: Leave) -> dict[str, Any]:
         host = LoaderCallbacks(console, guest, disks, host_directory, loader_environment(environment))
-        loader = Loader(host, current, options)
+        loader = Loader(host, "current" if current else "13.2", options)
 
         def outcome(end: BaseException) -> dict[str, Any]:
             if not isinstance(end, LoaderEnd):

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.image.raw import RawImage
@@ -106,7 +106,7 @@ def vdev_partition(image: RawImage) -> Partition:
     return Partition(image, PARTITION_START, image.size - PARTITION_START - TABLE_END)
 
 
-def open_pools(*names: str, strict: str | None = None) -> PoolSet:
+def open_pools(*names: str, strict: Literal["current", "13.2"] | None = None) -> PoolSet:
     """The pools on disks ``names``, opened without a loader."""
     pools = PoolSet(strict=strict)
     for number, name in enumerate(names):

@@ -16,9 +16,9 @@ from bhyveload.errors import EX_USAGE, BhyveError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.vm.memsize import Compat
+    from bhyveload.compat import LoaderVersion
 
-CPU_SETSIZE: dict[Compat, int] = {"current": 1024, "13.2": 256}
+CPU_SETSIZE: dict[LoaderVersion, int] = {"current": 1024, "13.2": 256}
 _MAX_FILE = 1 << 20
 _MAX_FWCFG_NAME = 55  # QEMU_FWCFG_MAX_NAME less its NUL
 _MAX_DOMAIN = 255
@@ -51,7 +51,7 @@ class FirmwareItem(NamedTuple):
 class CommandLine:
     """What the options have made so far.  ``listing``: lines that help asked for; bhyve then prints them and ends."""
 
-    def __init__(self, compat: Compat, warn: Callable[[str], None]) -> None:
+    def __init__(self, compat: LoaderVersion, warn: Callable[[str], None]) -> None:
         self.compat = compat
         self.config = Config(warn)
         self.items: list[FirmwareItem] = []

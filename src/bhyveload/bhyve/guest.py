@@ -18,7 +18,7 @@ from bhyveload.vm.memsize import parse_memory_size
 if TYPE_CHECKING:
     from bhyveload.bhyve.config import Config
     from bhyveload.bhyve.devices import Device, SerialPort
-    from bhyveload.vm.memsize import Compat
+    from bhyveload.compat import LoaderVersion
 
 DEFAULT_MEMORY = "256M"
 _UINT16_MAX = 65535
@@ -73,7 +73,7 @@ class Guest(NamedTuple):
     as bhyve_config(5) names them."""
 
     name: str
-    compat: Compat
+    compat: LoaderVersion
     topology: Topology
     pins: dict[int, frozenset[int]]
     wired: bool
@@ -109,7 +109,7 @@ def topology_of(config: Config) -> Topology:
     return Topology(cpus, sockets, cores, threads)
 
 
-def pins_of(config: Config, cpus: int, compat: Compat) -> dict[int, frozenset[int]]:
+def pins_of(config: Config, cpus: int, compat: LoaderVersion) -> dict[int, frozenset[int]]:
     """Raises BhyveError (bhyverun.c:parse_cpuset)."""
     pins = {}
     for cpu in range(cpus):
@@ -136,7 +136,7 @@ def _cpu_set(cpu: int, text: str, limit: int) -> frozenset[int]:
     return frozenset(numbers)
 
 
-def memory_of(config: Config, compat: Compat) -> int:
+def memory_of(config: Config, compat: LoaderVersion) -> int:
     """Bytes of ``-m``.  Raises BhyveError."""
     text = config.get("memory.size") or ""
     try:
@@ -145,7 +145,7 @@ def memory_of(config: Config, compat: Compat) -> int:
         raise BhyveError(f"invalid memsize '{text}'", EX_USAGE) from None
 
 
-def guest_of(config: Config, name: str, compat: Compat, hostname: str) -> Guest:
+def guest_of(config: Config, name: str, compat: LoaderVersion, hostname: str) -> Guest:
     """The whole machine.  ``hostname``: the host's, for the UUID.  Raises BhyveError, as bhyve at its start."""
     topology = topology_of(config)
     serial_ports, devices = start_devices(config, name, compat)

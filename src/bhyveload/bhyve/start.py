@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bhyveload.bhyve.config import Config, Node
-    from bhyveload.vm.memsize import Compat
+    from bhyveload.compat import LoaderVersion
 
 _COM_PORTS = 4
 _XHCI_DEVICES = 4
@@ -35,7 +35,7 @@ _CANONICAL = re.compile(r"0|[1-9]\d{0,2}")
 class Start:
     """One start: what its emulations need to know of it."""
 
-    def __init__(self, config: Config, name: str, compat: Compat) -> None:
+    def __init__(self, config: Config, name: str, compat: LoaderVersion) -> None:
         self.config = config
         self.name = name
         self.compat = compat
@@ -46,14 +46,14 @@ class Start:
         return failed_start(self.compat, os.strerror(number), *lines)
 
 
-def failed_start(compat: Compat, reason: str, *lines: str, hint: str = "") -> BhyveError:
+def failed_start(compat: LoaderVersion, reason: str, *lines: str, hint: str = "") -> BhyveError:
     """A device could not be set up: the emulation's own ``lines``, then init_pci's with errno's text ``reason``."""
     head = "Device" if compat == "current" else "device"
     return BhyveError(f"{head} emulation initialization error: {reason}", bare=True, before=lines, hint=hint)
 
 
 def start_devices(
-    config: Config, name: str, compat: Compat
+    config: Config, name: str, compat: LoaderVersion
 ) -> tuple[tuple[dev.SerialPort, ...], tuple[dev.Device, ...]]:
     """The ISA serial ports (none without an LPC bridge) and the PCI devices.  Raises BhyveError."""
     start = Start(config, name, compat)

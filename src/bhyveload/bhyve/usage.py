@@ -4,17 +4,17 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bhyveload.vm.memsize import Compat
+    from bhyveload.compat import LoaderVersion
 
-SHORT_OPTIONS: dict[Compat, str] = {
+SHORT_OPTIONS: dict[LoaderVersion, str] = {
     "current": "aehuwxACDHIPSWYk:f:o:p:G:c:s:m:n:l:K:U:",
     "13.2": "aehuwxACDHIPSWYk:o:p:G:c:s:m:l:K:U:",
 }
-LPC_DEVICES: dict[Compat, tuple[str, ...]] = {
+LPC_DEVICES: dict[LoaderVersion, tuple[str, ...]] = {
     "current": ("bootrom", "com1", "com2", "com3", "com4", "tpm", "pc-testdev"),
     "13.2": ("bootrom", "com1", "com2", "com3", "com4", "pc-testdev"),
 }
-_SYNOPSIS: dict[Compat, tuple[str, ...]] = {
+_SYNOPSIS: dict[LoaderVersion, tuple[str, ...]] = {
     "current": (
         "[-aCDeHhPSuWwxY]",
         "[-c [[cpus=]numcpus][,sockets=n][,cores=n][,threads=n]]",
@@ -29,7 +29,7 @@ _SYNOPSIS: dict[Compat, tuple[str, ...]] = {
     ),
 }
 # (letter, what it does, only in this version)
-_LETTERS: tuple[tuple[str, str, Compat | None], ...] = (
+_LETTERS: tuple[tuple[str, str, LoaderVersion | None], ...] = (
     ("A", "create ACPI tables", "13.2"),
     ("a", "local apic is in xAPIC mode (deprecated)", None),
     ("C", "include guest memory in core file", None),
@@ -60,7 +60,7 @@ _LETTERS: tuple[tuple[str, str, Compat | None], ...] = (
 )
 
 
-def usage(program: str, compat: Compat) -> str:
+def usage(program: str, compat: LoaderVersion) -> str:
     """The usage text: the same words for -h and for an error."""
     first, *more = _SYNOPSIS[compat]
     blank = " " * len(program)

@@ -19,6 +19,7 @@ from bhyveload.cli.getopt import timeout_of
 from bhyveload.cli.messages import escape, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
+from bhyveload.compat import compat_option
 from bhyveload.errors import (
     EX_OSERR,
     BhyveError,
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
     from bhyveload.bhyve.config import Config
     from bhyveload.bhyve.guest import Guest
+    from bhyveload.compat import LoaderVersion
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import Options
-    from bhyveload.vm.memsize import Compat
 
 EXIT_USAGE = 1
 EXIT_DUMPED = 1
@@ -61,7 +62,7 @@ _IMPOSSIBLE = ("passthru", "virtio-scsi")
 class Request:
     """The command line.  What is not bhyve(8)'s: the long options."""
 
-    def __init__(self, compat: Compat, program: str) -> None:
+    def __init__(self, compat: LoaderVersion, program: str) -> None:
         self.line = CommandLine(compat, lambda text: warn(program, text))
         self.accel = "auto"
         self.dry_run = False
@@ -70,7 +71,7 @@ class Request:
         self.user: str | None = None
 
     @property
-    def compat(self) -> Compat:
+    def compat(self) -> LoaderVersion:
         return self.line.compat
 
     @property
@@ -151,19 +152,20 @@ def bhyve(program: str, words: Sequence[str]) -> int:
         return _run(program, request, vm)
 
 
-def _compat_in(words: Sequence[str]) -> Compat:
+def _compat_in(words: Sequence[str]) -> LoaderVersion:
     """--compat decides about the options in front of it as well."""
-    found: Compat = "current"
+    found: LoaderVersion = "current"
     with contextlib.suppress(UsageError):
         for option, argument in Getopt(words, SHORT_OPTIONS["current"], LONG_OPTIONS):
             if option == "compat":
-                if argument not in ("13.2", "current"):
-                    raise BhyveError(f"--compat knows 13.2 and current, not '{argument}'", 64)
-                found = "13.2" if argument == "13.2" else "current"
+                try:
+                    found = compat_option(argument or "")
+                except UsageError as error:
+                    raise BhyveError(error.message, 64) from None
     return found
 
 
-def _usage(program: str, compat: Compat, status: int) -> int:
+def _usage(program: str, compat: LoaderVersion, status: int) -> int:
     sys.stderr.write(usage(program, compat))
     return status
 
@@ -194,7 +196,7 @@ def _tell_what_is_missing(config: Config) -> None:
             sys.stderr.write(f'pci slot {escape(":".join(words[2:4]))}: unknown device "{value}"\n')
 
 
-def _opened(name: str, compat: Compat) -> VirtualMachine:
+def _opened(name: str, compat: LoaderVersion) -> VirtualMachine:
     """The VM ``name``, loaded and ours alone.  Raises BhyveError in bhyve's words (bhyverun.c:do_open)."""
     words = "no bootrom was configured" if compat == "current" else "virtual machine cannot be booted"
     opening = "vm_openf" if compat == "current" else "vm_create"

@@ -17,7 +17,7 @@ from bhyveload.cli.machines import check_vmm, open_machine
 from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
-from bhyveload.compat import LOADER_VERSIONS, loader_version
+from bhyveload.compat import compat_option
 from bhyveload.confined.deadline import FOREVER, Deadline
 from bhyveload.errors import (
     HostError,
@@ -280,9 +280,7 @@ def _act(request: Request, option: str, argument: str) -> None:
         case "loader-command":
             request.commands.append(argument)
         case "compat":
-            if argument not in LOADER_VERSIONS:
-                raise UsageError(f"--compat knows 13.2 and current, not '{argument}'")
-            request.compat = loader_version(argument)
+            request.compat = compat_option(argument)
         case "vmm":
             request.vmm = check_vmm(argument)
         case "user":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
     from bhyveload.fs import zfs
     from bhyveload.fs.interface import DiskFileSystem, ProbedFileSystem
@@ -129,7 +130,7 @@ class Disks:
             self.pools = self._find_pools(candidates, None)
             self.boot_pools = self._find_pools(candidates, "current")
 
-    def _find_pools(self, candidates: list[Volume], strict: str | None) -> Any:
+    def _find_pools(self, candidates: list[Volume], strict: LoaderVersion | None) -> Any:
         need(ZFS_FACTS)
         pools: Any = zfs.PoolSet(no_twiddle, None, strict)
         for volume in candidates:
@@ -215,7 +216,7 @@ class Disks:
     def volume(self, name: str) -> Volume:
         """The disk or partition of that name.  Raises UsageError (not a name), PartitionError (there is none)."""
         try:
-            spec, path = parse_device(name, current=True)
+            spec, path = parse_device(name, "current")
         except FileSystemError:
             spec, path = None, ""
         if spec is None or path or spec.kind != "disk":

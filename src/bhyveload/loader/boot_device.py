@@ -48,7 +48,7 @@ def boot_from(loader: Loader, wanted: str, set_currdev: SetCurrdev) -> None:
 
 def _resolved(loader: Loader, name: str) -> DeviceSpec:
     """Of a disk alone the partition that the loader itself would take.  Raises FileSystemError."""
-    spec, _ = parse_device(f"{name}:", loader.current)
+    spec, _ = parse_device(f"{name}:", loader.version)
     if spec.kind == "disk" and spec.slice == SLICENONE and spec.partition == PARTNONE:
         best = DeviceSpec("disk", spec.unit, SLICEWILD, PARTWILD)
         try:

@@ -16,6 +16,7 @@ from bhyveload.loader.environment import no_unset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.compat import LoaderVersion
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.environment import Environment, Variable
 
@@ -36,10 +37,10 @@ class InputEnded(LoaderEnd):
 class LoaderConsole:
     """What the loader prints to and reads keys from."""
 
-    def __init__(self, host: LoaderCallbacks, environment: Environment, current: bool) -> None:
+    def __init__(self, host: LoaderCallbacks, environment: Environment, version: LoaderVersion) -> None:
         self.host = host
         self.environment = environment
-        self.current = current
+        self.version = version
         self.active = [True, False]  # per CONSOLES
         self.asks = True  # False: nobody is there to press a key (--batch)
         self._drawing = False  # with --batch: scripts draw what nobody is to see
@@ -237,11 +238,13 @@ class LoaderConsole:
         found = [word for word in words if word in CONSOLES]
         for word in words:
             if word not in CONSOLES:
-                self.print(f"console {word} is unavailable\n" if self.current else f"console {word} is invalid!\n")
+                self.print(
+                    f"console {word} is unavailable\n" if self.version == "current" else f"console {word} is invalid!\n"
+                )
         if not found:
             self.print("no valid consoles!\n")
         refused = len(found) < len(words)
-        if (refused and not found) if self.current else (refused or not found):
+        if (refused and not found) if self.version == "current" else (refused or not found):
             self.print("Available consoles:\n" + "".join(f"    {name}\n" for name in CONSOLES))
         if found:
             self.active = [name in found for name in CONSOLES]

@@ -30,7 +30,7 @@ def explain(loader: Loader) -> tuple[str, str]:
     if trouble is not None:
         return trouble
     try:
-        spec, _ = parse_device(currdev, loader.current)
+        spec, _ = parse_device(currdev, loader.version)
     except FileSystemError as error:
         return error.message, _LOOK_AROUND
     image = _image(loader, spec)

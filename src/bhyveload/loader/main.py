@@ -50,7 +50,7 @@ def loader_main(loader: Loader, interpreter: str = FIRST_INTERPRETER) -> NoRetur
     loader.stage("devices")
     console.probe()
     environment.define("currdev", "", lambda variable, value: _set_currdev(loader, variable, value), no_unset)
-    revision = "3.0" if loader.current else "1.2"
+    revision = "3.0" if loader.version == "current" else "1.2"
     console.print(f"\nFreeBSD/amd64 User boot {interpreter}, Revision {revision}\n")
     environment.set("LINES", "24")
     number = 0
@@ -102,7 +102,7 @@ class NoScripts:
 
 
 def _lua_script(loader: Loader) -> str:
-    script = loader.environment.get("loader_lua") if loader.current else None
+    script = loader.environment.get("loader_lua") if loader.version == "current" else None
     return script or LUA_SCRIPT
 
 

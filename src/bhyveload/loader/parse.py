@@ -5,6 +5,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.compat import LoaderVersion
     from bhyveload.loader.environment import Environment
 
 PARSE_BUFSIZE = 1024
@@ -37,9 +38,9 @@ LINES = {
 _CURRENT_SHIFT = -3
 
 
-def failure_line(reason: str, current: bool) -> int:
+def failure_line(reason: str, version: LoaderVersion) -> int:
     """The number in the loader's message for ``reason``."""
-    return LINES[reason] + (_CURRENT_SHIFT if current else 0)
+    return LINES[reason] + (_CURRENT_SHIFT if version == "current" else 0)
 
 
 def backslash(text: str) -> str:

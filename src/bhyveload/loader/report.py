@@ -22,7 +22,7 @@ def describe(loader: Loader, interpreter: str) -> dict[str, Any]:
     registers = host.vcpu.registers
     report: dict[str, Any] = {
         "interpreter": interpreter,
-        "compat": "current" if loader.current else "13.2",
+        "compat": loader.version,
         "currdev": loader.environment.get("currdev") or "",
         "loaddev": loader.environment.get("loaddev") or "",
         "partition": _partition(loader),
@@ -52,7 +52,7 @@ def describe(loader: Loader, interpreter: str) -> dict[str, Any]:
 def _partition(loader: Loader) -> dict[str, Any] | None:
     """Where currdev lies on its disk, None where it is no disk's."""
     try:
-        spec, _ = parse_device(loader.environment.get("currdev") or "", loader.current)
+        spec, _ = parse_device(loader.environment.get("currdev") or "", loader.version)
         if spec.kind not in ("disk", "vdisk"):
             return None
         part = loader.disks.open(spec)

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.confined.child import Leave
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.state import Options
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def run_loader(
     host: LoaderCallbacks,
     interpreter: str = FIRST_INTERPRETER,
-    current: bool = True,
+    version: LoaderVersion = "current",
     options: Options | None = None,
     leave: Leave | None = None,
 ) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def run_loader(
     (a guest's Lua cannot hold it back).  Raises LoaderError at the end of input and when --batch cannot boot.
     """
     started = time.perf_counter_ns()
-    loader = Loader(host, current, options)
+    loader = Loader(host, version, options)
 
     def outcome(end: BaseException) -> dict[str, Any]:
         if isinstance(end, GuestReady):

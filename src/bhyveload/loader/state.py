@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, Protocol
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.kernel.preloaded import PreloadedFile
 
@@ -79,17 +80,19 @@ class Options:
 
 
 class Loader:
-    """The state of one run.  ``current``: behave as the loader of 2026 (False: FreeBSD 13.2's)."""
+    """The state of one run.  ``version``: behave as the loader of 2026 ("current") or FreeBSD 13.2's."""
 
-    def __init__(self, host: LoaderCallbacks, current: bool = True, options: Options | None = None) -> None:
+    def __init__(
+        self, host: LoaderCallbacks, version: LoaderVersion = "current", options: Options | None = None
+    ) -> None:
         self.host = host
-        self.current = current
+        self.version: LoaderVersion = version
         self.options = options or Options()
         self.environment = Environment()
-        self.console = LoaderConsole(host, self.environment, current)
+        self.console = LoaderConsole(host, self.environment, version)
         self.console.asks = not self.options.batch
         self.disks = Disks(host)
-        self.files = Files(host, self.console, self.environment, self.disks, current)
+        self.files = Files(host, self.console, self.environment, self.disks, version)
         self.commands: dict[str, Command] = {}
         self.interpreter: Interpreter | None = None
         self.autoboot_tried = False

@@ -9,9 +9,7 @@ from bhyveload.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
-
-    Compat = Literal["current", "13.2"]
+    from bhyveload.compat import LoaderVersion
 
 MB = 1 << 20
 _ULONG_MAX = (1 << 64) - 1
@@ -21,7 +19,7 @@ _UNIT_SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 _HINT = "give a number of MiB or a number with a unit: 512, 512M, 4G"
 
 
-def parse_memory_size(text: str, compat: Compat = "current") -> int:
+def parse_memory_size(text: str, compat: LoaderVersion = "current") -> int:
     """Bytes of guest memory that ``-m text`` asks for, as FreeBSD's libvmmapi of that version computes them.
 
     A bare number below 1048576 counts MiB.  The result may still be no VM's size (0, 1, 2**64-1): split_memory says so.
@@ -38,7 +36,7 @@ def parse_memory_size(text: str, compat: Compat = "current") -> int:
     return size
 
 
-def _strtoul(text: str, compat: Compat) -> tuple[int, int, bool]:
+def _strtoul(text: str, compat: LoaderVersion) -> tuple[int, int, bool]:
     """strtoul(text, &end, 0) with a 64-bit long: (value, end, whether errno stays 0)."""
     at = len(text) - len(text.lstrip(_WHITE_SPACE))
     negative = text[at : at + 1] == "-"
@@ -58,7 +56,7 @@ def _strtoul(text: str, compat: Compat) -> tuple[int, int, bool]:
     return (-value & _ULONG_MAX if negative else value), end, True
 
 
-def _base(text: str, at: int, compat: Compat) -> tuple[int, int]:
+def _base(text: str, at: int, compat: LoaderVersion) -> tuple[int, int]:
     """(base, where its digits start): a prefix counts only in front of a digit of its base."""
     prefix, digit = text[at : at + 2].lower(), text[at + 2 : at + 3].lower()
     if prefix == "0x" and digit and digit in _DIGITS:

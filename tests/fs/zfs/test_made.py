@@ -7,6 +7,7 @@ import itertools
 import random
 import struct
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
@@ -54,7 +55,7 @@ def build(
     return writer
 
 
-def opened(disks: Sequence[RawImage | None], strict: str | None = None) -> PoolSet:
+def opened(disks: Sequence[RawImage | None], strict: Literal["current", "13.2"] | None = None) -> PoolSet:
     pools = PoolSet(strict=strict)
     for number, image in enumerate(disks):
         if image is not None:
@@ -364,7 +365,7 @@ def test_second_copy() -> None:
         (13, 4096, "current", False),
     ],
 )
-def test_gang_headers(ashift: int, header_size: int, strict: str | None, readable: bool) -> None:
+def test_gang_headers(ashift: int, header_size: int, strict: Literal["current", "13.2"] | None, readable: bool) -> None:
     """Of 512 bytes, or as large as the device's sectors; a first look at the wrong size says nothing."""
     writer = Writer([Top(0, ashift=ashift)])
     writer.bootfs = b"ROOT/default"

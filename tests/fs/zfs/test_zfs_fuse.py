@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 from zfs_fuse_tree import tree
@@ -34,7 +35,7 @@ def expected(seed: str) -> Tree:
     return found
 
 
-def opened(names: Sequence[str], strict: str | None = None) -> PoolSet:
+def opened(names: Sequence[str], strict: Literal["current", "13.2"] | None = None) -> PoolSet:
     pools = PoolSet(strict=strict)
     for name in names:
         pools.probe(disk(name), name)
@@ -90,6 +91,6 @@ def test_facts() -> None:
 
 
 @pytest.mark.parametrize("strict", ["13.2", "current"])
-def test_loaders_refuse_devices_that_are_files(strict: str) -> None:
+def test_loaders_refuse_devices_that_are_files(strict: Literal["current", "13.2"]) -> None:
     with pytest.raises(FileSystemError, match="vdevs, got: file"):
         opened(["three.0"], strict)

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.fs.zfs import zstd_blocks
 
     Buffer = bytes | memoryview
@@ -51,7 +52,7 @@ def prepare() -> None:
         _lz4_block = None
 
 
-def supported_by_loader(compress: int, strict: str | None) -> bool:
+def supported_by_loader(compress: int, strict: LoaderVersion | None) -> bool:
     """Whether that version's loader has the algorithm (zio_compress_table); all of them without a version."""
     if strict is None:
         return True

@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from bhyveload.compat import LoaderVersion
+
     from .dmu import Dnode
     from .label import Reads
     from .nvlist import NvList
@@ -59,7 +61,7 @@ class Pool:
         reads: Reads,
         last: LastBlock,
         printer: Callable[[str], None],
-        strict: str | None,
+        strict: LoaderVersion | None,
         known: dict[int, Vdev],
     ) -> None:
         """``known``: all vdevs of all pools by guid (libsa's zfs_vdevs)."""

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
     from bhyveload.fs.interface import Twiddle
 
@@ -50,7 +51,7 @@ class PoolSet:
         self,
         twiddle: Twiddle | None = None,
         printer: Callable[[str], None] | None = None,
-        strict: str | None = None,
+        strict: LoaderVersion | None = None,
     ) -> None:
         self.reads = Reads(twiddle)
         self.messages: list[str] = []

@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bhyveload.compat import LoaderVersion
+
     from .blkptr import BlockPointer
     from .label import Reads
     from .vdev import Vdev
@@ -35,7 +37,7 @@ class BlockReader:
     __slots__ = ("_cache", "_cached", "_gang_reads", "printer", "reads", "salt", "strict", "top_vdevs")
 
     def __init__(
-        self, top_vdevs: dict[int, Vdev], reads: Reads, printer: Callable[[str], None], strict: str | None
+        self, top_vdevs: dict[int, Vdev], reads: Reads, printer: Callable[[str], None], strict: LoaderVersion | None
     ) -> None:
         self.top_vdevs = top_vdevs
         self.reads = reads
@@ -174,7 +176,7 @@ class BlockReader:
         return self.read_bp(bp.gang_header(zf.SPA_GANGBLOCKSIZE), depth + 1)
 
 
-def _loader_verifies(number: int, strict: str) -> bool:
+def _loader_verifies(number: int, strict: LoaderVersion) -> bool:
     """Whether that version's loader has the checksum (zio_checksum_table)."""
     return zf.ZIO_CHECKSUM_OFF <= number <= zf.ZIO_CHECKSUM_SKEIN or (
         number == zf.ZIO_CHECKSUM_BLAKE3 and strict != "13.2"

@@ -14,6 +14,7 @@ from bhyveload.loader.state import CMD_ERROR, CMD_OK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.compat import LoaderVersion
     from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.state import Command, Loader
 
@@ -78,7 +79,7 @@ def boot(loader: Loader, argv: list[str]) -> int:
         kernel.args = " ".join(words)
     howto = boot_howto(loader, kernel.args or "")
     if kernel.args is not None:
-        kernel.args = _first_word(kernel.args, loader.current)
+        kernel.args = _first_word(kernel.args, loader.version)
     if not set_root_device(loader):
         return CMD_ERROR
     loader.facts["howto"] = howto
@@ -147,7 +148,7 @@ def boot_howto(loader: Loader, args: str) -> int:
             howto |= _flags(loader, word)
         elif word:
             _assign(loader, word)
-    variables = dict(_VARIABLES, boot_mutemsgs=RB_MUTEMSGS) if loader.current else _VARIABLES
+    variables = dict(_VARIABLES, boot_mutemsgs=RB_MUTEMSGS) if loader.version == "current" else _VARIABLES
     for name, flag in variables.items():
         value = loader.environment.get(name)
         if value is not None and value.lower() != "no":
@@ -165,14 +166,14 @@ def _flags(loader: Loader, word: str) -> int:
         if letter == "S":
             loader.environment.set("comconsole_speed", word[index + 1 :])
             break
-        if letter == "M" and loader.current:
+        if letter == "M" and loader.version == "current":
             howto |= RB_MUTEMSGS
         howto |= _FLAGS.get(letter, 0)
     return howto
 
 
 def _assign(loader: Loader, word: str) -> None:
-    if loader.current:
+    if loader.version == "current":
         word = word[:_ASSIGNMENT]
     name, equals, value = word.partition("=")
     loader.environment.set(name, value if equals else "1")
@@ -193,11 +194,11 @@ def console_flags(consoles: str, howto: int) -> int:
     return howto
 
 
-def _first_word(args: str, current: bool) -> str:
+def _first_word(args: str, version: LoaderVersion) -> str:
     """What splitting leaves of the arguments for the ARGS record (stand/common/boot.c)."""
     ends = [at for at in (args.find(char) for char in " \t\n") if at >= 0]
     word = args[: min(ends)] if ends else args
-    if not current and not word.startswith("-"):
+    if version == "13.2" and not word.startswith("-"):
         word = word.partition("=")[0]
     return word
 

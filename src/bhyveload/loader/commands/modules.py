@@ -29,7 +29,7 @@ _LINE = 79  # lsmod's line buffer
 def load(loader: Loader, argv: list[str]) -> int:
     if len(argv) == 1:
         return loader.fail("no filename specified", CMD_CRIT)
-    parsed = options(loader, argv, "kt:" if loader.current else "dkp:s:t:")
+    parsed = options(loader, argv, "kt:" if loader.version == "current" else "dkp:s:t:")
     if parsed is None:
         return CMD_OK
     flags, words = parsed

@@ -51,7 +51,7 @@ _RARE = ("nvstore", "map-vdisk", "unmap-vdisk", "lszfs", "reloadbe")
 
 def commandlist(loader: Loader, argv: list[str]) -> int:
     """The `?` command."""
-    width = 20 if loader.current else 15
+    width = 20 if loader.version == "current" else 15
     console = loader.console
     console.pager_open()
     if not console.pager_output("Available commands:\n"):

@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
     from bhyveload.fs.interface import FileSystem
     from bhyveload.host.callbacks import LoaderCallbacks
@@ -76,7 +77,7 @@ def _refuse(number: int, spec: str) -> NoReturn:
     raise FileSystemError(number, f"{spec}: {strerror(number)}")
 
 
-def parse_device(spec: str, current: bool) -> tuple[DeviceSpec, str]:
+def parse_device(spec: str, version: LoaderVersion) -> tuple[DeviceSpec, str]:
     """devparse: (device, path behind the colon).
 
     Raises FileSystemError: EINVAL (grammar), ENOENT (no such kind), EUNIT, ESLICE, EPART.  Whether the device exists
@@ -94,7 +95,7 @@ def parse_device(spec: str, current: bool) -> tuple[DeviceSpec, str]:
     if kind == "host":
         return _parse_host(spec)
     # 13.2 always skips the length of "disk", so that vdisk0 is not understood
-    skip = len(kind) if current else len("disk")
+    skip = len(kind) if version == "current" else len("disk")
     return _parse_disk(kind, spec, skip)
 
 

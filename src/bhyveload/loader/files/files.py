@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
     from bhyveload.fs import compressed, hostdir
     from bhyveload.fs.interface import File, FileSystem
@@ -67,13 +68,18 @@ class Files:
     """The open-file layer of one loader run."""
 
     def __init__(
-        self, host: LoaderCallbacks, console: LoaderConsole, environment: Environment, disks: Disks, current: bool
+        self,
+        host: LoaderCallbacks,
+        console: LoaderConsole,
+        environment: Environment,
+        disks: Disks,
+        version: LoaderVersion,
     ) -> None:
         self.host = host
         self.console = console
         self.environment = environment
         self.disks = disks
-        self.current = current
+        self.version = version
         self.pools: Any = None  # fs.zfs PoolSet once disks were probed
         self.reason: FileSystemError | None = None  # why the last open failed, more telling than ENOENT
         self.notes: list[str] = []  # what the user should know about the disks
@@ -103,7 +109,7 @@ class Files:
         return self.parse_device(spec)
 
     def parse_device(self, spec: str) -> tuple[DeviceSpec, str]:
-        device, path = parse_device(spec, self.current)
+        device, path = parse_device(spec, self.version)
         if device.kind == "zfs":
             if self.pools is None:
                 raise FileSystemError(ENXIO, f"{spec}: no such pool")
@@ -183,7 +189,7 @@ class Files:
     def _open_dataset(self, spec: DeviceSpec) -> FileSystem:
         """zfs_dev_open.  A mounted dataset of the pool stands for every dataset of it."""
         for mount in self._mounts:
-            if mount.kind == "zfs" and parse_device(mount.device, self.current)[0].pool == spec.pool:
+            if mount.kind == "zfs" and parse_device(mount.device, self.version)[0].pool == spec.pool:
                 return mount.fs
         pool = self.pools.by_name(spec.pool)
         pool.dataset_name(spec.root)  # devformat
@@ -261,7 +267,7 @@ class Files:
                 self.note(f"{name} {note}")
         except FileSystemError as error:
             found.error = error
-            if error.errno == EILSEQ and self.current:  # 13.2 finds no magic and says nothing
+            if error.errno == EILSEQ and self.version == "current":  # 13.2 finds no magic and says nothing
                 found.messages = [error.message]
         counting = False
         return found
@@ -346,7 +352,7 @@ class Files:
                 mount.count += 1
                 return
         try:
-            spec, _ = parse_device(device, self.current)
+            spec, _ = parse_device(device, self.version)
         except FileSystemError:
             return
         for kind in (*DISK, None):

@@ -72,7 +72,7 @@ class LuaInterpreter:
         """interp_init: run the guest's first script; why it failed, or nothing."""
         loader = self.loader
         loader.environment.set("script.lang", "lua")
-        path = (loader.environment.get("loader_lua") if loader.current else None) or LUA_SCRIPT
+        path = (loader.environment.get("loader_lua") if loader.version == "current" else None) or LUA_SCRIPT
         ok, values, first, message = self._call("run_file", path)
         if ok:
             self._keep(values, first)
@@ -101,7 +101,7 @@ class LuaInterpreter:
         try:
             words = parse(line, loader.environment)
         except ParseError as error:
-            loader.print(f"fail at line {failure_line(error.reason, loader.current)}\nFailed to parse '{line}'\n")
+            loader.print(f"fail at line {failure_line(error.reason, loader.version)}\nFailed to parse '{line}'\n")
             return CMD_ERROR
         bottom = self._sandbox.call("numeric", line) if nested else self._bottom
         ok, _, result, _ = self._call("run_command", *words)

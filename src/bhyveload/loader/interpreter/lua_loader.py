@@ -171,7 +171,7 @@ class LoaderLibrary:
         return {
             "command": self.command,
             "command_error": lambda: loader.errbuf,
-            "current": lambda: loader.current,
+            "current": lambda: loader.version == "current",
             "delay": self.delay,
             "exit": lambda code: loader.host.exit(((code + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)),
             "getenv": lambda name: environment.get(cut(name)),
@@ -216,7 +216,7 @@ class LoaderLibrary:
         try:
             return parse(line, self.loader.environment)
         except ParseError as error:
-            self.loader.print(f"fail at line {failure_line(error.reason, self.loader.current)}\n")
+            self.loader.print(f"fail at line {failure_line(error.reason, self.loader.version)}\n")
             return None
 
     def readable(self, path: str) -> bool:

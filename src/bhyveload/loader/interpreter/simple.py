@@ -84,7 +84,7 @@ class SimpleInterpreter:
         try:
             return parse(line, self.loader.environment)
         except ParseError as error:
-            self.loader.print(f"fail at line {failure_line(error.reason, self.loader.current)}\n")
+            self.loader.print(f"fail at line {failure_line(error.reason, self.loader.version)}\n")
             return None
 
 

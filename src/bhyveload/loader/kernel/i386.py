@@ -79,7 +79,7 @@ def bootinfo_block(loader: Loader, kernel: PreloadedFile, placement: Placement) 
     if ssym == 0 or esym == 0:
         ssym = esym = 0
     low, _ = loader.host.getmem()
-    size = BOOTINFO.size if loader.current else BOOTINFO_SIZE_13
+    size = BOOTINFO.size if loader.version == "current" else BOOTINFO_SIZE_13
     block = BOOTINFO.pack(
         BOOTINFO_VERSION,
         GUEST_BOOTINFO + size,

@@ -103,7 +103,7 @@ def environment_block(loader: Loader) -> bytes:
     parts = [
         f"{variable.name}={variable.value or ''}\0"
         for variable in loader.environment.sorted()
-        if variable.kenv or not loader.current
+        if variable.kenv or loader.version != "current"
     ]
     return ("".join(parts) + "\0").encode("latin-1", "replace")
 

@@ -249,7 +249,7 @@ def load_raw(loader: Loader, name: str, type_: str) -> bool:
     except FileSystemError as error:
         loader.fail_with(f"can't open '{path}': {strerror(error.errno)}")
         return False
-    start = round_up(loader.loadaddr, PAGE_SIZE) if loader.current else loader.loadaddr
+    start = round_up(loader.loadaddr, PAGE_SIZE) if loader.version == "current" else loader.loadaddr
     talk = loader.console.module_verbose > MODULE_VERBOSE_SILENT
     if talk:
         loader.print(f"{path} ")

@@ -44,14 +44,13 @@ def prepare() -> None:
 def probe_pools(loader: Loader) -> bool:
     """zfs_dev_init: find and open every pool on every disk; whether any device belongs to a pool
     (userboot_zfs_found)."""
-    strict = "current" if loader.current else "13.2"
     found = False
 
     def say(line: str) -> None:
         if not loader.console.silent:
             loader.print(line + "\n")
 
-    pools = PoolSet(loader.console.twiddle, say, strict)
+    pools = PoolSet(loader.console.twiddle, say, loader.version)
 
     def probe(device: Device, name: str) -> bool:
         nonlocal found

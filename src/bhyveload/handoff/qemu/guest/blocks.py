@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bhyveload.bhyve.devices import Backing
+    from bhyveload.compat import LoaderVersion
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.files import Files
-    from bhyveload.vm.memsize import Compat
 
 
 class Block:
@@ -39,7 +39,7 @@ class Blocks:
     """
 
     def __init__(
-        self, files: Files, compat: Compat, loaded: Sequence[tuple[str, Disk]], everything: Sequence[str]
+        self, files: Files, compat: LoaderVersion, loaded: Sequence[tuple[str, Disk]], everything: Sequence[str]
     ) -> None:
         self._files = files
         self._compat = compat

@@ -10,15 +10,15 @@ from bhyveload.errors import HostError
 from bhyveload.host.nmdm import device_of
 
 if TYPE_CHECKING:
+    from bhyveload.compat import LoaderVersion
     from bhyveload.errors import BhyveError
     from bhyveload.handoff.qemu.files import Files
-    from bhyveload.vm.memsize import Compat
 
 CONSOLE = "console"  # the chardev that the session makes
 
 
 def port_arguments(
-    name: str, backend: dev.Backend | None, files: Files, device: str, compat: Compat
+    name: str, backend: dev.Backend | None, files: Files, device: str, compat: LoaderVersion
 ) -> tuple[str, list[str]]:
     """(the chardev's name, what makes it) of a port called ``name``; ``device`` as bhyve's messages name it.
 
@@ -48,6 +48,6 @@ def port_arguments(
     return name, ["-chardev", f"socket,id={name},{where},server=on,wait=off"]
 
 
-def _unable(compat: Compat, backend: str, device: str, error: OSError | HostError, *lines: str) -> BhyveError:
+def _unable(compat: LoaderVersion, backend: str, device: str, error: OSError | HostError, *lines: str) -> BhyveError:
     reason = error.message if isinstance(error, HostError) else error.strerror or str(error)
     return failed_start(compat, reason, *lines, f"Unable to initialize backend '{backend}' for {device}")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.bhyve.emulations import Address
+    from bhyveload.compat import LoaderVersion
     from bhyveload.errors import BhyveError
     from bhyveload.handoff.qemu.files import Files
     from bhyveload.handoff.qemu.guest.slots import Slots
-    from bhyveload.vm.memsize import Compat
 
 AHCI_PORTS = 6  # of ich9-ahci
 _TAG_MAX = 31
@@ -38,7 +38,7 @@ _FORWARD = re.compile(r"(tcp|udp)?:([0-9.]*):(\d{1,5})-([0-9.]*):(\d{1,5})")
 class Builder:
     """Builds the devices of one guest.  ``msi_x``: virtio devices have MSI-X, else one interrupt line."""
 
-    def __init__(self, slots: Slots, files: Files, blocks: Blocks, compat: Compat, msi_x: bool) -> None:
+    def __init__(self, slots: Slots, files: Files, blocks: Blocks, compat: LoaderVersion, msi_x: bool) -> None:
         self.compat = compat
         self.slots = slots
         self.files = files
@@ -167,7 +167,7 @@ def _is_tap(name: str) -> bool:
     return _is_interface_name(name) and os.path.exists(f"/sys/class/net/{name}/tun_flags")
 
 
-def _no_tap(compat: Compat, interface: str, hint: str) -> BhyveError:
+def _no_tap(compat: LoaderVersion, interface: str, hint: str) -> BhyveError:
     reason = os.strerror(errno.ENOENT)
     return failed_start(compat, reason, f"open of tap device /dev/{interface} failed", hint=hint)
 

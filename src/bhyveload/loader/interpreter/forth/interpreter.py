@@ -42,7 +42,7 @@ _OBJECTS = 50_000  # new ones before the garbage collector looks: definitions st
 _DEEP_ENOUGH = 3000  # Python's frames for as many nested texts as the return stack has cells
 _MAX_STRINGS = 64  # a command's arguments on the stack: as many as it could hold
 _EXIT_PANIC = 1
-_VERSIONS = {True: (1500000, 3000), False: (1302001, 12)}  # current: (FreeBSD_version, loader_version)
+_VERSIONS = {"current": (1500000, 3000), "13.2": (1302001, 12)}  # (FreeBSD_version, loader_version)
 
 
 class ForthInterpreter:
@@ -57,7 +57,7 @@ class ForthInterpreter:
         self.complaint = ""
         self._system = System(loader, [name for name, _ in LISTING], self._command)
         self._machine = self._system.machine
-        freebsd_version, loader_version = _VERSIONS[loader.current]
+        freebsd_version, loader_version = _VERSIONS[loader.version]
         self._system.queries.set(b"FreeBSD_version", (freebsd_version,))
         self._system.queries.set(b"loader_version", (loader_version,))
 
@@ -159,7 +159,7 @@ class ForthInterpreter:
             try:
                 words = parse(line, loader.environment)
             except ParseError as error:
-                loader.print(f"fail at line {failure_line(error.reason, loader.current)}\n")
+                loader.print(f"fail at line {failure_line(error.reason, loader.version)}\n")
                 raise Throw(BF_PARSE) from None
             result = loader.commands[name](loader, words)
             if result == CMD_CRIT:

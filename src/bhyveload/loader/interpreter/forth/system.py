@@ -88,13 +88,13 @@ class System:
         self._define(("0x", "0d"), runs)
         machine.dictionary.compile_list = machine.dictionary.forth
         self._define(names(word_names.PLATFORM), runs)
-        if not loader.current:
+        if loader.version != "current":
             self._define(names(word_names.GRAPHICS), runs)
         self._define(names(word_names.PORTS), runs)
         self._define(names(word_names.PARSE_STEPS), runs)
         self._define_soft(runs)
         self._define_commands(commands, run_command)
-        stock = _STOCK_CELLS_CURRENT if loader.current else _STOCK_CELLS
+        stock = _STOCK_CELLS_CURRENT if loader.version == "current" else _STOCK_CELLS
         machine.dictionary.here = max(machine.dictionary.here, machine.dictionary.base + stock * 8)
 
     def _runs(self, loader: Loader) -> dict[str, Run]:
