@@ -27,7 +27,7 @@ def list_boot_environments(
 
     Raises ReportError, LoaderCrashed, SandboxError.
     """
-    from bhyveload.inspect.volumes import ZFS_FACTS, Disks
+    from bhyveload.inspect.volumes import ZFS_FACTS, DiskVolumes
 
     load_module(ZFS_FACTS)
     from bhyveload.fs.zfs.facts import boot_environments
@@ -36,7 +36,7 @@ def list_boot_environments(
         sandbox = Sandbox()
 
     def work(_: Leave) -> dict[str, Any]:
-        found = Disks(disks).pools
+        found = DiskVolumes(disks).pools
         pools: list[dict[str, Any]] = []
         if found is not None:
             pools += [{"name": pool.name, "boot_environments": boot_environments(pool)} for pool in found.pools]

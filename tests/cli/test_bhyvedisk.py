@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bhyveload.cli import bhyvedisk
-from bhyveload.cli.bhyvedisk import Request, parse
+from bhyveload.cli.bhyvedisk import DiskRequest, parse
 from bhyveload.errors import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_SOFTWARE, EX_USAGE, FileSystemError, UsageError
 from bhyveload.inspect import tree
 from bhyveload.inspect.listing import checksum_line, mode_text, shown, time_text
@@ -767,7 +767,7 @@ def test_time_limit(tmp_path: Path) -> None:
 
 
 def parsed(*words: str) -> tuple[list[str], str, str]:
-    request: Request = parse(list(words))
+    request: DiskRequest = parse(list(words))
     return request.disks, request.path, request.host_path
 
 

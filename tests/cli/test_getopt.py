@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bhyveload.cli import bhyvedisk
 from bhyveload.cli import bhyverun_options as bhyverun
-from bhyveload.cli.getopt import Options, getopt, timeout_of
+from bhyveload.cli.getopt import Getopt, getopt, timeout_of
 from bhyveload.errors import UsageError
 
 SHORT = "CSc:d:e:h:l:m:"
@@ -68,13 +68,13 @@ def test_errors(words: list[str], message: str) -> None:
 def test_what_stands_before_a_wrong_option_comes_first() -> None:
     seen = []
     with pytest.raises(UsageError):
-        for option in Options(["-m", "bad", "-Z"], SHORT):
+        for option in Getopt(["-m", "bad", "-Z"], SHORT):
             seen.append(option)
     assert seen == [("m", "bad")]
 
 
 def test_iterating_twice_gives_the_same() -> None:
-    options = Options(["-C", "-d", "x", "vm"], SHORT)
+    options = Getopt(["-C", "-d", "x", "vm"], SHORT)
     assert list(options) == list(options)
     assert options.operands == ["vm"]
 

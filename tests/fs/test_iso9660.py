@@ -388,6 +388,6 @@ def test_permissions_owners_and_times_are_the_medium_s(tmp_path: Path) -> None:
 
 def test_without_rock_ridge_the_record_s_own_date_counts() -> None:
     fs = mounted("plain")
-    stat = fs.stat(next(node for _, node in fs.children(fs.root) if isinstance(node, iso9660.Node)))
+    stat = fs.stat(next(node for _, node in fs.children(fs.root) if isinstance(node, iso9660.IsoNode)))
     assert stat.mode & 0o777 == 0o555
     assert 1_500_000_000 < stat.mtime < 2_000_000_000

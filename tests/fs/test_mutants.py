@@ -23,7 +23,7 @@ from bhyveload.fs.interface import DiskFileSystem
 from bhyveload.fs.stat import S_IFLNK, S_IFREG
 from bhyveload.inspect.survey import describe, survey
 from bhyveload.inspect.tree import Walk, find
-from bhyveload.inspect.volumes import Disks
+from bhyveload.inspect.volumes import DiskVolumes
 from bhyveload.partition.slices import PARTWILD, SLICEWILD, lsdev_lines, open_slice
 from bhyveload.partition.table import read_table
 from support.devices import Hostless
@@ -71,7 +71,7 @@ def look_through(disk: Disk) -> int:
             attempt()
         except BhyveloadError:
             pass
-    disks = Disks([disk])
+    disks = DiskVolumes([disk])
     assert list(describe(survey([disk], disks)))
     for volume in disks.volumes:
         try:

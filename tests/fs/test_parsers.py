@@ -14,7 +14,7 @@ from bhyveload.errors import FileSystemError, PartitionError, UsageError
 from bhyveload.fs import ufs
 from bhyveload.fs.ufs_format import FS_UFS1_MAGIC, FS_UFS2_MAGIC, SUPERBLOCK_FIELDS
 from bhyveload.fs.ufs_super import find_superblock
-from bhyveload.inspect.volumes import Disks
+from bhyveload.inspect.volumes import DiskVolumes
 from bhyveload.partition.slices import PARTWILD, SLICEWILD, lsdev_lines, open_slice
 from bhyveload.partition.table import best_partition, read_table
 from support.ufs_images import MemoryDisk, image, mount, silent
@@ -192,7 +192,7 @@ def test_any_directory_block(block: bytes) -> None:
     st.text(max_size=12) | st.from_regex(r"(disk|vdisk|zfs|host)[0-9]{0,3}([ps][0-9]{0,4})?[a-z]?:?/?", fullmatch=True)
 )
 def test_any_partition_name(name: str) -> None:
-    disks = Disks([MemoryDisk(gpt([(UFS_GUID, 40, 50), (DATA_GUID, 60, 70)], 128, 34, 300))])
+    disks = DiskVolumes([MemoryDisk(gpt([(UFS_GUID, 40, 50), (DATA_GUID, 60, 70)], 128, 34, 300))])
     try:
         volume = disks.volume(name)
     except (UsageError, PartitionError):

@@ -13,7 +13,7 @@ from bhyveload.fs.interface import FileSystemModule
 from bhyveload.fs.registry import Kind, Signature
 from bhyveload.image.raw import open_raw
 from bhyveload.inspect.survey import describe, survey
-from bhyveload.inspect.volumes import Disks
+from bhyveload.inspect.volumes import DiskVolumes
 from support import empty_fs, harness
 from support.devices import Hostless
 
@@ -47,7 +47,7 @@ def test_the_loader_mounts_it(disk: Path) -> None:
 
 def test_bhyvedisk_describes_it(disk: Path) -> None:
     images = [open_raw(str(disk))]
-    disks = Disks(images)
+    disks = DiskVolumes(images)
     facts = survey(images, disks)
     assert facts["disks"][0]["file_system"] == {"type": "emptyfs", "notes": ["it is empty"]}
     lines = list(describe(facts))

@@ -16,7 +16,7 @@ import pytest
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
 from bhyveload.fs import ufs
-from bhyveload.fs.ufs_file import Node
+from bhyveload.fs.ufs_file import UfsNode
 from support.devices import Hostless
 from support.places import TESTS
 
@@ -134,14 +134,14 @@ def makefs(output: Path, tree: Path, *arguments: str) -> Path:
     return output
 
 
-def inode_offset(fs: ufs.UfsFileSystem, node: Node) -> int:
+def inode_offset(fs: ufs.UfsFileSystem, node: UfsNode) -> int:
     return fs.superblock.inode_offset(node.ino)
 
 
 def set_inode(
     content: bytearray,
     fs: ufs.UfsFileSystem,
-    node: Node,
+    node: UfsNode,
     size: int | None = None,
     pointers: dict[int, int] | None = None,
 ) -> None:

@@ -9,7 +9,7 @@ from bhyveload.bhyve.devices import Backing
 from bhyveload.bhyve.emulations import scan_numbers
 
 if TYPE_CHECKING:
-    from bhyveload.bhyve.config import Node
+    from bhyveload.bhyve.config import ConfigNode
     from bhyveload.bhyve.start import Start
 
 _SECTOR_MAX = 1 << 30
@@ -22,7 +22,7 @@ def leading_number(text: str) -> int:
     return int(match[1]) if match is not None else 0
 
 
-def backing_of(start: Start, node: Node) -> Backing:
+def backing_of(start: Start, node: ConfigNode) -> Backing:
     """The backing that ``node`` describes.  Raises BhyveError: no path, sector sizes that cannot be."""
     config = start.config
     path = config.get_in(node, "path")

@@ -20,37 +20,37 @@ _TRUE = ("true", "on", "yes", "1")
 _FALSE = ("false", "off", "no", "0")
 
 
-class Node:
+class ConfigNode:
     """A node of the tree: ``entries`` are its variables (str) and nodes by name."""
 
     __slots__ = ("entries",)
 
     def __init__(self) -> None:
-        self.entries: dict[str, str | Node] = {}
+        self.entries: dict[str, str | ConfigNode] = {}
 
-    def child(self, name: str) -> Node | None:
+    def child(self, name: str) -> ConfigNode | None:
         entry = self.entries.get(name)
-        return entry if isinstance(entry, Node) else None
+        return entry if isinstance(entry, ConfigNode) else None
 
 
 class Config:
     """The tree.  ``warn`` gets what bhyve says without ending, one line at a time."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        self.root = Node()
+        self.root = ConfigNode()
         self._warn = warn
         self._references = 0  # followed in the expansion that is under way
 
-    def create(self, path: str, parent: Node | None = None) -> Node | None:
+    def create(self, path: str, parent: ConfigNode | None = None) -> ConfigNode | None:
         """The node ``path`` (dotted) below ``parent``, made where it is not there; None with a warning where a name in
         it is empty or a variable."""
         return self._walk(path, parent, create=True)
 
-    def find(self, path: str, parent: Node | None = None) -> Node | None:
+    def find(self, path: str, parent: ConfigNode | None = None) -> ConfigNode | None:
         """The node ``path`` below ``parent``, or None."""
         return self._walk(path, parent, create=False)
 
-    def _walk(self, path: str, parent: Node | None, *, create: bool) -> Node | None:
+    def _walk(self, path: str, parent: ConfigNode | None, *, create: bool) -> ConfigNode | None:
         node = parent or self.root
         names = path.split(".")
         for place, name in enumerate(names):
@@ -65,14 +65,14 @@ class Config:
             if entry is None:
                 if not create:
                     return None
-                entry = node.entries[name] = Node()
+                entry = node.entries[name] = ConfigNode()
             node = entry
         return node
 
     def set(self, path: str, value: str) -> None:
         """Raises BhyveError: the path leads through a variable, or to a node."""
         above, _, name = path.rpartition(".")
-        node: Node | None = self.root
+        node: ConfigNode | None = self.root
         if "." in path:
             node = self.create(above)
             if node is None:
@@ -85,7 +85,7 @@ class Config:
     def set_bool(self, path: str, value: bool) -> None:
         self.set(path, "true" if value else "false")
 
-    def set_in(self, node: Node | None, name: str, value: str) -> None:
+    def set_in(self, node: ConfigNode | None, name: str, value: str) -> None:
         """A variable of ``node`` itself (None: the root).  Raises BhyveError: a dot in its name, or it is a node."""
         if "." in name:
             raise BhyveError(f"Invalid config node name {name}")
@@ -95,7 +95,7 @@ class Config:
         node.entries.pop(name, None)
         node.entries[name] = value
 
-    def parse_options(self, node: Node | None, text: str | None) -> None:
+    def parse_options(self, node: ConfigNode | None, text: str | None) -> None:
         """``name=value,name,...`` as variables of ``node``; a bare name is true (pci_parse_legacy_config)."""
         if text is None:
             return
@@ -109,7 +109,7 @@ class Config:
         if node is None:
             return None
         entry = node.entries.get(name)
-        if isinstance(entry, Node):
+        if isinstance(entry, ConfigNode):
             self._warn(f"Attempting to fetch value of node {path}")
             return None
         return entry
@@ -119,7 +119,7 @@ class Config:
         value = self.raw(path)
         return None if value is None else self.expand(value)
 
-    def get_in(self, node: Node, name: str) -> str | None:
+    def get_in(self, node: ConfigNode, name: str) -> str | None:
         """As ``get`` for a variable of ``node``."""
         entry = node.entries.get(name)
         return self.expand(entry) if isinstance(entry, str) else None
@@ -128,7 +128,7 @@ class Config:
         """Raises BhyveError: neither true nor false."""
         return _bool(path, self.get(path), default)
 
-    def truth_in(self, node: Node, name: str, default: bool) -> bool:
+    def truth_in(self, node: ConfigNode, name: str, default: bool) -> bool:
         """As ``truth`` for a variable of ``node``."""
         return _bool(name, self.get_in(node, name), default)
 
@@ -184,7 +184,7 @@ class Config:
         while stack:
             prefix, entries = stack[-1]
             for name, entry in entries:
-                if isinstance(entry, Node):
+                if isinstance(entry, ConfigNode):
                     stack.append((f"{prefix}{name}.", iter(entry.entries.items())))
                     break
                 yield f"{prefix}{name}={entry}"

@@ -13,9 +13,9 @@ from bhyveload.errors import BhyveError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.bhyve.config import Config, Node
+    from bhyveload.bhyve.config import Config, ConfigNode
 
-    Parser = Callable[[Config, Node | None, str | None], None]
+    Parser = Callable[[Config, ConfigNode | None, str | None], None]
 
 MAX_BUS, MAX_SLOT, MAX_FUNCTION = 255, 31, 7
 AHCI_PORTS = 32
@@ -87,36 +87,36 @@ def _address(text: str) -> Address | None:
     return Address(bus, slot, function)
 
 
-def parse_plain(config: Config, node: Node | None, text: str | None) -> None:
+def parse_plain(config: Config, node: ConfigNode | None, text: str | None) -> None:
     """``name=value,name``."""
     config.parse_options(node, text)
 
 
-def parse_block(config: Config, node: Node | None, text: str | None) -> None:
+def parse_block(config: Config, node: ConfigNode | None, text: str | None) -> None:
     """``path,name=value,...`` (block_if.c:blockif_legacy_config)."""
     _first_word(config, node, "path", text)
 
 
-def _parse_net(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_net(config: Config, node: ConfigNode | None, text: str | None) -> None:
     _first_word(config, node, "backend", text)
 
 
-def _parse_scsi(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_scsi(config: Config, node: ConfigNode | None, text: str | None) -> None:
     _first_word(config, node, "dev", text)
 
 
-def _parse_input(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_input(config: Config, node: ConfigNode | None, text: str | None) -> None:
     if text is None:
         raise BhyveError("virtio-input: no input device is given", bare=True, hint="virtio-input,/dev/input/event0")
     _first_word(config, node, "path", text)
 
 
-def _parse_uart(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_uart(config: Config, node: ConfigNode | None, text: str | None) -> None:
     if text is not None:
         config.set_in(node, "path", text)
 
 
-def _first_word(config: Config, node: Node | None, name: str, text: str | None) -> None:
+def _first_word(config: Config, node: ConfigNode | None, name: str, text: str | None) -> None:
     if text is None:
         return
     first, comma, rest = text.partition(",")
@@ -125,14 +125,14 @@ def _first_word(config: Config, node: Node | None, name: str, text: str | None) 
         config.parse_options(node, rest)
 
 
-def _parse_nvme(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_nvme(config: Config, node: ConfigNode | None, text: str | None) -> None:
     if text is None or not text.startswith("ram="):
         parse_block(config, node, text)
         return
     _first_word(config, node, "ram", text[4:])
 
 
-def _parse_ahci(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_ahci(config: Config, node: ConfigNode | None, text: str | None) -> None:
     """``hd:path,options,cd:path,...``: a port each (pci_ahci.c:pci_ahci_legacy_config)."""
     if text is None:
         return
@@ -152,21 +152,21 @@ def _parse_ahci(config: Config, node: Node | None, text: str | None) -> None:
         number += 1
 
 
-def _parse_ahci_hd(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_ahci_hd(config: Config, node: ConfigNode | None, text: str | None) -> None:
     _ahci_port(config, config.create("port", node), 0, "hd", text)
 
 
-def _parse_ahci_cd(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_ahci_cd(config: Config, node: ConfigNode | None, text: str | None) -> None:
     _ahci_port(config, config.create("port", node), 0, "cd", text)
 
 
-def _ahci_port(config: Config, ports: Node | None, number: int, kind: str, text: str | None) -> None:
+def _ahci_port(config: Config, ports: ConfigNode | None, number: int, kind: str, text: str | None) -> None:
     port = config.create(str(number), ports)
     config.set_in(port, "type", kind)
     parse_block(config, port, text)
 
 
-def _parse_console(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_console(config: Config, node: ConfigNode | None, text: str | None) -> None:
     """``name=path,...``: a port each (pci_virtio_console.c:pci_vtcon_legacy_config)."""
     if text is None:
         return
@@ -182,7 +182,7 @@ def _parse_console(config: Config, node: Node | None, text: str | None) -> None:
         config.set_in(port, "path", path)
 
 
-def _parse_9p(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_9p(config: Config, node: ConfigNode | None, text: str | None) -> None:
     """``name=path,ro`` (pci_virtio_9p.c:pci_vt9p_legacy_config)."""
     shared = False
     for word in () if text is None else text.split(","):
@@ -197,7 +197,7 @@ def _parse_9p(config: Config, node: Node | None, text: str | None) -> None:
         config.set_in(node, "path", path)
 
 
-def _parse_xhci(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_xhci(config: Config, node: ConfigNode | None, text: str | None) -> None:
     """``device=option,device``: a slot each from 1 on (pci_xhci.c:pci_xhci_legacy_config)."""
     if text is None:
         return
@@ -210,7 +210,7 @@ def _parse_xhci(config: Config, node: Node | None, text: str | None) -> None:
             config.parse_options(slot, option)
 
 
-def _parse_passthru(config: Config, node: Node | None, text: str | None) -> None:
+def _parse_passthru(config: Config, node: ConfigNode | None, text: str | None) -> None:
     if text is None:
         return
     first, comma, rest = text.partition(",")

@@ -20,7 +20,7 @@ from bhyveload.errors import BhyveError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bhyveload.bhyve.config import Config, Node
+    from bhyveload.bhyve.config import Config, ConfigNode
     from bhyveload.compat import LoaderVersion
 
 _COM_PORTS = 4
@@ -81,7 +81,7 @@ def start_devices(
     return serial_ports or (), tuple(found)
 
 
-def _slots(config: Config) -> Iterator[tuple[Address, Node]]:
+def _slots(config: Config) -> Iterator[tuple[Address, ConfigNode]]:
     buses = config.root.child("pci")
     for bus, slots in _numbered(buses, MAX_BUS):
         for slot, functions in _numbered(slots, MAX_SLOT):
@@ -89,7 +89,7 @@ def _slots(config: Config) -> Iterator[tuple[Address, Node]]:
                 yield Address(bus, slot, function), node
 
 
-def _numbered(node: Node | None, limit: int) -> list[tuple[int, Node]]:
+def _numbered(node: ConfigNode | None, limit: int) -> list[tuple[int, ConfigNode]]:
     """The nodes below ``node`` whose names are numbers without leading zeros, up to ``limit``, in their order."""
     if node is None:
         return []
@@ -134,13 +134,13 @@ def _console(start: Start, text: str | None, device: str) -> dev.Backend | None:
     return dev.Terminal(text)
 
 
-def _virtio_block(start: Start, address: Address, node: Node) -> dev.Device:
+def _virtio_block(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     backing = backing_of(start, node)
     serial = start.config.get_in(node, "ser") or start.config.get_in(node, "serial") or disk_serial(backing.path)
     return dev.VirtioBlock(address, backing, cut(serial, SERIAL_LENGTH))
 
 
-def _ahci(start: Start, address: Address, node: Node) -> dev.Device:
+def _ahci(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     ports = []
     for number, port in _numbered(node.child("port"), AHCI_PORTS - 1):
         kind = start.config.get_in(port, "type")
@@ -162,7 +162,7 @@ def _ahci(start: Start, address: Address, node: Node) -> dev.Device:
     return dev.Ahci(address, tuple(ports))
 
 
-def _nvme(start: Start, address: Address, node: Node) -> dev.Device:
+def _nvme(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     get = start.config.get_in
     ram_text = get(node, "ram")
     backing = backing_of(start, node) if ram_text is None else None
@@ -179,17 +179,17 @@ def _nvme(start: Start, address: Address, node: Node) -> dev.Device:
     return dev.Nvme(address, backing, ram, cut(serial, SERIAL_LENGTH), queues, sector_size)
 
 
-def _virtio_net(start: Start, address: Address, node: Node) -> dev.Device:
+def _virtio_net(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     return _network(start, address, node, "virtio-net")
 
 
-def _e1000(start: Start, address: Address, node: Node) -> dev.Device:
+def _e1000(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     if start.config.get_in(node, "backend") is None:
         raise start.failed()
     return _network(start, address, node, "e1000")
 
 
-def _network(start: Start, address: Address, node: Node, model: str) -> dev.Device:
+def _network(start: Start, address: Address, node: ConfigNode, model: str) -> dev.Device:
     mac_text = start.config.get_in(node, "mac")
     if mac_text is None:
         mac: str | None = mac_address(start.name, address.slot, address.function)
@@ -210,7 +210,7 @@ def _network(start: Start, address: Address, node: Node, model: str) -> dev.Devi
 _NETWORKS = ("tap", "vmnet", "netmap", "vale", "netgraph", "ngd", "slirp")
 
 
-def _net_backend(start: Start, node: Node) -> dev.Tap | dev.Slirp | dev.OtherNetwork | None:
+def _net_backend(start: Start, node: ConfigNode) -> dev.Tap | dev.Slirp | dev.OtherNetwork | None:
     """net_backends.c:netbe_init."""
     name = start.config.get_in(node, "backend")
     if name is None:
@@ -227,11 +227,11 @@ def _net_backend(start: Start, node: Node) -> dev.Tap | dev.Slirp | dev.OtherNet
     return dev.OtherNetwork(prefix, name)
 
 
-def _random(start: Start, address: Address, node: Node) -> dev.Device:
+def _random(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     return dev.Random(address)
 
 
-def _virtio_console(start: Start, address: Address, node: Node) -> dev.Device:
+def _virtio_console(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     ports = []
     for number, port in _numbered(node.child("port"), CONSOLE_PORTS - 1):
         name, path = start.config.get_in(port, "name"), start.config.get_in(port, "path")
@@ -242,7 +242,7 @@ def _virtio_console(start: Start, address: Address, node: Node) -> dev.Device:
     return dev.VirtioConsole(address, tuple(ports))
 
 
-def _share(start: Start, address: Address, node: Node) -> dev.Device:
+def _share(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     path, tag = start.config.get_in(node, "path"), start.config.get_in(node, "sharename")
     if path is None:
         raise start.failed("virtio-9p: path required")
@@ -253,18 +253,18 @@ def _share(start: Start, address: Address, node: Node) -> dev.Device:
     return dev.Share(address, tag, path, start.config.truth_in(node, "ro", False))
 
 
-def _input(start: Start, address: Address, node: Node) -> dev.Device:
+def _input(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     path = start.config.get_in(node, "path")
     if path is None:
         raise start.failed("virtio-input: missing required path config value")
     return dev.InputDevice(address, path)
 
 
-def _uart(start: Start, address: Address, node: Node) -> dev.Device:
+def _uart(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     return dev.PciSerial(address, _console(start, start.config.get_in(node, "path"), f"uart at {address}"))
 
 
-def _frame_buffer(start: Start, address: Address, node: Node) -> dev.Device:
+def _frame_buffer(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     get = start.config.get_in
     host, port, path = _vnc_address(start, get(node, "tcp") or get(node, "rfb") or "")
     if start.compat == "current" and (unix := get(node, "unix")):
@@ -303,7 +303,7 @@ def _vnc_address(start: Start, text: str) -> tuple[str, int, str]:
     return host or "127.0.0.1", number, ""
 
 
-def _usb(start: Start, address: Address, node: Node) -> dev.Device:
+def _usb(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     tablets = 0
     for number, slot in _numbered(node.child("slot"), 999):
         model = start.config.get_in(slot, "device") or ""
@@ -315,16 +315,16 @@ def _usb(start: Start, address: Address, node: Node) -> dev.Device:
     return dev.Usb(address, tablets)
 
 
-def _sound(start: Start, address: Address, node: Node) -> dev.Device:
+def _sound(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     get = start.config.get_in
     return dev.Sound(address, get(node, "play") or "", get(node, "rec") or "")
 
 
-def _scsi(start: Start, address: Address, node: Node) -> dev.Device:
+def _scsi(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     return dev.Scsi(address, start.config.get_in(node, "dev") or "/dev/cam/ctl")
 
 
-def _passthru(start: Start, address: Address, node: Node) -> dev.Device:
+def _passthru(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     if not start.config.truth("memory.wired", False):
         raise start.failed("passthru requires guest memory to be wired")
     get = start.config.get_in
@@ -341,7 +341,7 @@ _ONLY_ONE = {
     "fbuf": "Only one frame buffer device is allowed.",
     "xhci": "pci_xhci controller already defined",
 }
-_BUILDERS: dict[str, Callable[[Start, Address, Node], dev.Device]] = {
+_BUILDERS: dict[str, Callable[[Start, Address, ConfigNode], dev.Device]] = {
     "ahci": _ahci,
     "e1000": _e1000,
     "fbuf": _frame_buffer,

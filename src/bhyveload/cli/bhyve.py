@@ -14,8 +14,7 @@ from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.guest import DEFAULT_MEMORY, guest_of, memory_of, pins_of, topology_of
 from bhyveload.bhyve.usage import SHORT_OPTIONS, usage
 from bhyveload.cli.base_system import refer
-from bhyveload.cli.getopt import Options as Getopt
-from bhyveload.cli.getopt import timeout_of
+from bhyveload.cli.getopt import Getopt, timeout_of
 from bhyveload.cli.messages import escape, program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from bhyveload.bhyve.guest import Guest
     from bhyveload.compat import LoaderVersion
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.handoff.qemu.command import QemuOptions
 
 EXIT_USAGE = 1
 EXIT_DUMPED = 1
@@ -59,7 +58,7 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 _IMPOSSIBLE = ("passthru", "virtio-scsi")
 
 
-class Request:
+class StartRequest:
     """The command line.  What is not bhyve(8)'s: the long options."""
 
     def __init__(self, compat: LoaderVersion, program: str) -> None:
@@ -112,7 +111,7 @@ def _complain(program: str, error: BhyveError) -> None:
 def bhyve(program: str, words: Sequence[str]) -> int:
     """Do what the command line says, in bhyve's order; the exit status.  Raises BhyveloadError."""
     compat = _compat_in(words)
-    request = Request(compat, program)
+    request = StartRequest(compat, program)
     options = Getopt(words, SHORT_OPTIONS[compat], LONG_OPTIONS)
     steps = iter(options)
     while True:
@@ -170,7 +169,7 @@ def _usage(program: str, compat: LoaderVersion, status: int) -> int:
     return status
 
 
-def _act(request: Request, option: str, argument: str) -> None:
+def _act(request: StartRequest, option: str, argument: str) -> None:
     if len(option) == 1:
         request.line.option(option, argument)
     elif option == "accel":
@@ -212,7 +211,7 @@ def _opened(name: str, compat: LoaderVersion) -> VirtualMachine:
         raise BhyveError(f"{opening}: {error.message}", hint=error.hint) from None
 
 
-def _check_memory(program: str, request: Request, vm: VirtualMachine, memory: int) -> None:
+def _check_memory(program: str, request: StartRequest, vm: VirtualMachine, memory: int) -> None:
     given = request.config.get("memory.size")
     if given == DEFAULT_MEMORY or memory == vm.memory_size:
         return
@@ -223,7 +222,7 @@ def _check_memory(program: str, request: Request, vm: VirtualMachine, memory: in
     warn(program, f"-m {given}: ignored, the VM was loaded with -m {vm.memory_size >> 20}M")
 
 
-def _run(program: str, request: Request, vm: VirtualMachine) -> int:
+def _run(program: str, request: StartRequest, vm: VirtualMachine) -> int:
     _refuse(request.config)
     guest = guest_of(request.config, vm.name, request.compat, os.uname().nodename)
     _warn_of_the_ineffective(program, request, guest, vm)
@@ -269,7 +268,7 @@ def _refuse(config: Config) -> None:
         raise HandoffError("-n is not possible for a VM that bhyveload has loaded", "leave it out")
 
 
-def _warn_of_the_ineffective(program: str, request: Request, guest: Guest, vm: VirtualMachine) -> None:
+def _warn_of_the_ineffective(program: str, request: StartRequest, guest: Guest, vm: VirtualMachine) -> None:
     state = vm.state or {}
     flags = state.get("flags")
     flags = flags if isinstance(flags, dict) else {}
@@ -283,7 +282,7 @@ def _warn_of_the_ineffective(program: str, request: Request, guest: Guest, vm: V
         warn(program, "-f: no effect, only boot ROMs look there")
 
 
-def _options(program: str, request: Request, guest: Guest, vm: VirtualMachine, accel: str) -> Options:
+def _options(program: str, request: StartRequest, guest: Guest, vm: VirtualMachine, accel: str) -> QemuOptions:
     from bhyveload.handoff.qemu.guest.machine import backings_of, guest_options
 
     paths = [backing.path for backing in backings_of(guest)]
@@ -308,7 +307,7 @@ def _owner_of_shares(guest: Guest) -> str | None:
 
 
 def _loaded_in_other_formats(
-    program: str, request: Request, vm: VirtualMachine, paths: Sequence[str]
+    program: str, request: StartRequest, vm: VirtualMachine, paths: Sequence[str]
 ) -> list[tuple[str, Disk]]:
     """Those of the guest's disks that bhyveload was given as something else than raw files, ready for QEMU."""
     from bhyveload.confined.deadline import deadline_of

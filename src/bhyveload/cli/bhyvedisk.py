@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 
-from bhyveload.cli.getopt import Options, timeout_of
+from bhyveload.cli.getopt import Getopt, timeout_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.confined.confinement import Subject
@@ -70,7 +70,7 @@ _GROWTH = 1 << 60  # what is written to standard output may be as large as it li
 _OWN_OPTIONS = {"json": "info", "l": "ls", "R": "ls"}
 
 
-class Request:
+class DiskRequest:
     """What the command line asks for."""
 
     __slots__ = (
@@ -130,7 +130,7 @@ def _main(program: str, words: list[str]) -> int:
     return _look(program, request, sandbox, disks) or 0
 
 
-def _look_twice(program: str, request: Request, sandbox: Sandbox | bool, disks: list[Disk]) -> int:
+def _look_twice(program: str, request: DiskRequest, sandbox: Sandbox | bool, disks: list[Disk]) -> int:
     """The last operand is a path if the guest has it; else a disk, if one with anything on it has that name."""
     path = request.path
     request.doubtful = False
@@ -150,7 +150,7 @@ def _look_twice(program: str, request: Request, sandbox: Sandbox | bool, disks: 
     return status
 
 
-def _open_disk(program: str, request: Request, sandbox: Sandbox | bool, path: str) -> Disk:
+def _open_disk(program: str, request: DiskRequest, sandbox: Sandbox | bool, path: str) -> Disk:
     named = named_disk(path)
     return open_disk(
         named.path,
@@ -171,7 +171,7 @@ def _is_file(path: str) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
-def _sandbox(program: str, request: Request) -> Sandbox | bool:
+def _sandbox(program: str, request: DiskRequest) -> Sandbox | bool:
     if "no-sandbox" in request.flags:
         warn(program, "--no-sandbox: the reading process has all your rights; a hostile guest could use them")
         return False
@@ -181,7 +181,7 @@ def _sandbox(program: str, request: Request) -> Sandbox | bool:
     return sandbox
 
 
-def _open(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk]:
+def _open(program: str, request: DiskRequest, sandbox: Sandbox | bool) -> list[Disk]:
     """Raises InputError, ImageError."""
     disks: list[Disk] = []
     for path in request.disks:
@@ -194,14 +194,14 @@ def _open(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk]
     return disks
 
 
-def parse(words: list[str]) -> Request:
+def parse(words: list[str]) -> DiskRequest:
     """The request in the command line ``words``; options may stand anywhere before a `--`.  Raises UsageError."""
-    request = Request()
+    request = DiskRequest()
     last = words.index("--") if "--" in words else len(words)
     pending, behind = words[:last], words[last + 1 :]
     operands: list[str] = []
     while pending:
-        options = Options(pending, SHORT_OPTIONS, LONG_OPTIONS)
+        options = Getopt(pending, SHORT_OPTIONS, LONG_OPTIONS)
         for option, argument in options:
             _take(request, option, argument or "")
         pending = options.operands
@@ -222,7 +222,7 @@ def parse(words: list[str]) -> Request:
     return request
 
 
-def _take(request: Request, option: str, argument: str) -> None:
+def _take(request: DiskRequest, option: str, argument: str) -> None:
     if option == "d":
         request.disks.append(argument)
     elif option in ("partition", "dataset"):
@@ -237,7 +237,7 @@ def _take(request: Request, option: str, argument: str) -> None:
         request.flags.add(option)
 
 
-def _sort_operands(request: Request, operands: list[str]) -> None:
+def _sort_operands(request: DiskRequest, operands: list[str]) -> None:
     """Tell disks from paths: see HELP.  Raises UsageError."""
     command = operands.pop(0) if operands else ""
     if command not in OPERANDS:
@@ -270,7 +270,7 @@ def _sort_operands(request: Request, operands: list[str]) -> None:
 
 
 def _look(
-    program: str, request: Request, sandbox: Sandbox | bool, disks: list[Disk], target: CopyTarget | None = None
+    program: str, request: DiskRequest, sandbox: Sandbox | bool, disks: list[Disk], target: CopyTarget | None = None
 ) -> int | None:
     """Do it in a confined child, which sees every byte of the guest's; once more when that lacked a module.
 

@@ -11,7 +11,7 @@ import sys
 
 from bhyveload import __version__
 from bhyveload.api import load
-from bhyveload.cli.getopt import Options, timeout_of
+from bhyveload.cli.getopt import Getopt, timeout_of
 from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
 from bhyveload.cli.machines import check_vmm, open_machine
 from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
@@ -127,7 +127,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
 """
 
 
-class Request:
+class LoadRequest:
     """The command line, as far as it has been acted on."""
 
     def __init__(self, words: list[str]) -> None:
@@ -174,9 +174,9 @@ def _statuses(program: str) -> int:
 
 
 def _main(program: str, words: list[str]) -> int:
-    request = Request(words)
+    request = LoadRequest(words)
     request.looks = _only_looks(words)
-    options = Options(words, SHORT_OPTIONS, LONG_OPTIONS)
+    options = Getopt(words, SHORT_OPTIONS, LONG_OPTIONS)
     try:
         for option, argument in _walk(options):
             if option == "help":
@@ -203,7 +203,7 @@ class GetoptError(Exception):
         self.message = message
 
 
-def _walk(options: Options) -> Iterator[tuple[str, str | None]]:
+def _walk(options: Getopt) -> Iterator[tuple[str, str | None]]:
     steps = iter(options)
     while True:
         try:
@@ -218,7 +218,7 @@ def _walk(options: Options) -> Iterator[tuple[str, str | None]]:
 def _only_looks(words: list[str]) -> bool:
     """Whether an option among ``words``, wherever it stands, says that nothing is kept."""
     try:
-        return any(option in LOOKS for option, _ in Options(words, SHORT_OPTIONS, LONG_OPTIONS))
+        return any(option in LOOKS for option, _ in Getopt(words, SHORT_OPTIONS, LONG_OPTIONS))
     except UsageError:
         return False  # told when the walk comes to it
 
@@ -232,7 +232,7 @@ def _usage(program: str) -> int:
     return EXIT_USAGE
 
 
-def _act(request: Request, option: str, argument: str) -> None:
+def _act(request: LoadRequest, option: str, argument: str) -> None:
     """Carry out one option, in command-line order as bhyveload.c does."""
     match option:
         case "C":
@@ -310,7 +310,7 @@ def _open_disk(text: str, look: bool) -> tuple[RawImage, NamedDisk]:
         raise UsageError(f"Could not open '{named.path}'", error.message) from None
 
 
-def _disks(program: str, request: Request, sandbox: Sandbox | bool) -> list[Disk]:
+def _disks(program: str, request: LoadRequest, sandbox: Sandbox | bool) -> list[Disk]:
     """What is in the files given with -d: only now all options are known."""
     if request.allow_backing and len(request.files) > 1:
         raise UsageError("--allow-backing is for a single disk", "say it of the disk that needs it: -d PATH,backing")
@@ -363,7 +363,7 @@ def _open_host(path: str) -> HostDirectory:
         raise HostError(f"open: {path}: {error.strerror}") from None
 
 
-def _load(program: str, request: Request, name: str) -> int:
+def _load(program: str, request: LoadRequest, name: str) -> int:
     loaders = chosen_loaders(request.loader_fd, request.loader_name, request.loader_directory)
     sandbox = _sandbox(program, request)
     disks = _disks(program, request, sandbox)
@@ -416,13 +416,13 @@ def _folder() -> str:
         return ""
 
 
-def _machine(request: Request, name: str) -> Machine:
+def _machine(request: LoadRequest, name: str) -> Machine:
     return open_machine(
         request.vmm, name, request.memory, dry_run=request.dry_run, wired=request.wired, incore=request.incore
     )
 
 
-def _list_boot_environments(program: str, request: Request, disks: list[Disk], sandbox: Sandbox | bool) -> int:
+def _list_boot_environments(program: str, request: LoadRequest, disks: list[Disk], sandbox: Sandbox | bool) -> int:
     from bhyveload.boot_environments import lines, list_boot_environments
 
     listing = list_boot_environments(disks, sandbox=sandbox, timeout=request.deadline)
@@ -441,7 +441,7 @@ def _list_boot_environments(program: str, request: Request, disks: list[Disk], s
     return 0
 
 
-def _sandbox(program: str, request: Request) -> Sandbox | bool:
+def _sandbox(program: str, request: LoadRequest) -> Sandbox | bool:
     if request.no_sandbox:
         if request.require_sandbox or request.user is not None:
             raise UsageError("--no-sandbox contradicts --require-sandbox and --user")
@@ -454,7 +454,7 @@ def _sandbox(program: str, request: Request) -> Sandbox | bool:
     return sandbox
 
 
-def _cross_check(request: Request, disks: list[Disk], loaders: Loaders | None, sandbox: Sandbox | bool) -> int:
+def _cross_check(request: LoadRequest, disks: list[Disk], loaders: Loaders | None, sandbox: Sandbox | bool) -> int:
     from bhyveload.cross_check import cross_check
 
     result = cross_check(
@@ -470,7 +470,7 @@ def _cross_check(request: Request, disks: list[Disk], loaders: Loaders | None, s
     return print_cross_check(result, request.json)
 
 
-def _print_report(request: Request, report: LoadReport) -> None:
+def _print_report(request: LoadRequest, report: LoadReport) -> None:
     if request.json:
         from bhyveload.jsontext import dumps
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bhyveload.cli.bhyverun_options import Arguments
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.handoff.qemu.files import Files
 
 EXIT_ERROR = 4
@@ -124,7 +124,7 @@ def _prepare(
 
 def _options(
     program: str, vm: VirtualMachine, arguments: Arguments, named: tuple[list[Disk] | None, list[Disk]]
-) -> Options:
+) -> QemuOptions:
     from bhyveload.handoff.qemu.overlay import put_on_top
     from bhyveload.handoff.qemu.session import run_options
 
@@ -184,7 +184,7 @@ def _run(
         with VirtualMachine.open(arguments.name, require_loaded=True) as vm:
             state = vm.state or {}
 
-            def prepare(vm: VirtualMachine = vm) -> Options:
+            def prepare(vm: VirtualMachine = vm) -> QemuOptions:
                 options = _options(program, vm, arguments, named)
                 for disk in options.disks:
                     if disk.snapshot and not arguments.snapshot:
@@ -227,7 +227,7 @@ def _exec(program: str, arguments: Arguments, named: tuple[list[Disk] | None, li
 
     arguments.accel, _ = choose(arguments.accel)
 
-    def options(vm: VirtualMachine, disks: list[Disk] | None) -> Options:
+    def options(vm: VirtualMachine, disks: list[Disk] | None) -> QemuOptions:
         return _options(program, vm, arguments, named if disks is None or named[0] is not None else (disks, named[1]))
 
     return run_commands(program, arguments, options)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from bhyveload.cli.bhyverun_options import Arguments
     from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.handoff.qemu.command import QemuOptions
 
-    MakeOptions = Callable[[VirtualMachine, list[Disk] | None], Options]
+    MakeOptions = Callable[[VirtualMachine, list[Disk] | None], QemuOptions]
 
 EXIT_ERROR, EXIT_ENDED = 125, 126
 _PASSWORD_MAX = 128

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bhyveload.cli.getopt import Options as Getopt
-from bhyveload.cli.getopt import number_of, timeout_of
+from bhyveload.cli.getopt import Getopt, number_of, timeout_of
 from bhyveload.errors import UsageError
 from bhyveload.handoff.network import Network, parse_network
 from bhyveload.handoff.qemu.command import MAX_CPUS

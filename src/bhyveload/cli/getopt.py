@@ -1,6 +1,6 @@
 """getopt(3) as POSIX has it, plus long options.  The standard library's getopt costs 13 ms of imports (gettext, re).
 
-FreeBSD's programs act on their options from left to right and stop at the first wrong one, so ``Options`` is walked
+FreeBSD's programs act on their options from left to right and stop at the first wrong one, so ``Getopt`` is walked
 like getopt(3) itself: what stands in front of a wrong option has already been acted on when the error comes.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _NO_LONG_OPTIONS: dict[str, str] = {}
 
 
-class Options:
+class Getopt:
     """Iterates over (option, argument or None); afterwards ``operands`` are the words behind the options.
 
     ``words``: the command line without the program's name.  ``short``: getopt(3)'s string, "CSd:".
@@ -81,7 +81,7 @@ def getopt(
     words: Sequence[str], short: str, long: Mapping[str, str] | None = None
 ) -> tuple[list[tuple[str, str | None]], list[str]]:
     """All options of a command line at once, and its operands: for programs that do not act while they parse."""
-    options = Options(words, short, long)
+    options = Getopt(words, short, long)
     return list(options), options.operands
 
 

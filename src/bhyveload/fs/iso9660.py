@@ -59,7 +59,7 @@ MAXSYMLINKS = 32  # libsa's limit (sys/param.h), as for UFS
 MAX_PATH = 4096
 
 
-class Node:
+class IsoNode:
     """A file or folder: where its data lies.  ``link``: the text of a symbolic link, None for everything else.
 
     ``extents``: (first block, bytes); all but the last are whole blocks.  ``attributes``: mode, owner, group and time
@@ -94,7 +94,7 @@ class Entry:
     __slots__ = ("child_link", "extent", "iso_name", "name", "node", "rock_ridge")
 
     def __init__(
-        self, name: bytes, iso: bytes, rock_ridge: bool, extent: int, node: Node, child_link: bool = False
+        self, name: bytes, iso: bytes, rock_ridge: bool, extent: int, node: IsoNode, child_link: bool = False
     ) -> None:
         self.name = name
         self.iso_name = iso
@@ -135,7 +135,7 @@ class Iso9660File:
 
     __slots__ = ("_block", "_device", "_extents", "_strict", "_twiddle", "size")
 
-    def __init__(self, device: Device, twiddle: Twiddle, node: Node, strict: bool) -> None:
+    def __init__(self, device: Device, twiddle: Twiddle, node: IsoNode, strict: bool) -> None:
         self._device = device
         self._twiddle = twiddle
         self._extents = node.extents
@@ -182,7 +182,7 @@ class Iso9660FileSystem:
 
     name = "cd9660"
 
-    def __init__(self, device: Device, twiddle: Twiddle, root: Node, volume_id: bytes, strict: bool) -> None:
+    def __init__(self, device: Device, twiddle: Twiddle, root: IsoNode, volume_id: bytes, strict: bool) -> None:
         self.strict = strict
         self.volume_id = volume_id
         self.messages: list[str] = []
@@ -209,7 +209,7 @@ class Iso9660FileSystem:
         self._look_for_rock_ridge()
         return self._rock_ridge
 
-    def lookup(self, path: bytes, follow: bool = True) -> Node:
+    def lookup(self, path: bytes, follow: bool = True) -> IsoNode:
         """cd9660_open.  Raises FileSystemError: ENOENT, ENOTDIR (``file/``), ELOOP, ENAMETOOLONG, EIO."""
         pending = _components(path)
         if not pending:
@@ -240,7 +240,7 @@ class Iso9660FileSystem:
                 trail.append(node)
         return trail[-1]
 
-    def _step(self, trail: list[Node], component: bytes) -> Node:
+    def _step(self, trail: list[IsoNode], component: bytes) -> IsoNode:
         """The node of ``component`` in the last folder of ``trail``.
 
         `.` and `..` are stored only by some writers, and in a relocated directory `..` is the wrong one: ``trail``
@@ -255,7 +255,7 @@ class Iso9660FileSystem:
             raise FileSystemError(ENOENT, f"{_shown(component)}: no such file or directory")
         return node
 
-    def _search(self, directory: Node, component: bytes) -> Node | None:
+    def _search(self, directory: IsoNode, component: bytes) -> IsoNode | None:
         """cd9660.c searches whatever it is given, also a plain file: what it holds are then no matching records."""
         for number in _blocks_of(directory):
             self.twiddle(1)
@@ -264,7 +264,7 @@ class Iso9660FileSystem:
                 return self._joined(directory, number, entry)
         return None
 
-    def _joined(self, directory: Node, number: int, entry: Entry) -> Node:
+    def _joined(self, directory: IsoNode, number: int, entry: Entry) -> IsoNode:
         """All extents of a file whose first record is ``entry``."""
         node = entry.node
         if self.strict or not node.more:
@@ -279,17 +279,17 @@ class Iso9660FileSystem:
                 if len(extents) > MAX_EXTENTS:
                     raise FileSystemError(EFBIG, f"{_shown(entry.name)}: more than {MAX_EXTENTS} extents")
                 if not candidate.node.more:
-                    whole = Node(extents, False)
+                    whole = IsoNode(extents, False)
                     whole.attributes = node.attributes
                     return whole
         raise FileSystemError(EIO, f"{_shown(entry.name)}: the record of its last extent is missing")
 
-    def _entries_from(self, directory: Node, first: int) -> Iterator[Entry]:
+    def _entries_from(self, directory: IsoNode, first: int) -> Iterator[Entry]:
         for number in _blocks_of(directory):
             if number >= first:
                 yield from self._block(directory, number).entries
 
-    def _block(self, directory: Node, number: int) -> Block:
+    def _block(self, directory: IsoNode, number: int) -> Block:
         first = directory.is_root and number == directory.extents[0][0]
         block = self._blocks.get((number, first))
         if block is None:
@@ -328,7 +328,7 @@ class Iso9660FileSystem:
     def _entry(self, record: bytes, skip: int) -> Entry:
         _, extended, extent, size, flags, name_len = DIRECTORY_RECORD.unpack_from(record)
         iso = record[DIRECTORY_RECORD_NAME : DIRECTORY_RECORD_NAME + name_len]
-        node = Node([(extent + extended, size)], bool(flags & ISO_FLAG_DIRECTORY))
+        node = IsoNode([(extent + extended, size)], bool(flags & ISO_FLAG_DIRECTORY))
         susp = susp_entries(self._read_block, record, skip) if self._rock_ridge else []
         name = rock_ridge_name(susp, self.strict)
         if susp and not self.strict:
@@ -339,16 +339,16 @@ class Iso9660FileSystem:
         child_link = any(kind == RRIP_CHILD_LINK for kind, _ in susp)
         return Entry(iso_name(iso) if name is None else name, iso, name is not None, extent, node, child_link)
 
-    def _rock_ridge_node(self, node: Node, susp: list[tuple[bytes, bytes]]) -> Node:
+    def _rock_ridge_node(self, node: IsoNode, susp: list[tuple[bytes, bytes]]) -> IsoNode:
         """``node``, or what a symbolic link or the placeholder of a relocated directory stands for."""
         for kind, entry in susp:
             if kind == RRIP_CHILD_LINK and len(entry) >= RRIP_PLACE.size:
                 return self._relocated(RRIP_PLACE.unpack_from(entry)[0]) or node
             if kind == RRIP_LINK:
-                return Node(node.extents, False, link=link_text(susp))
+                return IsoNode(node.extents, False, link=link_text(susp))
         return node
 
-    def _relocated(self, block: int) -> Node | None:
+    def _relocated(self, block: int) -> IsoNode | None:
         """The directory at ``block``: its own first record, `.`, tells its size.  None: there is no directory."""
         try:
             data = self._read_block(block)
@@ -357,7 +357,7 @@ class Iso9660FileSystem:
         size, flags = DIRECTORY_RECORD.unpack_from(data)[3:5]
         if not flags & ISO_FLAG_DIRECTORY:
             return None
-        node = Node([(block, size)], True)
+        node = IsoNode([(block, size)], True)
         own = data[: data[0]]
         if len(own) >= DIRECTORY_RECORD_NAME:
             node.attributes = self._attributes(own, susp_entries(self._read_block, own, self._skip))
@@ -382,7 +382,7 @@ class Iso9660FileSystem:
         self._look_for_rock_ridge(data)
         return self._attributes(own, susp_entries(self._read_block, own, 0) if self._rock_ridge else [])
 
-    def stat(self, node: Node) -> Stat:
+    def stat(self, node: IsoNode) -> Stat:
         """The medium's own, if not ``strict``; else cd9660_stat's: readable by all, owned by root, no times."""
         if not self.strict:
             if node.is_root and node.attributes is None:
@@ -394,7 +394,7 @@ class Iso9660FileSystem:
             return Stat(S_IFLNK | 0o444, len(node.link))
         return Stat((S_IFDIR if node.is_directory else S_IFREG) | 0o444, node.size)
 
-    def readdir(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def readdir(self, node: IsoNode) -> Iterator[tuple[int, int, bytes]]:
         """cd9660_readdir.  Symbolic links are DT_REG, as in cd9660.c.  Raises FileSystemError: ENOTDIR, EIO."""
         if not node.is_directory:
             raise FileSystemError(ENOTDIR, "iso9660: not a directory")
@@ -406,7 +406,7 @@ class Iso9660FileSystem:
                     yield entry.extent, DT_DIR if entry.node.is_directory else DT_REG, entry.name
                 joining = entry.node.more
 
-    def children(self, node: Node) -> Iterator[tuple[bytes, Node | FileSystemError]]:
+    def children(self, node: IsoNode) -> Iterator[tuple[bytes, IsoNode | FileSystemError]]:
         """(name, node) of each entry but `.` and `..`, also of those that a like name hides from ``lookup``.
 
         A directory that Rock Ridge moved elsewhere is only where it belongs.  In place of a file whose last extent is
@@ -424,7 +424,7 @@ class Iso9660FileSystem:
                         yield entry.name, error
                 joining = entry.node.more
 
-    def child(self, found: Node | FileSystemError) -> Node:
+    def child(self, found: IsoNode | FileSystemError) -> IsoNode:
         """The node of what ``children`` gave.  Raises FileSystemError: EIO, EFBIG."""
         if isinstance(found, FileSystemError):
             raise found
@@ -445,12 +445,12 @@ class Iso9660FileSystem:
             return False
         return any(kind == RRIP_PARENT_LINK for kind, _ in susp_entries(self._read_block, record, self._skip))
 
-    def readlink(self, node: Node) -> bytes:
+    def readlink(self, node: IsoNode) -> bytes:
         if node.link is None:
             raise FileSystemError(EINVAL, "iso9660: not a symbolic link")
         return node.link
 
-    def open(self, node: Node) -> Iso9660File:
+    def open(self, node: IsoNode) -> Iso9660File:
         return Iso9660File(self._device, self.twiddle, node, self.strict)
 
 
@@ -463,7 +463,7 @@ def _components(path: bytes) -> list[bytes]:
     return names
 
 
-def _blocks_of(directory: Node) -> range:
+def _blocks_of(directory: IsoNode) -> range:
     """The numbers of the blocks that hold a directory's data."""
     if directory.size > MAX_DIRECTORY_SIZE and directory.is_directory:
         raise FileSystemError(EFBIG, f"iso9660: a directory of {directory.size} bytes")
@@ -505,5 +505,5 @@ def with_root_of(other: Iso9660FileSystem, device: Device) -> Iso9660FileSystem:
 def _mount(device: Device, twiddle: Twiddle, descriptor: bytes, strict: bool) -> Iso9660FileSystem:
     record = descriptor[VD_ROOT_DIRECTORY_RECORD]
     _, extended, extent, size, flags, _ = DIRECTORY_RECORD.unpack_from(record)
-    root = Node([(extent + extended, size)], bool(flags & ISO_FLAG_DIRECTORY), is_root=True)
+    root = IsoNode([(extent + extended, size)], bool(flags & ISO_FLAG_DIRECTORY), is_root=True)
     return Iso9660FileSystem(device, twiddle, root, descriptor[VD_VOLUME_ID].rstrip(b" \0"), strict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, ENOTDIR
 from bhyveload.fs.stat import DT_UNKNOWN, S_IFDIR, S_IFLNK, S_IFMT, Stat
-from bhyveload.fs.ufs_file import Node, UfsFile
+from bhyveload.fs.ufs_file import UfsFile, UfsNode
 from bhyveload.fs.ufs_format import (
     DIRECT,
     MAXPATHLEN,
@@ -93,7 +93,7 @@ class UfsFileSystem:
             "notes": list(self.notes),
         }
 
-    def lookup(self, path: bytes, follow: bool = True) -> Node:
+    def lookup(self, path: bytes, follow: bool = True) -> UfsNode:
         """The node at ``path``; symbolic links are followed within the file system, at most 32 of them.
 
         Raises FileSystemError: ENOENT (also for a name over 255 bytes and for too many links), ENOTDIR, EIO.
@@ -125,11 +125,11 @@ class UfsFileSystem:
                 position = 0
                 node = self._inode(UFS_ROOTINO if path.startswith(b"/") else parent.ino)
 
-    def stat(self, node: Node) -> Stat:
+    def stat(self, node: UfsNode) -> Stat:
         """What ufs_stat tells; ``dev`` is the file system's id folded."""
         return Stat(node.mode, node.size, node.uid, node.gid, node.mtime, node.ino, self.superblock.dev)
 
-    def readdir(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def readdir(self, node: UfsNode) -> Iterator[tuple[int, int, bytes]]:
         """(0, d_type, name) of each entry in use, `.` and `..` included, read as they are asked for.
 
         Raises FileSystemError: ENOTDIR, EIO for a damaged directory.
@@ -138,17 +138,17 @@ class UfsFileSystem:
             raise FileSystemError(ENOTDIR, f"ufs: inode {node.ino} is not a directory")
         return ((0, d_type, name) for _, d_type, name in self._records(node))
 
-    def children(self, node: Node) -> Iterator[tuple[bytes, int]]:
+    def children(self, node: UfsNode) -> Iterator[tuple[bytes, int]]:
         """(name, inode number) of each entry but `.` and `..`.  Raises as readdir."""
         if node.mode & S_IFMT != S_IFDIR:
             raise FileSystemError(ENOTDIR, f"ufs: inode {node.ino} is not a directory")
         return ((name, ino) for ino, _, name in self._records(node) if name not in (b".", b".."))
 
-    def child(self, ino: int) -> Node:
+    def child(self, ino: int) -> UfsNode:
         """The node of what ``children`` gave.  Raises FileSystemError(EIO)."""
         return self._inode(ino)
 
-    def readlink(self, node: Node) -> bytes:
+    def readlink(self, node: UfsNode) -> bytes:
         """The text of a symbolic link.  Raises FileSystemError: EINVAL not a link, EIO, ENOENT longer than a path."""
         if node.mode & S_IFMT != S_IFLNK:
             raise FileSystemError(EINVAL, f"ufs: inode {node.ino} is not a symbolic link")
@@ -162,13 +162,13 @@ class UfsFileSystem:
         self._twiddle(1)
         return bytes(self.device.read(pointer << self.superblock.fshift, node.size))
 
-    def open(self, node: Node) -> UfsFile:
+    def open(self, node: UfsNode) -> UfsFile:
         """The file's content (a directory's too: its raw entries).  Raises FileSystemError(EIO): impossible size."""
         if node.size > _MAX_SIZE:
             raise FileSystemError(EIO, f"ufs: inode {node.ino}: a size of {node.size} bytes is impossible")
         return UfsFile(self.device, self.superblock, node, self._twiddle, self._forget_names)
 
-    def _inode(self, ino: int) -> Node:
+    def _inode(self, ino: int) -> UfsNode:
         """read_inode: one twiddle each time."""
         self._twiddle(1)
         superblock = self.superblock
@@ -180,11 +180,11 @@ class UfsFileSystem:
         raw = self.device.read(place, superblock.dinode_size)
         if superblock.version == 1:
             mode, size, mtime, short, uid, gid = UFS1_DINODE.unpack_from(raw)
-            return Node(ino, mode, size, uid, gid, mtime, UFS1_POINTERS.unpack(short), short)
+            return UfsNode(ino, mode, size, uid, gid, mtime, UFS1_POINTERS.unpack(short), short)
         mode, uid, gid, size, mtime, short = UFS2_DINODE.unpack_from(raw)
-        return Node(ino, mode, size, uid, gid, mtime, UFS2_POINTERS.unpack(short), short)
+        return UfsNode(ino, mode, size, uid, gid, mtime, UFS2_POINTERS.unpack(short), short)
 
-    def _search(self, node: Node, name: bytes) -> int:
+    def _search(self, node: UfsNode, name: bytes) -> int:
         """The inode number of ``name`` in a directory; blocks behind the one that has it are not read."""
         file = self._open_directory(node)
         for block in range(-(-node.size >> self.superblock.bshift)):
@@ -199,7 +199,7 @@ class UfsFileSystem:
                 raise self._damaged(node, (block << self.superblock.bshift) + damage)
         raise FileSystemError(ENOENT, f"{_shown(name)}: no such file or directory")
 
-    def _records(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def _records(self, node: UfsNode) -> Iterator[tuple[int, int, bytes]]:
         """(inode, d_type, name) of each entry in use."""
         file = self._open_directory(node)
         old_format = self.superblock.maxsymlinklen <= 0
@@ -217,7 +217,7 @@ class UfsFileSystem:
                     yield ino, d_type, bytes(content[start : start + namlen]).partition(b"\0")[0]
                 position += reclen
 
-    def _open_directory(self, node: Node) -> UfsFile:
+    def _open_directory(self, node: UfsNode) -> UfsFile:
         whole = self.superblock.size << self.superblock.fshift
         if node.size > min(whole, MAX_DIRECTORY_SIZE):
             raise FileSystemError(EIO, f"ufs: directory inode {node.ino}: a size of {node.size} bytes is impossible")
@@ -255,7 +255,7 @@ class UfsFileSystem:
         self._names.clear()
         self._names_held = 0
 
-    def _damaged(self, node: Node, offset: int) -> FileSystemError:
+    def _damaged(self, node: UfsNode, offset: int) -> FileSystemError:
         return FileSystemError(
             EIO, f"ufs: directory inode {node.ino}: the entry at {offset} is damaged", "run fsck_ffs(8) on it"
         )

@@ -29,7 +29,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 _UNREAD = -1
 
 
-class Node:
+class UfsNode:
     """An inode: ``pointers`` are the 12 direct and 3 indirect block addresses (fragments), ``short`` the same bytes as
     the text of a short symbolic link."""
 
@@ -76,7 +76,7 @@ class UfsFile:
         self,
         device: Device,
         superblock: Superblock,
-        node: Node,
+        node: UfsNode,
         twiddle: Twiddle,
         on_write: Callable[[], None] | None = None,
     ) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bhyveload.device import Device
     from bhyveload.fs import zfs
     from bhyveload.fs.interface import DiskFileSystem
-    from bhyveload.inspect.volumes import Disks, Volume
+    from bhyveload.inspect.volumes import DiskVolumes, Volume
 
     Facts = dict[str, Any]
 else:
@@ -37,7 +37,7 @@ _MAX_SCRIPT = 1 << 16
 _VERSION_MARK = b'USERLAND_VERSION="'  # of /bin/freebsd-version
 
 
-def survey(images: Sequence[Device], disks: Disks) -> Facts:
+def survey(images: Sequence[Device], disks: DiskVolumes) -> Facts:
     """``disks``, ``pools`` and ``boot`` (None where nothing is): JSON types only, sizes and offsets in bytes."""
     return {
         "schema": 1,
@@ -47,7 +47,7 @@ def survey(images: Sequence[Device], disks: Disks) -> Facts:
     }
 
 
-def _disk(image: Device, disks: Disks, unit: int) -> Facts:
+def _disk(image: Device, disks: DiskVolumes, unit: int) -> Facts:
     table = disks.tables[unit]
     whole, *parts = [volume for volume in disks.volumes if volume.unit == unit]
     entry = image.describe()
@@ -105,7 +105,7 @@ def _file_system(volume: Volume) -> Facts | None:
         return {"type": "unknown", "error": error.message}
 
 
-def _pools(disks: Disks) -> Iterator[Facts]:
+def _pools(disks: DiskVolumes) -> Iterator[Facts]:
     def devices(name: str) -> list[str]:
         return [volume.name for volume in disks.volumes if volume.pool == name]
 
@@ -123,7 +123,7 @@ def _pools(disks: Disks) -> Iterator[Facts]:
         yield {"name": name, "devices": devices(name), "error": reason.message}
 
 
-def _refusal(disks: Disks, name: str) -> str:
+def _refusal(disks: DiskVolumes, name: str) -> str:
     """Why FreeBSD's loader of today, and so bhyveload, does not read a pool that can be read; empty: it does."""
     pools = disks.boot_pools
     if any(pool.name == name for pool in pools.pools):
@@ -134,7 +134,7 @@ def _refusal(disks: Disks, name: str) -> str:
     return f"FreeBSD's loader does not read pool {name}" + (f": {reason.message}" if reason else "")
 
 
-def _unusable_pool(disks: Disks) -> str:
+def _unusable_pool(disks: DiskVolumes) -> str:
     """The first pool that is on the disks and not booted from, and why; empty: there is none, or one to boot from."""
     if disks.pools is None or disks.boot_pools.pools:
         return ""
@@ -145,7 +145,7 @@ def _unusable_pool(disks: Disks) -> str:
     return ""
 
 
-def _boot(disks: Disks) -> Facts:
+def _boot(disks: DiskVolumes) -> Facts:
     """Where loader(8) would boot from, and what it finds there."""
     facts: Facts = {"device": None, "file_system": None, "kernel": None, "interpreter": None, "version": None}
     try:

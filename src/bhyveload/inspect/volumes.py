@@ -100,7 +100,7 @@ def _probe(device: Device) -> tuple[ProbedFileSystem | FileSystemError, bool]:
     return refusal, True
 
 
-class Disks:
+class DiskVolumes:
     """``disks`` in -d order, and everything on them.
 
     ``tables``: the partition table of each disk, or why there is none.  ``volumes``: each disk, followed by its

@@ -6,7 +6,7 @@ import os
 
 from bhyveload.inspect.commands import Guest
 from bhyveload.inspect.output import Output, OutputFailed
-from bhyveload.inspect.volumes import Disks
+from bhyveload.inspect.volumes import DiskVolumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def work(request: Request, disks: Sequence[Device], output: Output, warn: Callab
 def _carry_out(
     request: Request, images: Sequence[Device], output: Output, warn: Callable[[str], None]
 ) -> dict[str, Any]:
-    disks = Disks(images)
+    disks = DiskVolumes(images)
     if request.doubtful and disks.is_empty(len(images) - 1):
         return {"no disk": True}
     if request.command == "info":
@@ -81,7 +81,7 @@ def _carry_out(
     return report
 
 
-def _info(images: Sequence[Device], disks: Disks, output: Output, json: bool) -> None:
+def _info(images: Sequence[Device], disks: DiskVolumes, output: Output, json: bool) -> None:
     from bhyveload.inspect.listing import printable
     from bhyveload.inspect.survey import describe, survey
     from bhyveload.jsontext import dumps

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bhyveload.bhyve.guest import Guest
     from bhyveload.handoff.backend import RunResult
-    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.vm.store import VirtualMachine
 
 _SUSPICIOUS_SECONDS = 1.0
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
 def run_bhyve_guest(
     vm: VirtualMachine,
     guest: Guest,
-    options: Options,
+    options: QemuOptions,
     *,
     timeout: float | None = None,
     accelerator: str = "",

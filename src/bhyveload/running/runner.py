@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import RunResult, Session
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.command import Options
+    from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.running.eyes import Eyes
     from bhyveload.vm.store import VirtualMachine
 
@@ -64,7 +64,7 @@ class Ended:
 
 
 def run_guest(
-    vm: VirtualMachine, prepare: Callable[[], Options], choices: Choices, tell: Callable[[str], None]
+    vm: VirtualMachine, prepare: Callable[[], QemuOptions], choices: Choices, tell: Callable[[str], None]
 ) -> Ended:
     """Run ``vm`` under QEMU with the options that ``prepare`` makes; ``tell`` is for words to the user.
 

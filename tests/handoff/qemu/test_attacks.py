@@ -15,7 +15,7 @@ import pytest
 
 from bhyveload.errors import HandoffError, ImageError
 from bhyveload.handoff.disks import Disk
-from bhyveload.handoff.qemu.command import Options
+from bhyveload.handoff.qemu.command import QemuOptions
 from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.image import remembered
 from bhyveload.image.open import open_disk
@@ -153,7 +153,7 @@ def vm(tmp_path: Path, probe_kernel: Path) -> Iterator[LoadedVm]:
 @needs_qemu
 def test_qemu_does_not_follow_a_backing_file_that_it_was_not_given(vm: LoadedVm, data: Path, secret: Path) -> None:
     raw_disk_as_qcow2(data, secret)
-    with contextlib.closing(QemuSession(vm, Options([Disk(str(data), format="qcow2")]))) as session:
+    with contextlib.closing(QemuSession(vm, QemuOptions([Disk(str(data), format="qcow2")]))) as session:
         end = time.monotonic() + 2
         while time.monotonic() < end:
             session.loop.turn(0.1)
@@ -164,7 +164,7 @@ def test_qemu_does_not_follow_a_backing_file_that_it_was_not_given(vm: LoadedVm,
 def test_qemu_gets_no_vmdk(vm: LoadedVm, data: Path, secret: Path) -> None:
     raw_disk_as_vmdk(data, secret)
     with pytest.raises(HandoffError, match="cannot use a disk image of format vmdk"):
-        QemuSession(vm, Options([Disk(str(data), format="vmdk")]))
+        QemuSession(vm, QemuOptions([Disk(str(data), format="vmdk")]))
 
 
 # Where the format is remembered

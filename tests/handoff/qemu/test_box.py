@@ -19,7 +19,7 @@ from bhyveload.handoff.disks import Disk
 from bhyveload.handoff.network import Network
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.calls import REFUSED, REFUSED_WITHOUT_NETWORK
-from bhyveload.handoff.qemu.command import Options
+from bhyveload.handoff.qemu.command import QemuOptions
 from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.sandbox import Sandbox
 from guest.build import SOURCE
@@ -145,7 +145,7 @@ def test_the_real_qemu_has_the_guest_s_files_open_and_no_others(vm: LoadedVm, tm
     first, second = tmp_path / "a,b.img", tmp_path / "second.img"
     for path in (first, second):
         path.write_bytes(bytes(MIB))
-    options = Options([Disk(str(first)), Disk(str(second), read_only=True)], net=Network("user"))
+    options = QemuOptions([Disk(str(first)), Disk(str(second), read_only=True)], net=Network("user"))
     with contextlib.closing(QemuSession(vm, options)) as session:
         read, write = os.pipe()
         session.console.attach(-1, write)
@@ -165,9 +165,9 @@ def count_descriptors() -> int:
 def test_a_start_that_fails_leaves_no_descriptor(vm: LoadedVm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(512))
-    options = Options([Disk(str(disk)), Disk(str(disk), snapshot=True, size=512)])
+    options = QemuOptions([Disk(str(disk)), Disk(str(disk), snapshot=True, size=512)])
     before = count_descriptors()
-    missing = Options([Disk(str(disk)), Disk(str(tmp_path / "gone"))])
+    missing = QemuOptions([Disk(str(disk)), Disk(str(tmp_path / "gone"))])
     with pytest.raises(HandoffError, match="No such file"):
         QemuSession(vm, missing)
     with monkeypatch.context() as patch:
@@ -217,7 +217,7 @@ def test_overlays_are_qcow2_images(tmp_path: Path, size: int) -> None:
 def test_the_real_qemu_has_its_own_filter(vm: LoadedVm) -> None:
     """Two filters: ours and -sandbox's."""
     assert Box("qemu-system-x86_64").arguments()[:1] == ["-sandbox"]
-    with contextlib.closing(QemuSession(vm, Options([]))) as session:
+    with contextlib.closing(QemuSession(vm, QemuOptions([]))) as session:
         started: list[bool] = []
         session.on_running(lambda: started.append(True))
         end = time.monotonic() + 30

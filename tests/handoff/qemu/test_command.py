@@ -19,7 +19,7 @@ from bhyveload.handoff.network import Network
 from bhyveload.handoff.pvh.extents import data_extents
 from bhyveload.handoff.pvh.pvh_image import save_image, save_stub
 from bhyveload.handoff.pvh.stub import build_stub
-from bhyveload.handoff.qemu.command import Options, qemu_command
+from bhyveload.handoff.qemu.command import QemuOptions, qemu_command
 from bhyveload.handoff.qemu.drives import escape
 from bhyveload.handoff.qemu.qmp import Qmp
 from guest.build import build_probe, missing_tools
@@ -45,7 +45,7 @@ def after(command: list[str], option: str) -> list[str]:
 
 
 def test_guest_memory_is_mapped_privately(vm: LoadedVm) -> None:
-    command = qemu_command(vm, "STUB", Options([]))
+    command = qemu_command(vm, "STUB", QemuOptions([]))
     assert after(command, "-object") == [
         f"memory-backend-file,id=ram,size={64 * MB},mem-path={vm.path}/memory,share=off"
     ]
@@ -61,7 +61,7 @@ def test_commas_in_paths_and_names_cannot_add_options(tmp_path: Path) -> None:
     image = folder / "d,read-only=off.img"
     image.write_bytes(bytes(512))
     vm = empty_vm(folder / "vm,debug-threads=on", 64 * MB)
-    command = qemu_command(vm, "STUB", Options([Disk(str(image), read_only=True)]))
+    command = qemu_command(vm, "STUB", QemuOptions([Disk(str(image), read_only=True)]))
     vm.close()
     assert after(command, "-name") == ["guest=vm,,debug-threads=on"]
     assert f"mem-path={escape(vm.path)}/memory,share=off" in after(command, "-object")[0]
@@ -78,7 +78,7 @@ def test_commas_in_paths_and_names_cannot_add_options(tmp_path: Path) -> None:
 def test_the_format_is_always_named(vm: LoadedVm, tmp_path: Path, name: str, driver: str) -> None:
     image = tmp_path / "disk"
     image.write_bytes(b"QFI\xfb" + bytes(508))  # looks like qcow2: must not matter
-    command = qemu_command(vm, "STUB", Options([Disk(str(image), format=name)]))
+    command = qemu_command(vm, "STUB", QemuOptions([Disk(str(image), format=name)]))
     (blockdev,) = after(command, "-blockdev")
     if name == "raw":
         assert blockdev.startswith("driver=raw,")
@@ -93,33 +93,33 @@ def test_a_format_that_qemu_lacks(vm: LoadedVm, tmp_path: Path) -> None:
     image = tmp_path / "disk.img.xz"
     image.write_bytes(b"x")
     with pytest.raises(HandoffError, match="QEMU cannot use a disk image of format xz"):
-        qemu_command(vm, "STUB", Options([Disk(str(image), format="xz")]))
+        qemu_command(vm, "STUB", QemuOptions([Disk(str(image), format="xz")]))
 
 
 def test_a_disk_that_is_gone(vm: LoadedVm, tmp_path: Path) -> None:
     with pytest.raises(HandoffError, match="No such file") as caught:
-        qemu_command(vm, "STUB", Options([Disk(str(tmp_path / "gone"))]))
+        qemu_command(vm, "STUB", QemuOptions([Disk(str(tmp_path / "gone"))]))
     assert "--disk" in caught.value.hint
 
 
 def test_wired_and_incore(vm: LoadedVm) -> None:
     vm.state["flags"] = {"wired": True, "incore": True}
-    command = qemu_command(vm, "STUB", Options([]))
+    command = qemu_command(vm, "STUB", QemuOptions([]))
     assert after(command, "-overcommit") == ["mem-lock=on"]
     assert "dump-guest-core=on" in after(command, "-machine")[0]
 
 
 def test_network_processors_accelerator_extra(vm: LoadedVm) -> None:
-    command = qemu_command(vm, "STUB", Options([], accel="kvm", cpus=3, net=Network("user"), extra=["-snapshot"]))
+    command = qemu_command(vm, "STUB", QemuOptions([], accel="kvm", cpus=3, net=Network("user"), extra=["-snapshot"]))
     assert after(command, "-netdev") == ["user,id=net0,restrict=on"]
     assert "virtio-net-pci,netdev=net0,romfile=" in after(command, "-device")
     assert (after(command, "-smp"), after(command, "-accel"), after(command, "-cpu")) == (["3"], ["kvm"], ["host"])
     assert command[-1] == "-snapshot"
-    assert after(qemu_command(vm, "STUB", Options([])), "-netdev") == []
+    assert after(qemu_command(vm, "STUB", QemuOptions([])), "-netdev") == []
 
 
 def test_a_whole_image_needs_no_memory_file(vm: LoadedVm) -> None:
-    command = qemu_command(vm, "IMAGE", Options([]), whole_image=True)
+    command = qemu_command(vm, "IMAGE", QemuOptions([]), whole_image=True)
     assert after(command, "-object") == []
     assert after(command, "-machine") == ["pc,max-ram-below-4g=3G,dump-guest-core=off"]
 
@@ -127,14 +127,14 @@ def test_a_whole_image_needs_no_memory_file(vm: LoadedVm) -> None:
 def test_memory_that_qemu_cannot_have(tmp_path: Path) -> None:
     vm = empty_vm(tmp_path / "odd", 64 * MB + 4096)
     with pytest.raises(HandoffError, match="QEMU cannot have 67112960 bytes"):
-        qemu_command(vm, "STUB", Options([]))
+        qemu_command(vm, "STUB", QemuOptions([]))
     vm.close()
 
 
 @pytest.mark.parametrize("cpus", [0, -1, 256])
 def test_processors_out_of_range(cpus: int) -> None:
     with pytest.raises(HandoffError, match="must be 1 to 255"):
-        Options([], cpus=cpus)
+        QemuOptions([], cpus=cpus)
 
 
 def test_not_loaded(vm: LoadedVm) -> None:
@@ -178,13 +178,13 @@ def test_compressed_disks_must_have_been_unpacked(vm: LoadedVm, tmp_path: Path) 
     image = tmp_path / "disk"
     image.write_bytes(bytes(512))
     with pytest.raises(HandoffError, match="compressed with xz"):
-        qemu_command(vm, "STUB", Options([Disk(str(image), compression="xz")]))
+        qemu_command(vm, "STUB", QemuOptions([Disk(str(image), compression="xz")]))
 
 
 def test_what_is_written_to_a_snapshot_is_dropped(vm: LoadedVm, tmp_path: Path) -> None:
     image = tmp_path / "a,b"
     image.write_bytes(bytes(512))
-    command = qemu_command(vm, "STUB", Options([Disk(str(image), snapshot=True)]))
+    command = qemu_command(vm, "STUB", QemuOptions([Disk(str(image), snapshot=True)]))
     (drive,) = after(command, "-drive")
     options, _, tree = drive.partition("file=json:")
     assert options == "if=none,id=disk0,snapshot=on,"
@@ -200,7 +200,7 @@ def test_backing_files_are_named_with_their_formats(vm: LoadedVm, tmp_path: Path
     for name in names:
         Path(name).write_bytes(bytes(512))
     disk = Disk(names[0], format="qcow2", backing=[(names[1], "qcow2"), (names[2], "raw")])
-    (blockdev,) = after(qemu_command(vm, "STUB", Options([disk])), "-blockdev")
+    (blockdev,) = after(qemu_command(vm, "STUB", QemuOptions([disk])), "-blockdev")
     tree = json.loads(blockdev)
     below = tree["backing"]
     assert (tree["file"]["filename"], tree["read-only"]) == (names[0], False)
@@ -215,7 +215,7 @@ def test_backing_files_are_named_with_their_formats(vm: LoadedVm, tmp_path: Path
 def test_large_sectors_reach_the_guest(vm: LoadedVm, tmp_path: Path) -> None:
     image = tmp_path / "disk"
     image.write_bytes(bytes(512))
-    command = qemu_command(vm, "STUB", Options([Disk(str(image), sector_size=4096)]))
+    command = qemu_command(vm, "STUB", QemuOptions([Disk(str(image), sector_size=4096)]))
     assert "virtio-blk-pci,drive=disk0,logical_block_size=4096,physical_block_size=4096" in after(command, "-device")
 
 
@@ -223,8 +223,8 @@ def test_names_that_json_cannot_hold(vm: LoadedVm, tmp_path: Path) -> None:
     image = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     Path(image).write_bytes(bytes(512))
     with pytest.raises(HandoffError, match="with such a name"):
-        qemu_command(vm, "STUB", Options([Disk(image, format="qcow2")]))
-    assert after(qemu_command(vm, "STUB", Options([Disk(image)])), "-blockdev")[0].endswith(image)
+        qemu_command(vm, "STUB", QemuOptions([Disk(image, format="qcow2")]))
+    assert after(qemu_command(vm, "STUB", QemuOptions([Disk(image)])), "-blockdev")[0].endswith(image)
 
 
 def test_disks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

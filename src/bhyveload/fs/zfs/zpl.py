@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _STAT_FIELD = (1 << 63) - 1
 
 
-class Node:
+class ZfsNode:
     """A file, directory or link of a dataset."""
 
     __slots__ = ("dnode", "number")
@@ -43,7 +43,7 @@ class ZfsFile:
 
     __slots__ = ("_filesystem", "_node", "size")
 
-    def __init__(self, filesystem: ZfsFileSystem, node: Node, size: int) -> None:
+    def __init__(self, filesystem: ZfsFileSystem, node: ZfsNode, size: int) -> None:
         self._filesystem = filesystem
         self._node = node
         self.size = size
@@ -101,7 +101,7 @@ class ZfsFileSystem:
             printer(f"Unexpected object set type {self.objset.os_type}")
             raise FileSystemError(EIO, f"ZFS: {dataset_name} is no file system (object set type {self.objset.os_type})")
 
-    def lookup(self, path: bytes, follow: bool = True) -> Node:
+    def lookup(self, path: bytes, follow: bool = True) -> ZfsNode:
         """Raises FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG, EMLINK (more than 11 links), EIO."""
         master = self.objset.dnode(zf.MASTER_NODE_OBJ)
         root = zap.lookup(self.objects, master, b"ROOT") & zf.ZFS_DIRENT_OBJ_MASK
@@ -148,7 +148,7 @@ class ZfsFileSystem:
             else:
                 stack.pop()
             number = stack[-1]
-        return Node(number, dnode)
+        return ZfsNode(number, dnode)
 
     def _attributes(self, dnode: Dnode) -> Attributes:
         if dnode.bonustype != zf.DMU_OT_SA:
@@ -161,7 +161,7 @@ class ZfsFileSystem:
         with Meanwhile(self.objects.blocks.reads, paused=True), self.objects.last.kept():
             return attributes.load_layouts(self.objset, self.objset.dnode(zf.MASTER_NODE_OBJ))
 
-    def touch_attributes(self, node: Node) -> None:
+    def touch_attributes(self, node: ZfsNode) -> None:
         """What zfs_stat reads at every read and readdir: the spill block of an object without a bonus."""
         dnode = node.dnode
         if dnode.bonustype == zf.DMU_OT_SA and not dnode.bonuslen and dnode.spill is not None:
@@ -172,7 +172,7 @@ class ZfsFileSystem:
             return found.symlink
         return self.objects.read_bytes(dnode, 0, found.size)
 
-    def stat(self, node: Node) -> Stat:
+    def stat(self, node: ZfsNode) -> Stat:
         found = self._attributes(node.dnode)
         return Stat(
             mode=found.mode & 0xFFFF,
@@ -183,17 +183,17 @@ class ZfsFileSystem:
             ino=node.number,
         )
 
-    def readlink(self, node: Node) -> bytes:
+    def readlink(self, node: ZfsNode) -> bytes:
         """Raises FileSystemError (EIO): not a link, or damaged."""
         found = self._attributes(node.dnode)
         if found.mode & S_IFMT != S_IFLNK or found.size >= zf.PATH_MAX:
             raise FileSystemError(EIO, "ZFS: not a symbolic link")
         return self._link_text(node.dnode, found)
 
-    def open(self, node: Node) -> ZfsFile:
+    def open(self, node: ZfsNode) -> ZfsFile:
         return ZfsFile(self, node, self._attributes(node.dnode).size & _STAT_FIELD)
 
-    def readdir(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def readdir(self, node: ZfsNode) -> Iterator[tuple[int, int, bytes]]:
         """(object number, d_type, name); `.` and `..` are not stored.  Raises FileSystemError: ENOTDIR, EIO."""
         dnode = node.dnode
         if self._attributes(dnode).mode & S_IFMT != S_IFDIR:
@@ -204,15 +204,15 @@ class ZfsFileSystem:
             return self._readdir_micro(node)
         return self._readdir_fat(node)
 
-    def children(self, node: Node) -> Iterator[tuple[bytes, int]]:
+    def children(self, node: ZfsNode) -> Iterator[tuple[bytes, int]]:
         """(name, object number) of each entry.  Raises as readdir."""
         return ((name, number) for number, _, name in self.readdir(node))
 
-    def child(self, number: int) -> Node:
+    def child(self, number: int) -> ZfsNode:
         """The node of what ``children`` gave.  Raises FileSystemError (EIO)."""
-        return Node(number, self.objset.dnode(number))
+        return ZfsNode(number, self.objset.dnode(number))
 
-    def _readdir_micro(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def _readdir_micro(self, node: ZfsNode) -> Iterator[tuple[int, int, bytes]]:
         dnode = node.dnode
         for offset in range(zf.MZAP_ENT_LEN, dnode.bsize - zf.MZAP_ENT_LEN + 1, zf.MZAP_ENT_LEN):
             # asked for again at each entry: what the caller read meanwhile has taken its place
@@ -221,7 +221,7 @@ class ZfsFileSystem:
                 yield value & zf.ZFS_DIRENT_OBJ_MASK, value >> 60, name
                 self.touch_attributes(node)
 
-    def _readdir_fat(self, node: Node) -> Iterator[tuple[int, int, bytes]]:
+    def _readdir_fat(self, node: ZfsNode) -> Iterator[tuple[int, int, bytes]]:
         dnode = node.dnode
         for leaf in zap.leaves(self.objects, dnode, zap.fat_header(self.objects, dnode)):
             for name, integers in leaf.entries():

@@ -32,7 +32,7 @@ _RAM_UNIT = 8192  # QEMU rounds RAM up to this and then wants the file to have t
 _PRINTED_CONSOLE = ["-chardev", "stdio,id=console,mux=on,signal=off"]
 
 
-class Options:
+class QemuOptions:
     """What the user chose for one run.
 
     ``accel`` is "kvm" or "tcg"; ``shares``: (folder of the host, tag, read-only), seen by the guest through virtio 9p;
@@ -107,7 +107,7 @@ class Options:
 def qemu_command(
     vm: LoadedMachine,
     kernel: str,
-    options: Options,
+    options: QemuOptions,
     files: Files | None = None,
     *,
     memory_path: str = "",

@@ -33,7 +33,7 @@ from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TI
 from bhyveload.handoff.pvh.pvh_image import write_stub_elf
 from bhyveload.handoff.pvh.stub import build_stub
 from bhyveload.handoff.qemu.box import Box
-from bhyveload.handoff.qemu.command import PROGRAM, Options, flags_of, qemu_command
+from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
 from bhyveload.handoff.qemu.files import Descriptors
 from bhyveload.handoff.qemu.qmp import Qmp
 
@@ -109,7 +109,7 @@ def run_options(
     progress: Progress | None = None,
     deadline: Deadline = FOREVER,
     **more: Any,
-) -> Options:
+) -> QemuOptions:
     """The options of ``run``, with what they leave open decided and the disks as QEMU can have them.
 
     ``deadline`` for unpacking disks; ``more``: further members of Options.
@@ -121,7 +121,7 @@ def run_options(
     given = disks_of(state) if disks is None else disks
     ready = [disk if disk.overlay else unpacked(disk, progress, deadline) for disk in given]
     refuse_twice(ready)
-    return Options(ready, accel, cpus, net, extra, **more)
+    return QemuOptions(ready, accel, cpus, net, extra, **more)
 
 
 def choose_accelerator() -> str:
@@ -149,17 +149,17 @@ def stub_file(vm: LoadedMachine) -> int:
 class Qemu:
     """The back end (backend.py)."""
 
-    def start(self, vm: LoadedMachine, options: Options) -> QemuSession:
+    def start(self, vm: LoadedMachine, options: QemuOptions) -> QemuSession:
         return QemuSession(vm, options)
 
-    def command(self, vm: LoadedMachine, options: Options, kernel: str, *, whole_image: bool = False) -> list[str]:
+    def command(self, vm: LoadedMachine, options: QemuOptions, kernel: str, *, whole_image: bool = False) -> list[str]:
         return qemu_command(vm, kernel, options, whole_image=whole_image)
 
 
 class QemuSession:
     """A running QEMU: backend.py's Session."""
 
-    def __init__(self, vm: LoadedMachine, options: Options) -> None:
+    def __init__(self, vm: LoadedMachine, options: QemuOptions) -> None:
         """Start QEMU, paused.  Raises HandoffError."""
         self._outcome = ""
         self._ended_by_us = False
@@ -184,7 +184,7 @@ class QemuSession:
                 raise HandoffError(f"{PROGRAM}: {error.strerror}", _hint(error)) from None
             self._kept = ours.pop_all()
 
-    def _start(self, vm: LoadedMachine, options: Options, ours: ExitStack, theirs: ExitStack) -> None:
+    def _start(self, vm: LoadedMachine, options: QemuOptions, ours: ExitStack, theirs: ExitStack) -> None:
         """``ours``: what is open during the run; ``theirs``: what QEMU has once it runs."""
         memory, state = loaded(vm)
         flags = flags_of(state)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bhyveload.bhyve import devices as dev
 from bhyveload.errors import BhyveError
-from bhyveload.handoff.qemu.command import MAX_CPUS, Options
+from bhyveload.handoff.qemu.command import MAX_CPUS, QemuOptions
 from bhyveload.handoff.qemu.drives import escape
 from bhyveload.handoff.qemu.guest.blocks import Blocks
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
@@ -72,7 +72,7 @@ def guest_options(
     *,
     user: str | None = None,
     confined: bool = True,
-) -> Options:
+) -> QemuOptions:
     """What runs ``guest``.  ``loaded``: (path, disk) of bhyveload's disks that are no raw files, ready for QEMU.
 
     Raises BhyveError: too many processors.
@@ -87,7 +87,7 @@ def guest_options(
         hold = "RESUME"
     elif any(screen.wait for screen in screens):
         hold = "VNC_CONNECTED"
-    return Options(
+    return QemuOptions(
         [],
         accel,
         topology=f"cpus={cpus},sockets={sockets},cores={cores},threads={threads}",
