@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bhyveload.libc import pwrite_all, strtol, whole_long, write_all
+from bhyveload.libc import pwrite_all, strtol, strtoul_errno, whole_long, write_all
 
 _C = ctypes.CDLL(None, use_errno=True)
 _C.strtoll.restype = ctypes.c_longlong
@@ -46,6 +46,8 @@ numbers = st.text(alphabet="0123456789abcdefxXoO_+- \t", max_size=24) | st.integ
 def test_as_the_c_library_has_them(text: str) -> None:
     value, end, _ = in_c(text, unsigned=False)
     assert strtol(text) == (value, end)
+    value, end, errno = in_c(text, unsigned=True)
+    assert strtoul_errno(text, binary=False) == (value, end, end > 0 and not errno)
     for unsigned in (False, True):
         value, end, errno = in_c(text, unsigned)
         whole = None if errno or not text or end != len(text) or not end else value
@@ -64,3 +66,8 @@ def test_everything_is_written(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         write_all(writing, b"abc")
     os.close(writing)
+
+
+def test_binary_numbers_since_14() -> None:
+    assert strtoul_errno("-0b101x", binary=True) == ((1 << 64) - 5, 6, True)
+    assert strtoul_errno("0b2", binary=True) == strtoul_errno("0b1", binary=False) == (0, 1, True)

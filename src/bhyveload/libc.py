@@ -12,8 +12,8 @@ _SPACE = " \t\n\v\f\r"
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def _scan(text: str, base: int) -> tuple[int, bool, int]:
-    """(magnitude, negative, index behind the number); index 0 when there is no number."""
+def _scan(text: str, base: int, binary: bool = False) -> tuple[int, bool, int]:
+    """(magnitude, negative, index behind the number); index 0 when there is no number.  ``binary``: 0b is a prefix."""
     at = 0
     while at < len(text) and text[at] in _SPACE:
         at += 1
@@ -23,6 +23,9 @@ def _scan(text: str, base: int) -> tuple[int, bool, int]:
     if base in (0, 16) and text[at : at + 2].lower() == "0x" and text[at + 2 : at + 3].lower() in tuple(_DIGITS[:16]):
         at += 2
         base = 16
+    elif base == 0 and binary and text[at : at + 2].lower() == "0b" and text[at + 2 : at + 3] in ("0", "1"):
+        at += 2
+        base = 2
     elif base == 0:
         base = 8 if text[at : at + 1] == "0" else 10
     start = at
@@ -50,6 +53,14 @@ def strtoul(text: str, base: int = 0) -> tuple[int, int]:
     if value > ULONG_MAX:
         return ULONG_MAX, end
     return (-value & ULONG_MAX if negative else value), end
+
+
+def strtoul_errno(text: str, binary: bool) -> tuple[int, int, bool]:
+    """``strtoul`` as FreeBSD's C library has it and whether errno stays 0; ``binary``: 0b is a prefix (14.0)."""
+    value, negative, end = _scan(text, 0, binary)
+    if value > ULONG_MAX:
+        return ULONG_MAX, end, False
+    return (-value & ULONG_MAX if negative else value), end, end > 0
 
 
 def whole_long(text: str, unsigned: bool = False) -> int | None:

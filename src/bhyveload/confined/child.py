@@ -17,6 +17,7 @@ from bhyveload.confined.reports import ERROR
 from bhyveload.confined.shape import Misfit
 from bhyveload.confined.wire import MAX_SIZE, decode, encode
 from bhyveload.errors import BhyveloadError, HostError, LoaderCrashed, ReportError
+from bhyveload.libc import write_all
 from bhyveload.need import ModulesNeeded
 from bhyveload.sandbox import die_with_parent
 
@@ -69,11 +70,10 @@ class Leave:
             data = encode(report)
         except BaseException as error:
             data = encode(self._describe(error))
-        while data:
-            try:
-                data = data[os.write(self.descriptor, data) :]
-            except OSError:
-                break
+        try:
+            write_all(self.descriptor, data)
+        except OSError:
+            pass  # nobody reads it any more
         os._exit(0)
 
     def failure(self, error: BaseException) -> NoReturn:

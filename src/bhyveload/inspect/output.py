@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bhyveload.libc import write_all
+from bhyveload.libc import pwrite_all, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ class Output:
 
     def _write_at(self, view: memoryview, offset: int) -> None:
         try:
-            while view:
-                done = os.pwrite(self.fd, view, offset)
-                view, offset = view[done:], offset + done
+            pwrite_all(self.fd, view, offset)
         except OSError as error:
             raise OutputFailed(error.errno or 0) from None
 

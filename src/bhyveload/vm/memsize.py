@@ -6,15 +6,14 @@ Source: lib/libvmmapi/vmmapi.c, lib/libutil/expand_number.c, lib/libc/stdlib/str
 from __future__ import annotations
 
 from bhyveload.errors import UsageError
+from bhyveload.libc import ULONG_MAX, strtoul_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
 
 MB = 1 << 20
-_ULONG_MAX = (1 << 64) - 1
 _WHITE_SPACE = " \t\n\v\f\r"
-_DIGITS = "0123456789abcdef"
 _UNIT_SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 _HINT = "give a number of MiB or a number with a unit: 512, 512M, 4G"
 
@@ -26,7 +25,7 @@ def parse_memory_size(text: str, compat: LoaderVersion = "current") -> int:
     Raises UsageError: not a number, unknown unit, out of range.
     """
     plain = text.encode("ascii", "replace").decode()  # C sees bytes: no other alphabet has digits or units
-    number, end, _ = _strtoul(plain, compat)
+    number, end, _ = strtoul_errno(plain, compat != "13.2")
     if plain and end == len(plain):
         # strtoul's ERANGE goes unnoticed here: too many digits are 2**64-1 bytes
         return number * MB if number < MB else number
@@ -36,39 +35,9 @@ def parse_memory_size(text: str, compat: LoaderVersion = "current") -> int:
     return size
 
 
-def _strtoul(text: str, compat: LoaderVersion) -> tuple[int, int, bool]:
-    """strtoul(text, &end, 0) with a 64-bit long: (value, end, whether errno stays 0)."""
-    at = len(text) - len(text.lstrip(_WHITE_SPACE))
-    negative = text[at : at + 1] == "-"
-    if text[at : at + 1] in ("-", "+"):
-        at += 1
-    base, digits_at = _base(text, at, compat)
-    end = digits_at
-    value = 0
-    digits = _DIGITS[:base]
-    while end < len(text) and text[end].lower() in digits:
-        value = min(value * base + digits.index(text[end].lower()), _ULONG_MAX + 1)
-        end += 1
-    if end == digits_at:
-        return 0, 0, False
-    if value > _ULONG_MAX:
-        return _ULONG_MAX, end, False
-    return (-value & _ULONG_MAX if negative else value), end, True
-
-
-def _base(text: str, at: int, compat: LoaderVersion) -> tuple[int, int]:
-    """(base, where its digits start): a prefix counts only in front of a digit of its base."""
-    prefix, digit = text[at : at + 2].lower(), text[at + 2 : at + 3].lower()
-    if prefix == "0x" and digit and digit in _DIGITS:
-        return 16, at + 2
-    if prefix == "0b" and digit and digit in "01" and compat != "13.2":  # strtoul of 14.0 and later
-        return 2, at + 2
-    return (8 if text[at : at + 1] == "0" else 10), at
-
-
 def _expand_13(text: str) -> int | None:
     """expand_number of 13.2: what follows the unit letter is ignored; None for its EINVAL and ERANGE."""
-    number, end, valid = _strtoul(text, "13.2")
+    number, end, valid = strtoul_errno(text, binary=False)
     if not valid:
         return None
     unit = text[end : end + 1].lower()
@@ -85,7 +54,7 @@ def _expand_current(text: str) -> int | None:
         rest = rest[1:]
     if not rest or rest[0] not in "0123456789":
         return None
-    number, end, valid = _strtoul(rest, "current")
+    number, end, valid = strtoul_errno(rest, binary=True)
     if not valid:
         return None
     unit = rest[end : end + 1].lower()
@@ -100,6 +69,6 @@ def _expand_current(text: str) -> int | None:
 
 
 def _shift(number: int, shift: int | None) -> int | None:
-    if shift is None or number << shift > _ULONG_MAX:
+    if shift is None or number << shift > ULONG_MAX:
         return None
     return number << shift
