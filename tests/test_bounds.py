@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,11 +26,13 @@ from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.handoff.pvh.entry_state import EntryState, entry_state
 from bhyveload.handoff.pvh.memory_map import map_fields
+from bhyveload.image import xz
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.unpack import unpack
 from bhyveload.image.xz import NoIndex, XzImage
 from bhyveload.loader.commands import basic, boot
 from bhyveload.loader.files.open_file import F_READ, OpenFile
+from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
 from fuzzing import check_in_time
@@ -274,6 +277,32 @@ def test_xz_blocks_that_claim_to_be_very_long(tmp_path: Path) -> None:
         XzImage(source, source.name)
 
 
+def test_blocks_that_are_unpacked_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte of each by turns, of more blocks than are remembered."""
+    monkeypatch.setattr(xz, "_CACHE_SIZE", 2 * MIB)
+    monkeypatch.setattr(xz, "_AGAIN", 12 * MIB)
+    packed = lzma.compress(bytes(MIB), preset=0)
+    image = XzImage(image_of(tmp_path, "disk.xz", [packed * 3]), "disk.xz")
+    done = 0
+    with pytest.raises(ImageError, match="again and again"):
+        for turn in range(100):
+            image.read(turn % 3 * MIB, 1)
+            done += 1
+    assert 12 <= done <= 3 + 12 + 1
+    image.close()
+
+
+def test_all_of_an_xz_image_as_often_as_one_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xz, "_CACHE_SIZE", 2 * MIB)
+    monkeypatch.setattr(xz, "_AGAIN", 2 * MIB)
+    packed = lzma.compress(bytes(MIB), preset=0)
+    image = XzImage(image_of(tmp_path, "disk.xz", [packed * 3]), "disk.xz")
+    for _ in range(6):
+        for at in range(0, 3 * MIB, MIB // 16):
+            assert bytes(image.read(at, MIB // 16)) == bytes(MIB // 16)
+    image.close()
+
+
 def _vli(value: int) -> bytes:
     out = bytearray()
     while value >= 0x80:
@@ -356,6 +385,74 @@ def test_a_label_whose_top_level_device_is_a_leaf(txg: int) -> None:
     assert [pool.name for pool in pools.finish()] == ["made"]
 
 
+@pytest.mark.parametrize("said", [17, 24])
+def test_indirect_blocks_larger_than_zfs_makes_them(said: int) -> None:
+    """Of 16 MiB each, in up to eight levels, for every block of 512 bytes."""
+    writer = Writer([Top(0)])
+    writer.bootfs = b"ROOT/default"
+
+    def large(objects: dict[int, bytes]) -> None:
+        made = writer.object(b"x" * 5000, 19, objects[4][192:], 44, bsize=512, indblkshift=24)
+        objects[4] = made[:1] + bytes([said]) + made[2:]
+
+    for name in (b"", b"ROOT", b"ROOT/default"):
+        tree: dict[bytes, bytes | None] = {b"/boot": None, b"/boot/data": b"x" * 5000}
+        writer.dataset(name, writer.file_system(tree, large) if name == writer.bootfs else writer.file_system({}))
+    pools = PoolSet()
+    for image in writer.finish():
+        pools.probe(image, "disk0")
+    (pool,) = pools.finish()
+    fs = pool.dataset("made/ROOT/default")
+
+    def read() -> None:
+        for number in range(1000):
+            with pytest.raises(FileSystemError, match="indirect block"):
+                fs.open(fs.lookup(b"/boot/data")).read(number % 10 * 512, 512)
+
+    assert in_time(read) == []
+
+
+# Files on the screen
+
+
+class Shown:
+    """As much of a Loader as these commands need: every file is ``file``."""
+
+    def __init__(self, file: Text) -> None:
+        self.files = self.console = self
+        self.pieces: list[str] = []
+        self.failure = ""
+        self.open = lambda name: opened(file)
+        self.pager_open = self.pager_close = lambda: None
+
+    def print(self, text: str) -> None:
+        self.pieces.append(text)
+
+    def pager_output(self, text: str) -> bool:
+        self.pieces.append(text)
+        return False
+
+    def fail_with(self, text: str) -> int:
+        self.failure = text
+        return 1
+
+
+@pytest.mark.parametrize("content", [bytes(4096), b"a line\n", b"x" * 100])
+def test_more_of_a_file_without_end(content: bytes) -> None:
+    shown: Any = Shown(Text(content, 1 << 40))
+    assert in_time(lambda: basic.more(shown, ["more", "/x"])) == []
+    assert shown.failure == "error showing /x: more than 8 MiB"
+
+
+def test_readtest_of_a_file_without_end() -> None:
+    shown: Any = Shown(Text(bytes(1 << 16), 1 << 40))
+    assert in_time(lambda: basic.readtest(shown, ["readtest", "/x"])) == []
+    assert shown.failure == "'/x' is longer than 256 MiB: no further"
+    shown = Shown(Text(bytes(1 << 16), 1000000))
+    basic.readtest(shown, ["readtest", "/x"])
+    assert shown.pieces[-1].startswith("Received 1000000 bytes")
+
+
 # The hand-off
 
 
@@ -366,6 +463,31 @@ def test_module_records_without_end() -> None:
     (error,) = in_time(lambda: map_fields(memory, entry))
     assert isinstance(error, HandoffError)
     assert "damaged" in error.message
+
+
+@pytest.mark.parametrize("kind", ["files", "kinds", "one name"])
+def test_guests_that_take_long_to_compare(kind: str) -> None:
+    """Files that lie over each other, each as large as memory; records that are all of different kinds."""
+    states = []
+    for turn in range(2):
+        memory, _ = _loaded()
+        if kind == "kinds":
+            data = struct.pack("<II4s4x", 1, 2, b"a\0") + b"".join(
+                struct.pack("<III4x", 0x10000 + number, 4, number + turn) for number in range(60000)
+            )
+        else:
+            names = [b"x" if kind == "one name" else b"f%d" % number for number in range(18000)]
+            data = b"".join(struct.pack("<II8sIIQIIQ", 1, 8, name, 3, 8, 0x400000, 4, 8, 48 * MIB) for name in names)
+        memory.write(0x200000, data + struct.pack("<II", 0, 0))
+        memory.write(0x1000000, (b"%d" % turn).ljust(4096, b"\1") * 1024)
+        vcpu = Registers()
+        setup_freebsd_registers(vcpu, 0xFFFFFFFF80200000, 0x3000, 0x5000, 0x1000)
+        states.append(LoadedState(f"loader {turn}", memory, vcpu))
+    lines: list[str] = []
+    assert in_time(lambda: lines.extend(compare(*states))) == []
+    assert lines
+    if kind != "kinds":
+        assert any("lie over each other" in line for line in lines)
 
 
 def _loaded() -> tuple[GuestMemory, EntryState]:

@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=0, help="kill so many things instead")
     parser.add_argument("--calls", action="store_true", help="let every call fail instead")
+    parser.add_argument("--errors", nargs="+", help="with these errors only: EMFILE EINTR")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
@@ -38,7 +39,7 @@ def main() -> int:
         disk, store = Path(folder, "the-disk.img"), Path(folder, "vmm")
         _write_disk(disk)
         if options.calls:
-            return _calls(Path(folder), disk, store)
+            return _calls(Path(folder), disk, store, options.errors)
         _signals(disk, store, options.runs, random.Random(options.seed))
     return 0
 
@@ -90,11 +91,11 @@ def _kills(folder: Path, number: int, generator: random.Random) -> int:
     return 0
 
 
-def _calls(folder: Path, disk: Path, store: Path) -> int:
+def _calls(folder: Path, disk: Path, store: Path, errors: list[str] | None) -> int:
     from support.failing import ERRORS, Failing
 
     failing, wrong = Failing(folder, disk, store), 0
-    for name in ERRORS:
+    for name in errors or ERRORS:
         statuses: Counter[int] = Counter()
         for number in range(failing.calls):
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import zlib
 
+from bhyveload.errors import ImageError
 from bhyveload.image.container import PIECE, Cache, Container, ReadOnlyImage, check_range
 
 TYPE_CHECKING = False
@@ -29,6 +30,8 @@ _OVERHEAD = 1 << 16  # what a block's headers and incompressible data may add to
 _STEP = 1 << 16
 MEMORY_LIMIT = 256 << 20  # of one decompressor: the dictionary of xz -9 has 64 MiB
 _CACHE_SIZE = 8 * MAX_BLOCK
+_AGAIN = 384 << 20  # bytes out of blocks that were forgotten meanwhile: two seconds
+_AGAIN_PER_BYTE = 64  # and as many more for each byte that was read
 
 
 class NoIndex(Exception):
@@ -59,6 +62,8 @@ class XzImage(ReadOnlyImage):
             self._starts.append(self._starts[-1] + size)
         self.size = self._starts[-1]
         self._unpacked = Cache(_CACHE_SIZE)
+        self._seen: set[int] = set()
+        self._again = 0
 
     def _read_stream(self, end: int) -> int:
         """Add the blocks of the stream that ends at ``end``, last first; where the stream begins."""
@@ -117,6 +122,7 @@ class XzImage(ReadOnlyImage):
     def read(self, offset: int, length: int) -> Buffer:
         """Raises FileSystemError(EIO) outside the disk, ImageError where the file is damaged."""
         check_range(self.name, self.size, offset, length)
+        self._again -= length * _AGAIN_PER_BYTE
         return self._file.gathered(self._runs(offset, length), length)
 
     def _runs(self, offset: int, length: int) -> Iterator[Run]:
@@ -126,10 +132,21 @@ class XzImage(ReadOnlyImage):
             start, limit = self._starts[number], self._starts[number + 1]
             size = min(limit, end) - offset
             if size:
-                block = memoryview(self._unpacked.get(number, self._unpack))
+                block = memoryview(self._unpacked.get(number, self._unpack_to_read))
                 yield PIECE, size, block[offset - start : offset - start + size]
             offset += size
             number += 1
+
+    def _unpack_to_read(self, number: int) -> bytes:
+        """Raises ImageError: too much of it is done again and again (the guest decides what is read next)."""
+        if number in self._seen:
+            self._again += self._starts[number + 1] - self._starts[number]
+            if self._again > _AGAIN:
+                raise ImageError(
+                    f"{self.name}: reading it here and there unpacks its blocks again and again", "unpack it: xz -dk"
+                )
+        self._seen.add(number)
+        return self._unpack(number)
 
     @property
     def blocks(self) -> int:

@@ -8,6 +8,7 @@ on its C stack) and, for i386, the unused entries of KEYBUF (its heap); Handover
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 
 from bhyveload.errors import MemoryAccessError
 from bhyveload.userboot.handover import FileRecords, Handover, describe, read_handover
@@ -165,9 +166,9 @@ def _records(one: FileRecords, other: FileRecords, a: LoadedState, b: LoadedStat
     orders = [name for name, _ in one.records], [name for name, _ in other.records]
     if orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]):
         yield _both(f"{one.name}: order of the records", " ".join(orders[0]), " ".join(orders[1]), a, b)
+    by_name = _by_name(one), _by_name(other)
     for name in dict.fromkeys((*orders[0], *orders[1])):
-        left = [payload for record, payload in one.records if record == name]
-        right = [payload for record, payload in other.records if record == name]
+        left, right = by_name[0].get(name, []), by_name[1].get(name, [])
         for number in range(max(len(left), len(right))):
             payloads = [side[number] if number < len(side) else None for side in (left, right)]
             if payloads[0] == payloads[1]:
@@ -185,6 +186,13 @@ def _records(one: FileRecords, other: FileRecords, a: LoadedState, b: LoadedStat
             yield _both(f"{one.name}: record {name}", shown[0], shown[1], a, b)
 
 
+def _by_name(file: FileRecords) -> dict[str, list[bytes]]:
+    payloads: dict[str, list[bytes]] = {}
+    for name, payload in file.records:
+        payloads.setdefault(name, []).append(payload)
+    return payloads
+
+
 def _environment(a: LoadedState, b: LoadedState) -> Iterator[str]:
     left, right = dict(a.handover.environment), dict(b.handover.environment)
     for name in dict.fromkeys((*left, *right)):
@@ -198,11 +206,17 @@ def _environment(a: LoadedState, b: LoadedState) -> Iterator[str]:
 
 
 def _contents(a: LoadedState, b: LoadedState) -> Iterator[str]:
-    """Each preloaded file's image, wherever each loader put it."""
+    """Each preloaded file's image, wherever each loader put it: together they fit into memory, or lie over each other,
+    as often as the guest likes."""
+    left_over = min(a.memory.low, b.memory.low)
     for one, other in _pairs(a.handover.files, b.handover.files):
         (left, size), (right, other_size) = one.extent(), other.extent()
         count, first, at = 0, 0, 0
         length = min(size, other_size)
+        left_over -= length
+        if left_over < 0:
+            yield f"{one.name}: preloaded files lie over each other; from here on their images are not compared"
+            return
         while at < length:
             step = min(_BLOCK, length - at)
             try:
@@ -225,9 +239,10 @@ def _pages(a: LoadedState, b: LoadedState) -> Iterator[str]:
     """Runs of differing pages that belong to the same thing."""
     run: list[tuple[int, int, int]] = []  # (guest address of the page, first difference, how many)
     what = ""
+    owners = Owners(a)
     for page, left, right in _differing_pages(a, b):
         first = page + _first_difference(left, right)
-        owner = _owner(first, a)
+        owner = owners.of(first)
         if run and (owner != what or page != run[-1][0] + PAGE_SIZE):
             yield _run(run, what)
             run = []
@@ -285,23 +300,32 @@ def _guest_address(memory: GuestMemory, offset: int) -> int:
     return offset if offset < memory.low else offset - memory.low + VM_HIGHMEM_BASE
 
 
-def _owner(address: int, state: LoadedState) -> str:
-    """What lies at a guest address, by ``state``'s own account."""
-    handover: Handover = state.handover
-    fixed = _FIXED_PAGES.get((bool(state.vcpu.registers.get("efer")), address & -PAGE_SIZE))
-    if fixed:
-        return fixed
-    for file in handover.files:
-        start, size = file.extent()
-        if start <= address < start + size:
-            return file.name
-    if handover.environment_at <= address < handover.environment_at + handover.environment_size:
-        return "environment"
-    if handover.modulep <= address < handover.modulep + handover.metadata_size:
-        return "module metadata"
-    if address >= handover.kernend:
-        return "behind kernend"
-    return "between preloaded files"
+class Owners:
+    """What lies where in guest memory, by a state's own account."""
+
+    def __init__(self, state: LoadedState) -> None:
+        self._state = state
+        self._long_mode = bool(state.vcpu.registers.get("efer"))
+        extents = ((*file.extent(), file.name) for file in state.handover.files)
+        self._files = sorted((start, start + size, name) for start, size, name in extents)
+        self._starts = [start for start, _, _ in self._files]
+
+    def of(self, address: int) -> str:
+        """In words; where files lie over each other, the one that begins last."""
+        handover: Handover = self._state.handover
+        fixed = _FIXED_PAGES.get((self._long_mode, address & -PAGE_SIZE))
+        if fixed:
+            return fixed
+        place = bisect_right(self._starts, address)
+        if place and address < self._files[place - 1][1]:
+            return self._files[place - 1][2]
+        if handover.environment_at <= address < handover.environment_at + handover.environment_size:
+            return "environment"
+        if handover.modulep <= address < handover.modulep + handover.metadata_size:
+            return "module metadata"
+        if address >= handover.kernend:
+            return "behind kernend"
+        return "between preloaded files"
 
 
 def _first_difference(left: bytes, right: bytes) -> int:

@@ -95,6 +95,12 @@ def decode(data: Buffer, offset: int = 0) -> BlockPointer:
     return BlockPointer(zf.BLKPTR.unpack_from(data, offset))
 
 
+def logical_size(stored: bytes) -> int:
+    """Bytes of the block that a stored block pointer names, without taking it apart."""
+    prop: int = zf.BLKPTR.unpack(stored)[6]
+    return (prop & 0x1FFFFFF) + 1 if prop >> 39 & 1 else (prop & 0xFFFF) + 1 << zf.SPA_MINBLOCKSHIFT
+
+
 def is_hole(data: Buffer, offset: int) -> bool:
     """Whether the block pointer stored there is a hole, without taking it apart."""
     words = zf.BLKPTR.unpack_from(data, offset)

@@ -71,7 +71,7 @@ class Dnode:
             raise FileSystemError(EIO, f"ZFS: object {number} does not exist")
         if not 1 <= nblkptr <= zf.DN_MAX_NBLKPTR or not 1 <= self.nlevels <= _MAX_LEVELS:
             raise FileSystemError(EIO, f"ZFS: the dnode of object {number} is damaged")
-        if not zf.SPA_BLKPTRSHIFT < self.indblkshift <= 24:
+        if not zf.SPA_BLKPTRSHIFT < self.indblkshift <= zf.DN_MAX_INDBLKSHIFT:
             raise FileSystemError(EIO, f"ZFS: object {number} has indirect blocks of 2^{self.indblkshift} bytes")
         start = zf.DNODE_CORE_SIZE
         bonus = start + nblkptr * zf.BLKPTR_SIZE
@@ -153,6 +153,8 @@ class ObjectReader:
             stored = bytes(data[place : place + zf.BLKPTR_SIZE])
             if not level:
                 return stored, 0
+            if blkptr.logical_size(stored) > 1 << zf.DN_MAX_INDBLKSHIFT:  # larger ones are not remembered
+                raise FileSystemError(EIO, f"ZFS: an indirect block of object {dnode.number} is too large")
             data = self.blocks.read(stored)
             level -= 1
 

@@ -27,7 +27,8 @@ _PAGE = 79  # pager_file's
 _HELP_LINE = 80
 _HELP_FILE = "/boot/loader.help.userboot"
 _MAX_HELP = 512 << 10  # bytes of that file; FreeBSD's has 30 KB
-_MAX_READTEST = 1 << 40
+_MAX_SHOWN = 8 << 20  # bytes of one file on the screen
+_MAX_READTEST = 256 << 20
 
 
 def quit_loader(loader: Loader, argv: list[str]) -> int:
@@ -114,15 +115,20 @@ def more(loader: Loader, argv: list[str]) -> int:
 
 
 def page_file(loader: Loader, name: str) -> int:
-    """pager_file: 0 shown, 1 the user quit, -1 it cannot be opened or read."""
+    """pager_file: 0 shown, 1 the user quit, -1 it cannot be opened or read, or is too long to be a text."""
     try:
         file = loader.files.open(name)
     except FileSystemError as error:
         loader.print(f"can't open '{name}': {strerror(error.errno)}\n")
         loader.fail_with(f"error showing {name}")
         return -1
+    shown = 0
     try:
         while data := file.read(_PAGE):
+            shown += len(data)
+            if shown > _MAX_SHOWN:
+                loader.fail_with(f"error showing {name}: more than {_MAX_SHOWN >> 20} MiB")
+                return -1
             if loader.console.pager_output(data.decode("latin-1").partition("\0")[0]):
                 return 1
     except FileSystemError:
@@ -168,6 +174,8 @@ def readtest(loader: Loader, argv: list[str]) -> int:
             count += len(data)
     except FileSystemError:
         pass  # the loader stops counting there, too
+    if count >= _MAX_READTEST:
+        return loader.fail_with(f"'{argv[1]}' is longer than {_MAX_READTEST >> 20} MiB: no further")
     loader.print(f"Received {count} bytes during {int(time.time()) - start} seconds\n")
     return CMD_OK
 
