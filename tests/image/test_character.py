@@ -17,6 +17,7 @@ from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS
 from bhyveload.image import raw
 from bhyveload.image.raw import open_raw
+from bhyveload.image.remembered import format_of
 
 SIZE = 1 << 20
 
@@ -98,6 +99,15 @@ def test_a_device_that_ends_early(device: Device) -> None:
     with pytest.raises(FileSystemError) as caught:
         disk.read(0, SIZE)
     assert caught.value.errno == EIO
+
+
+def test_a_device_is_raw_unless_said(device: Device) -> None:
+    """Its guest may write an image's header to it."""
+    with device.path.open("r+b") as file:
+        file.write(b"QFI\xfb\0\0\0\3")
+    disk = open_raw(str(device.path))
+    assert format_of(disk) == "raw"
+    assert format_of(disk, "qcow2", keep=False) == "qcow2"
 
 
 @pytest.mark.parametrize(("size", "sector"), [(-512, 512), (SIZE, 0), (SIZE, 513), (SIZE + 1, 512), (1 << 30, 1 << 20)])

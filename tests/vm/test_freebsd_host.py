@@ -144,6 +144,18 @@ def test_the_store(host: StandIn, loader: Path, vmm_directory: Path) -> None:
     assert done.messages.startswith("bhyveload: Could not open '/dev/nmdm77A'")
 
 
+def test_what_was_raw_stays_raw(host: StandIn, loader: Path, tmp_path: Path) -> None:
+    """Without extended attributes in Python: the user's folder of states remembers it."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    words = ("-l", loader, "-e", "do=boot", "-d", disk, "-m", "64M", "vm")
+    bhyveload(*words, check=0)
+    with disk.open("r+b") as file:
+        file.write(b"QFI\xfb\0\0\0\3")
+    done = bhyveload(*words, check=65)
+    assert "was a raw disk before, and looks like qcow2 now" in done.messages
+
+
 def test_a_disk_of_the_guest_can_be_looked_into(host: StandIn, tmp_path: Path) -> None:
     record = Record("current", "plain")
     (tmp_path / "disk.img").write_bytes(decompress(record.folder / "disk.img.zst"))

@@ -52,10 +52,10 @@ class RawImage:
 
     kind = RAW  # in words, as image.disk.ImageDisk has it
 
-    __slots__ = ("_medium", "_opener", "_view", "descriptor", "name", "read_only", "sector_size", "size")
+    __slots__ = ("_opener", "_view", "descriptor", "medium", "name", "read_only", "sector_size", "size")
 
     def __init__(self, fd: int, name: str, read_only: bool, medium: Medium | None = None) -> None:
-        self._medium = medium
+        self.medium = medium
         self.name = name
         self.read_only = read_only
         self.sector_size = SECTOR_SIZE
@@ -74,8 +74,8 @@ class RawImage:
         end = offset + length
         if offset < 0 or length < 0 or end > self.size:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
-        if self._medium is not None:
-            return self._from_device(self._medium, offset, length)
+        if self.medium is not None:
+            return self._from_device(self.medium, offset, length)
         if self._opener == _process:
             return memoryview(self._copied(offset, length))
         return self._view[offset:end]
@@ -111,8 +111,8 @@ class RawImage:
             raise FileSystemError(EIO, f"{self.name}: {length} bytes at {offset} lie outside the {self.size}-byte disk")
         settle()
         try:
-            if self._medium is not None:
-                self._medium.write(self.descriptor, offset, data)
+            if self.medium is not None:
+                self.medium.write(self.descriptor, offset, data)
             else:
                 pwrite_all(self.descriptor, data, offset)
         except OSError as error:
@@ -129,8 +129,8 @@ class RawImage:
             "size": self.size,
             "read_only": self.read_only,
             "sector_size": media_sector_size(self.size, self._pread)
-            if self._medium is None
-            else self._medium.sector_size,
+            if self.medium is None
+            else self.medium.sector_size,
         }
 
     def _pread(self, offset: int, length: int) -> bytes:

@@ -32,6 +32,8 @@ def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
     """
     if said:
         form = said
+    elif file.medium is not None:
+        return RAW  # a character device: its number is not the same after a reboot, so nothing can be remembered of it
     else:
         form = detect(file, file.name)
         known = recall(file)
@@ -51,10 +53,8 @@ def recall(file: RawImage) -> str:
     """The format that ``file`` was remembered to have, or ""."""
     try:
         return os.getxattr(file.descriptor, ATTRIBUTE).decode("ascii", "replace")
-    except OSError:
-        pass  # none there, or none to be had
-    except AttributeError:
-        return ""  # not Linux
+    except (OSError, AttributeError):
+        pass  # none there, or none to be had; FreeBSD's Python has no such function
     path = _path(file)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if path else -1
@@ -73,10 +73,8 @@ def remember(file: RawImage, form: str) -> bool:
     try:
         os.setxattr(file.descriptor, ATTRIBUTE, form.encode())
         return True
-    except OSError:
+    except (OSError, AttributeError):
         pass
-    except AttributeError:
-        return False
     path = _path(file)
     if not path:
         return False
