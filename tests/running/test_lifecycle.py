@@ -111,6 +111,23 @@ def test_the_list_says_what_runs(spinning: Path) -> None:
         assert f"in use by process {process.pid}" in done.messages
 
 
+def test_a_disk_that_another_guest_writes_to(spinning: Path) -> None:
+    load("-d", spinning, "-m", "64M", name="other")
+    with running() as process:
+        for words in ([], ["--snapshot"]):
+            done = program("bhyverun", "--accel", "tcg", *words, "other", check=4)
+            assert done.messages == f"bhyverun: {spinning}: is in use by another program (is it a running guest's?)\n"
+        # what is meant for the group of the runner (timeout(1), a shell) does not end QEMU beside it
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert all(os.getpgid(int(child)) != os.getpgid(process.pid) for child in children)
+
+
+def test_a_log_without_room(spinning: Path) -> None:
+    done = program("bhyverun", "--accel", "tcg", "--timeout", "4", "--log", "/dev/full", "vm", check=124)
+    assert "bhyverun: --log /dev/full: No space left on device: nothing more is written there\n" in done.messages
+    assert done.messages.count("--log") == 1
+
+
 def test_a_stale_socket_is_nobody(spinning: Path) -> None:
     """The runner was killed: QEMU goes with it, and what it left behind is in nobody's way."""
     with running() as process:

@@ -29,9 +29,10 @@ _WAIT_AGAIN = (errno.EAGAIN, errno.EINTR)
 
 
 class Port:
-    """One listener, who may also type.  ``patient``: it gets every byte, the guest waits for it."""
+    """One listener, who may also type.  ``patient``: it gets every byte, the guest waits for it.  ``failed`` is called
+    with the reason when it can have no more."""
 
-    __slots__ = ("_console", "escape", "in_fd", "out_fd", "patient", "pending", "released")
+    __slots__ = ("_console", "escape", "failed", "in_fd", "out_fd", "patient", "pending", "released")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Port:
         self.patient = patient
         self.escape = escape
         self.released = released
+        self.failed: Callable[[str], None] | None = None
         self.pending = bytearray()
 
     def give(self, data: bytes) -> None:
@@ -70,6 +72,8 @@ class Port:
                 self.pending.clear()  # a terminal that was hung up
             else:
                 self._console.detach(self)
+                if self.failed is not None:
+                    self.failed(str(error.strerror))
                 return
             done = 0
         del self.pending[:done]

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 ATTRIBUTE = "user.bhyveload.format"
 _LONGEST = 16
+_FIRST_BYTES_ARE_THE_GUESTS = (RAW, "vhd")  # a fixed VHD is a raw disk with a footer behind it
 
 
 def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
     """What ``file`` is: as the user says, else as it was when it was first seen, else as it looks.
 
-    A guest owns the bytes of its raw disk, so what was raw stays raw: with ``keep`` that is remembered.
+    A guest owns the bytes of its raw disk, so what was raw stays raw: with ``keep`` that is remembered.  The same for
+    a VHD: the first bytes of a fixed one are the guest's.
     Raises ImageError.
     """
     if said:
@@ -35,12 +37,19 @@ def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
     elif file.medium is not None:
         return RAW  # a character device: its number is not the same after a reboot, so nothing can be remembered of it
     else:
-        form = detect(file, file.name)
         known = recall(file)
-        if known == RAW != form:
+        try:
+            form = detect(file, file.name)
+        except ImageError as error:
+            if known in _FIRST_BYTES_ARE_THE_GUESTS:  # what helps with such a file is not the guest's to say either
+                as_it_was = f"-d {file.name},format={known} takes it as it was"
+                raise ImageError(f"{error.message}, and was a {known} disk before", as_it_was) from None
+            raise
+        if known in _FIRST_BYTES_ARE_THE_GUESTS and form not in (RAW, known):
             raise ImageError(
-                f"{file.name}: was a raw disk before, and looks like {form} now: its guest may have written that",
-                f"format=raw behind its name takes it as it was, format={form} as it looks: -d {file.name},format=raw",
+                f"{file.name}: was a {known} disk before, and looks like {form} now: its guest may have written that",
+                f"format={known} behind its name takes it as it was, format={form} as it looks: "
+                f"-d {file.name},format={known}",
             )
         if known == form:
             return form

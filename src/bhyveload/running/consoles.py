@@ -50,14 +50,15 @@ def open_console(kind: str, session: Session, closing: contextlib.ExitStack) -> 
         raise HostError(f"--console {kind}: {error.strerror or error}") from None
 
 
-def open_log(path: str, session: Session, closing: contextlib.ExitStack) -> None:
-    """Append everything the guest says to the file ``path``.  Raises HostError."""
+def open_log(path: str, session: Session, closing: contextlib.ExitStack, tell: Callable[[str], None]) -> None:
+    """Append all that the guest says to the file ``path``; ``tell`` hears when it no longer can.  Raises HostError."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
     except OSError as error:
         raise HostError(f"--log {path}: {error.strerror}") from None
     closing.callback(os.close, fd)
-    session.console.attach(-1, fd, patient=True)
+    port = session.console.attach(-1, fd, patient=True)
+    port.failed = lambda reason: tell(f"--log {path}: {reason}: nothing more is written there")
 
 
 def _pseudo_terminal(session: Session, closing: contextlib.ExitStack) -> str:

@@ -88,7 +88,7 @@ def run_guest(
             if place not in (choices.console, "none"):
                 tell(f"the console is {place}")
         if choices.log:
-            open_log(choices.log, session, closing)
+            open_log(choices.log, session, closing, tell)
         closing.enter_context(ControlSocket(session, vm.path, facts_of(options.disks, place, options.cpus)))
         if choices.eyes is not None:
             choices.eyes.look_at(session)

@@ -218,6 +218,28 @@ def test_a_raw_disk_below_an_image_that_does_not_name_its_format(tmp_path: Path,
         open_disk(str(top), allow_backing=True, sandbox=False)
 
 
+@pytest.mark.parametrize(
+    ("at", "magic"), [(0, b"QFI\xfb"), (0, b"KDMV"), (0, b"\xfd7zXZ\0"), (0, b"PK\3\4"), (257, b"ustar")]
+)
+@pytest.mark.parametrize("form", ["raw", "vpc"])
+def test_the_first_bytes_of_a_guest_decide_nothing(tmp_path: Path, form: str, at: int, magic: bytes) -> None:
+    """A fixed VHD's are the guest's, too, and what helps with a file of another kind is not for the guest to say."""
+    disk = tmp_path / "disk"
+    more = ["-o", "subformat=fixed"] if form == "vpc" else []
+    subprocess.run(["qemu-img", "create", "-q", "-f", form, *more, disk, "1M"], check=True)
+    open_disk(str(disk), sandbox=False).close()
+    with disk.open("r+b") as file:
+        file.seek(at)
+        file.write(magic)
+    known = {"raw": "raw", "vpc": "vhd"}[form]
+    with pytest.raises(ImageError, match=f"was a {known} disk before") as error:
+        open_disk(str(disk), sandbox=False)
+    assert f"-d {disk},format={known}" in error.value.hint
+    opened = open_disk(str(disk), format=known, sandbox=False)
+    assert opened.describe()["format"] == known
+    opened.close()
+
+
 def test_an_image_may_become_raw(tmp_path: Path) -> None:
     """Only what was raw could have been written by a guest."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "1M"], check=True)

@@ -97,12 +97,15 @@ class Paths:
 
 
 class Descriptors:
-    """For a run.  ``given`` are the descriptors that QEMU inherits; they are closed with ``opened``."""
+    """For a run.  ``given`` are the descriptors that QEMU inherits; they are closed with ``opened``.
+
+    ``names``: what the user calls the files that QEMU calls /dev/fdset/N."""
 
     def __init__(self, opened: ExitStack) -> None:
         self._opened = opened
         self._sets = 0
         self.given: list[int] = []
+        self.names: dict[str, str] = {}
         self.arguments: list[str] = []  # for QEMU's command line, in front of what uses them
 
     def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
@@ -119,7 +122,9 @@ class Descriptors:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise HandoffError(f"{path}: neither a regular file nor a block device", _GONE)
-        return self.descriptor(fd), _is_device(mode)
+        name = self.descriptor(fd)
+        self.names[name] = path
+        return name, _is_device(mode)
 
     def temporary(self, size: int) -> str:
         fd = temporary_overlay(size)

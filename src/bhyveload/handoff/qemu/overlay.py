@@ -32,8 +32,8 @@ _SECTOR = 512
 _TABLE_SPAN = _CLUSTER * (_CLUSTER // 8)  # bytes of the disk that one L2 table covers
 
 
-def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "") -> None:
-    """Make ``fd`` an empty qcow2 image of ``size`` bytes, standing on ``backing`` where one is named.
+def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "", place: str = "") -> None:
+    """Make ``fd``, which lies in ``place``, an empty qcow2 image of ``size`` bytes, standing on ``backing`` if named.
 
     Raises HandoffError: a name that is too long, no room.
     """
@@ -60,7 +60,9 @@ def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "
         os.pwrite(fd, struct.pack(">Q", 2 * _CLUSTER), _CLUSTER)
         os.pwrite(fd, struct.pack(">H", 1) * clusters, 2 * _CLUSTER)
     except OSError as error:
-        raise HandoffError(f"an overlay for the guest's disk: {error.strerror}") from None
+        hint = "make room there, or let TMPDIR name another place" if place and not backing else ""
+        where = "an overlay for the guest's disk" + (f" ({place})" if place else "")
+        raise HandoffError(f"{where}: {error.strerror}", hint) from None
 
 
 def put_on_top(disk: Disk) -> Disk:
@@ -78,7 +80,7 @@ def put_on_top(disk: Disk) -> Disk:
     except OSError as error:
         raise HandoffError(f"--overlay {disk.overlay}: {error.strerror}") from None
     try:
-        write_overlay(fd, disk.size, below, _FORMAT_NAMES.get(disk.format, disk.format))
+        write_overlay(fd, disk.size, below, _FORMAT_NAMES.get(disk.format, disk.format), place=path)
     except BaseException:
         os.unlink(path)
         raise
@@ -122,7 +124,7 @@ def temporary_overlay(size: int) -> int:
     except OSError as error:
         raise HandoffError(f"{folder}: {error.strerror}", "let TMPDIR name one for what the guest writes") from None
     try:
-        write_overlay(fd, size)
+        write_overlay(fd, size, place=folder)
     except BaseException:
         os.close(fd)
         raise

@@ -66,6 +66,7 @@ _DUMP = "dump-guest-memory"
 _PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
 _SCI_EN, _NO_PORT = 1, 0xFFFF
 _PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]+)")
+_IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
 _RESET_VECTOR = (0xFFF0, 0xF000)  # IP, CS of a processor that was never started
 
 
@@ -201,6 +202,7 @@ class QemuSession:
         )
         self.lacks = box.missing
         files = Descriptors(theirs)
+        self._names = files.names
         stub = files.keep(stub_file(vm))
         files.given.append(memory.fd)
         qmp, guest_end = _socket_pair(ours, theirs, files), _socket_pair(ours, theirs, files)
@@ -234,6 +236,7 @@ class QemuSession:
             stdout=error_write,
             stderr=error_write,
             pass_fds=files.given,
+            process_group=0,  # what ends ours (timeout(1), a shell's kill) presses the guest's power button, no more
             preexec_fn=enter,  # noqa: PLW1509 - it calls what was looked up before
         )
         ours.callback(self._end_process)
@@ -444,6 +447,11 @@ class QemuSession:
             messages = "".join(line for line in messages.splitlines(True) if "terminating on signal" not in line)
         if not self._outcome or self._failed:
             if status or self._failed:
+                used = _IN_USE.search(messages)
+                if used:
+                    raise HandoffError(
+                        f"{self._names.get(used[1], used[1])}: is in use by another program", "is it a running guest's?"
+                    )
                 reason = _failure(status, messages)
                 raise HandoffError(reason, _BOX_HINT if self._confined and reason.endswith(_DENIED) else "")
             self._outcome = STOPPED
@@ -494,7 +502,5 @@ def _hint(error: OSError) -> str:
 def _failure(status: int, messages: str) -> str:
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     reason = lines[-1] if lines else (f"ended with status {status}" if status >= 0 else f"died by signal {-status}")
-    if len(lines) > 1 and reason.partition(": ")[2].startswith("Is another process using"):
-        reason = lines[-2]  # that was only a hint at the end
     reason = "".join(char if char.isprintable() else "?" for char in reason)
     return reason if reason.startswith(PROGRAM) else f"{PROGRAM}: {reason}"

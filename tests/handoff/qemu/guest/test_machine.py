@@ -49,7 +49,7 @@ def arguments(words: list[str], accel: str = "tcg") -> list[str]:
 
 @pytest.fixture
 def everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Blocks, "_only_readable", lambda self, path, lines: False)
+    monkeypatch.setattr(Blocks, "_only_readable", lambda self, backing, lines: backing.read_only)
     monkeypatch.setattr("os.listdir", lambda path: [])
 
 
@@ -162,7 +162,7 @@ def test_what_was_tried(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_device_uses_what_was_made_for_it() -> None:
     made: set[str] = set()
     monkey = pytest.MonkeyPatch()
-    monkey.setattr(Blocks, "_only_readable", lambda self, path, lines: False)
+    monkey.setattr(Blocks, "_only_readable", lambda self, backing, lines: backing.read_only)
     monkey.setattr("os.listdir", lambda path: [])
     try:
         for option, _, found in pieces(arguments(shlex.split(MIXTURE))):
@@ -258,15 +258,23 @@ def test_a_disk_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "read-only=on" in command[command.index("-blockdev") + 1]
 
 
-@pytest.mark.parametrize("emulation", ["virtio-blk", "ahci-hd", "nvme"])
-def test_a_disk_that_is_not_there(emulation: str) -> None:
+@pytest.mark.parametrize("options", ["", ",ro"])
+@pytest.mark.parametrize("emulation", ["virtio-blk", "ahci-hd", "nvme", "ahci-cd"])
+def test_a_disk_that_is_not_there(emulation: str, options: str) -> None:
     with pytest.raises(BhyveError) as error:
-        arguments(["-s", f"2,{emulation},/no/such/disk", "vm1"])
+        arguments(["-s", f"2,{emulation},/no/such/disk{options}", "vm1"])
     assert error.value.before[0] == "bhyve: Could not open backing file: /no/such/disk: No such file or directory"
     assert error.value.before[1:] == (
         ("Could not open backing file: No such file or directory",) if emulation == "virtio-blk" else ()
     )
     assert error.value.message == "Device emulation initialization error: No such file or directory"
+
+
+@pytest.mark.parametrize("options", ["", ",ro"])
+def test_a_folder_is_no_disk(tmp_path: Path, options: str) -> None:
+    with pytest.raises(HandoffError, match="neither a regular file nor a block device") as error:
+        arguments(["-s", f"2,virtio-blk,{tmp_path}{options}", "vm1"])
+    assert not error.value.hint  # bhyve has no --disk
 
 
 def test_a_scsi_disk_is_a_file(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ format: the guest that was loaded from it must find the same disk.
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.bhyve.start import failed_start
+from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.drives import block_node, escape
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Blocks:
 
         Raises BhyveError: it cannot be opened; ``lines`` are what the emulation says then.  HandoffError.
         """
-        read_only = backing.read_only or self._only_readable(backing.path, lines)
+        read_only = self._only_readable(backing, lines)
         shared = self._everything.count(os.path.realpath(backing.path)) > 1
         properties = ["share-rw=on"] if shared else []
         if backing.synchronous:
@@ -64,16 +66,25 @@ class Blocks:
             return Block(name, self._temporary(name, backing.path), properties, False)
         return Block(name, self._raw(name, backing, read_only, shared), properties, read_only)
 
-    def _only_readable(self, path: str, lines: Sequence[str]) -> bool:
+    def _only_readable(self, backing: Backing, lines: Sequence[str]) -> bool:
         """bhyve falls back to reading (block_if.c:blockif_open)."""
+        path, reason = backing.path, ""
         for flags, read_only in ((os.O_RDWR, False), (os.O_RDONLY, True)):
+            if backing.read_only and not read_only:
+                continue
             try:
-                os.close(os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
-                return read_only
+                fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             except OSError as error:
                 reason = str(error.strerror)
+                continue
             except ValueError:
                 reason = "Invalid argument"
+                continue
+            mode = os.fstat(fd).st_mode
+            os.close(fd)
+            if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+                raise HandoffError(f"{path}: neither a regular file nor a block device")
+            return read_only
         more = [f"{line}: {reason}" for line in lines]
         raise failed_start(self._compat, reason, f"bhyve: Could not open backing file: {path}: {reason}", *more)
 
