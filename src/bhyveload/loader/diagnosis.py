@@ -11,6 +11,7 @@ from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTDIR
 from bhyveload.fs.registry import mounted
 from bhyveload.loader.boot_device import places
 from bhyveload.loader.files.devices import DeviceSpec, parse_device
+from bhyveload.loader.state import Absent
 from bhyveload.partition.table import NONE
 
 TYPE_CHECKING = False
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
 _LOOK_AROUND = "run it without --batch to look around at the loader's prompt"
-_ABSENT = "there is no "
 _DAMAGED = "check the guest's file system with fsck in the guest, or the download"
 
 
@@ -36,9 +36,9 @@ def explain(loader: Loader) -> tuple[str, str]:
     image = _image(loader, spec)
     where = f"{image} ({currdev.rstrip(':')})" if image else currdev.rstrip(":")
     reason, hint = _device_trouble(loader, spec, image) or ("", "")
-    if not reason and loader.diagnosis.startswith("there is no file"):
+    if not reason and isinstance(loader.diagnosis, Absent):
         reason, hint = _kernel_trouble(loader)
-    cut = "" if reason.startswith(_ABSENT) else _cut_short(loader, spec)
+    cut = "" if isinstance(reason, Absent) else _cut_short(loader, spec)
     if cut:
         reason = f"{cut}: {reason or loader.diagnosis or loader.message}".removesuffix(": ")
         hint = f"is the download complete? bhyvedisk info {image} shows what is on it"
@@ -145,4 +145,4 @@ def _kernel_trouble(loader: Loader) -> tuple[str, str]:
 
 
 def _absent(path: str) -> tuple[str, str]:
-    return f"{_ABSENT}{path}", "name another kernel with --kernel, or another disk with -d"
+    return Absent(f"there is no {path}"), "name another kernel with --kernel, or another disk with -d"

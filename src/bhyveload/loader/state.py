@@ -51,6 +51,12 @@ NO_MESSAGE = "no error message"
 COMMAND_ERRBUFSZ = 256
 
 
+class Absent(str):
+    """A reason (``Loader.diagnosis``): what was asked for is not there.  Any other reason says more."""
+
+    __slots__ = ()
+
+
 class Options:
     """What the user chose beyond FreeBSD's loader (bhyveload's long options).
 

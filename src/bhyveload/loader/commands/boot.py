@@ -10,7 +10,7 @@ from bhyveload.libc import strtol, to_int
 from bhyveload.loader.kernel.formats import exec_file
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.modules import load_kernel_or_module
-from bhyveload.loader.state import CMD_ERROR, CMD_OK
+from bhyveload.loader.state import CMD_ERROR, CMD_OK, Absent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _load_chosen_kernel(loader: Loader, kernel: str, args: list[str]) -> bool:
             return True
     loader.print(f"can't load '{kernel}'\n")
     if not found:
-        loader.diagnosis = f"there is no file '/boot/{kernel}/kernel'"
+        loader.diagnosis = Absent(f"there is no file '/boot/{kernel}/kernel'")
     return False
 
 

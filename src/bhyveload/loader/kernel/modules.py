@@ -14,6 +14,7 @@ from bhyveload.loader.kernel.formats import load_file
 from bhyveload.loader.kernel.guest import MIB, PAGE_SIZE, read_into, refuse_if_too_small, round_up
 from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.preloaded import PreloadedFile
+from bhyveload.loader.state import Absent
 from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
@@ -180,9 +181,9 @@ def _not_found(loader: Loader, name: str) -> int:
     reason = loader.files.reason
     if reason is not None and reason.errno != ENOENT:
         loader.diagnosis = reason.message
-    elif not loader.diagnosis or loader.diagnosis.startswith("there is no file"):
+    elif not loader.diagnosis or isinstance(loader.diagnosis, Absent):
         # Scripts try one name of the kernel after the other: what kept an existing one from being loaded says more.
-        loader.diagnosis = f"there is no file {name}"
+        loader.diagnosis = Absent(f"there is no file {name}")
     return ENOENT
 
 
