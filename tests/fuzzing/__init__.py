@@ -74,6 +74,8 @@ def watch() -> Any:
 
 def targets() -> dict[str, Target]:
     """Every target by name."""
-    from fuzzing import borders, disks, forth, loading, texts
+    from fuzzing import bhyve, borders, disks, forth, loading, texts
 
-    return {target.name: target for module in (disks, forth, loading, texts, borders) for target in module.TARGETS}
+    return {
+        target.name: target for module in (disks, forth, loading, texts, borders, bhyve) for target in module.TARGETS
+    }
