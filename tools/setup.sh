@@ -34,3 +34,4 @@ fi
 
 # Where the environment forbids Python to write .pyc files every start would compile everything anew.
 .venv/bin/python -m compileall -q src
+.venv/bin/python -m bhyveload.cli.bundle

@@ -25,12 +25,17 @@ def bhyveload() -> NoReturn:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     gc.disable()
+    from bhyveload.cli import bundle
+
+    bundled = bundle.use()
     from bhyveload.cli.bhyveload import main
 
     gc.freeze()
     gc.enable()
     status = main()
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))  # all is done, whatever arrives now
+    if not (bundled or sys.dont_write_bytecode or status):
+        bundle.keep()
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

@@ -1,0 +1,92 @@
+"""The file with all modules of a load: used while it is up to date, never otherwise."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.places import SOURCE
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.argv[:2] = ["bhyveload"]
+import os
+leave = os._exit
+def end(status):
+    import bhyveload.cli.bhyveload as module
+    file = os.path.join(sys.modules["bhyveload"].__path__[0], "cli", "bhyveload.py")
+    print(type(module.__spec__.loader).__name__, module.__file__ == file)
+    sys.stdout.flush()
+    leave(status)
+os._exit = end
+from bhyveload.cli.start import bhyveload
+bhyveload()
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package, without what the interpreter has kept of it."""
+    shutil.copytree(SOURCE, tmp_path / "bhyveload", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "bhyveload"
+
+
+def run(package: Path, *options: str) -> list[str]:
+    """What --version prints, and who has loaded the program's module."""
+    command = [sys.executable, "-I", *options, "-c", PROGRAM, str(package.parent), "--version"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
+    return done.stdout.split("\n")
+
+
+def bundle(package: Path) -> Path:
+    (found,) = (package / "__pycache__").glob("load.*.bundle")
+    return found
+
+
+def test_the_second_run_uses_it(package: Path) -> None:
+    assert run(package)[1:] == ["SourceFileLoader True", ""]
+    assert bundle(package).stat().st_mode & 0o777 == 0o644
+    assert run(package)[1:] == ["_Bundle True", ""]
+
+
+def test_a_changed_source_counts(package: Path) -> None:
+    run(package)
+    source = package / "cli" / "bhyveload.py"
+    source.write_text(source.read_text().replace('f"bhyveload {', 'f"changed {'))
+    first = run(package)
+    assert first[0].startswith("changed ") and first[1] == "SourceFileLoader True"
+    again = run(package)
+    assert again[0] == first[0] and again[1] == "_Bundle True"
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "other version", "garbage"])
+def test_a_damaged_one_is_made_anew(package: Path, damage: str) -> None:
+    run(package)
+    data = bundle(package).read_bytes()
+    bad = {
+        "empty": b"",
+        "cut": data[: len(data) // 2],
+        "other version": b"\0\0\0\0" + data[4:],
+        "garbage": data[:300] + b"i",
+    }
+    bundle(package).write_bytes(bad[damage])
+    assert run(package)[1] == "SourceFileLoader True"
+    assert run(package)[1] == "_Bundle True"
+
+
+def test_nothing_is_written_where_the_interpreter_writes_nothing(package: Path) -> None:
+    assert run(package, "-B")[1] == "SourceFileLoader True"
+    assert not (package / "__pycache__").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(package: Path) -> None:
+    (package / "__pycache__").write_text("no folder")
+    assert run(package)[1] == "SourceFileLoader True"
