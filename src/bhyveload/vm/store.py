@@ -72,7 +72,8 @@ def prepare_directory(directory: str | None = None) -> str:
         raise _storage_error(path, error) from None
     reason = _not_ours(info)
     if reason:
-        hint = "take that right away (chmod go-w), or point BHYVE_VMM_DIR to a directory of your own"
+        mend = "take that right away (chmod go-w), or " if reason.endswith("may write to it") else ""
+        hint = f"{mend}point BHYVE_VMM_DIR to a directory of your own"
         raise VmStorageError(f"{path}: not used as the VM directory: {reason}", hint)
     return path
 
