@@ -24,7 +24,7 @@ HELP = """\
 usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-highmem]
                 [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT]
                 [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
-                [--power-button | --force-poweroff | --force-reset | --destroy]
+                [--power-button | --save | --force-poweroff | --force-reset | --destroy]
        bhyvectl --vm=NAME --map [--svg=FILE]
        bhyvectl --vm=NAME --dump=FILE
        bhyvectl --vm=NAME --console [--escape=KEY]
@@ -43,7 +43,7 @@ DESCRIPTORS = ("ds", "es", "fs", "gs", "ss", "cs", "tr", "ldtr", "gdtr", "idtr")
 POWER_ON = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
 
 _ACTIONS = ("destroy", "force-reset", "force-poweroff")
-_VALUELESS = (*_ACTIONS, "power-button", "get-all", "list", "json", "console", "map", "help", "version")
+_VALUELESS = (*_ACTIONS, "power-button", "save", "get-all", "list", "json", "console", "map", "help", "version")
 _MEMORY = ("get-lowmem", "get-highmem", "get-memseg", "get-memmap")
 # Of a guest that runs.
 RUNNING = ("get-active-cpus", "get-cpu-topology", "get-stats", "get-suspended-cpus")
@@ -60,6 +60,7 @@ LONG_OPTIONS = {
     **{f"get-desc-{name}": f"get-desc-{name}" for name in DESCRIPTORS},
 }
 _DUMP_LIMIT = 600.0  # seconds
+_SAVE_LIMIT = 600.0  # seconds
 EXIT_USAGE = 1  # bhyvectl.c's
 
 
@@ -117,11 +118,13 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     told = {option for option in RUNNING if option in wanted}
     if told:
         _tell_of_the_running(name, cpu, told, put)
-    shown = wanted - {"vm", "cpu", "escape", "power-button", *_ACTIONS, *RUNNING}
-    if shown or not (told or actions or "power-button" in wanted):
+    shown = wanted - {"vm", "cpu", "escape", "power-button", "save", *_ACTIONS, *RUNNING}
+    if shown or not (told or actions or wanted & {"power-button", "save"}):
         _show(name, cpu, wanted, put)
     if "power-button" in wanted:
         _ask(name, "power-button")
+    if "save" in wanted:
+        _save(name)
     for action in actions:
         _act(name, action)
     return 0
@@ -132,7 +135,7 @@ def usage() -> str:
     lines = [f"Usage: {program_name('bhyvectl')} --vm=<vmname>\n"]
     described = {"cpu": "vcpu_number", "escape": "key", "svg": "file", "dump": "file"}
     for name, yielded in LONG_OPTIONS.items():
-        if name not in ("vm", "suspend"):  # snapshots of a running VM are in none of FreeBSD's releases
+        if name not in ("vm", "suspend"):  # that is in none of FreeBSD's releases
             lines.append(f"       [--{name}{f'=<{described[name]}>' if yielded.endswith(':') else ''}]\n")
     return "".join(lines)
 
@@ -178,7 +181,7 @@ def _dump(name: str, path: str) -> None:
 
 def _refuse_to_suspend(name: str) -> NoReturn:
     VirtualMachine.open(name, lock=False).close()
-    raise VmError(f"VM '{name}': --suspend: a running VM cannot be saved here, nor by FreeBSD's releases")
+    raise VmError(f"VM '{name}': --suspend: cannot be saved so, nor by FreeBSD's releases", "bhyverun --save FOLDER")
 
 
 def _act(name: str, action: str) -> None:
@@ -198,6 +201,18 @@ def _ask(name: str, command: str) -> None:
     if runner is not None:
         with runner:
             runner.ask(command)
+
+
+def _save(name: str) -> None:
+    """Raises VmError: nobody runs it; HostError: it is not saved, and runs on."""
+    from bhyveload.running.machines import running
+
+    runner = running(name)
+    if runner is None:
+        raise VmError(f"VM '{name}': --save: the guest is not running", f"bhyverun --save FOLDER {name}")
+    with runner:
+        runner.ask("save", _SAVE_LIMIT)
+        runner.wait_for_the_end(_SAVE_LIMIT)
 
 
 def _console(name: str, key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -15,7 +16,17 @@ from bhyveload.cli.progress import UnpackProgress
 from bhyveload.confined.deadline import deadline_of
 from bhyveload.errors import BhyveloadError, HandoffError, UsageError
 from bhyveload.handoff.disks import disk_from_path, disks_of, unpacked
-from bhyveload.handoff.outcome import EXIT_STATUS, HALTED, REBOOTED, SEEN, STUCK, TIMED_OUT, TRIPLE_FAULT, UNWANTED
+from bhyveload.handoff.outcome import (
+    EXIT_STATUS,
+    HALTED,
+    REBOOTED,
+    SAVED,
+    SEEN,
+    STUCK,
+    TIMED_OUT,
+    TRIPLE_FAULT,
+    UNWANTED,
+)
 from bhyveload.running.accelerator import choose
 from bhyveload.running.background import go_into_background, write_pid_file
 from bhyveload.running.consoles import STDIO
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.handoff.qemu.files import Files
+    from bhyveload.running.saving import Keeper
 
 EXIT_ERROR = 4
 EXIT_EXEC_ERROR = 125
@@ -123,7 +135,11 @@ def _prepare(
 
 
 def _options(
-    program: str, vm: VirtualMachine, arguments: Arguments, named: tuple[list[Disk] | None, list[Disk]]
+    program: str,
+    vm: VirtualMachine,
+    arguments: Arguments,
+    named: tuple[list[Disk] | None, list[Disk]],
+    keeper: Keeper | None = None,
 ) -> QemuOptions:
     from bhyveload.handoff.qemu.overlay import put_on_top
     from bhyveload.handoff.qemu.session import run_options
@@ -138,6 +154,8 @@ def _options(
         disks[number] = put_on_top(below)
     if arguments.snapshot:
         disks = [disk if disk.read_only else disk.changed(snapshot=True) for disk in disks]
+    if keeper is not None:
+        disks = keeper.disks(disks, UnpackProgress(program), deadline)
     return run_options(
         vm,
         accel=arguments.accel,
@@ -175,6 +193,8 @@ def _run(
     running: Callable[[], None] | None,
 ) -> int:
     """Run the guest, again and again where that was asked for."""
+    if arguments.restore or arguments.save:
+        return _run_saved(program, arguments, named, running)
     restarts = Restarts()
     arguments.accel, how = choose(arguments.accel)
     words = [how] if how else []
@@ -206,6 +226,37 @@ def _run(
         choices.running = None
 
 
+def _run_saved(
+    program: str,
+    arguments: Arguments,
+    named: tuple[list[Disk] | None, list[Disk]],
+    running: Callable[[], None] | None,
+) -> int:
+    """A run that is to be saved, or of a guest that was."""
+    from bhyveload.cli.bhyverun_saved import clone, run_saving
+
+    eyes = Eyes(arguments.expect, arguments.fail_on, alone=arguments.console == STDIO)
+    choices = Choices(arguments.console, arguments.log, arguments.escape, arguments.timeout, running, eyes=eyes)
+    missed = False
+    if arguments.restore:
+        with contextlib.ExitStack() as closing:
+            machine, prepare = clone(arguments, closing)
+            ended = run_guest(machine, prepare, choices, lambda text: warn(program, text))
+    else:
+        arguments.accel, _ = choose(arguments.accel)
+        ended, saved = run_saving(
+            program, arguments, choices, lambda vm, keeper: _options(program, vm, arguments, named, keeper)
+        )
+        if not saved:
+            warn(program, f"{arguments.name}: ended before it was saved")
+        missed = bool(arguments.save_at) and not saved and ended.result.outcome != TIMED_OUT
+    _tell(program, arguments, ended.result)
+    status = _tell_seen(program, arguments.name, eyes, ended.result)
+    if ended.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_STATUS[UNWANTED] if missed else status
+
+
 def _tell_seen(program: str, name: str, eyes: Eyes, result: RunResult) -> int:
     """What was noticed on the console; the exit status, which --expect has a word in."""
     status = result.exit_status
@@ -213,7 +264,7 @@ def _tell_seen(program: str, name: str, eyes: Eyes, result: RunResult) -> int:
         warn(program, f"{name}: {eyes.watch.trouble}")
     if result.outcome == UNWANTED:
         warn(program, f"{name}: the console shows what --fail-on names: {eyes.matched}")
-    elif eyes.expects and result.outcome not in (SEEN, TIMED_OUT):
+    elif eyes.expects and result.outcome not in (SEEN, TIMED_OUT, SAVED):
         warn(program, f"{name}: the console never showed what --expect names")
         status = EXIT_STATUS[UNWANTED]
     if result.outcome in (UNWANTED, STUCK):
@@ -223,14 +274,18 @@ def _tell_seen(program: str, name: str, eyes: Eyes, result: RunResult) -> int:
 
 
 def _exec(program: str, arguments: Arguments, named: tuple[list[Disk] | None, list[Disk]]) -> int:
-    from bhyveload.cli.bhyverun_exec import run_commands
+    from bhyveload.cli.bhyverun_exec import loaded_guest, run_commands
 
+    if arguments.restore:
+        from bhyveload.cli.bhyverun_saved import clone
+
+        return run_commands(program, arguments, lambda closing: clone(arguments, closing))
     arguments.accel, _ = choose(arguments.accel)
 
     def options(vm: VirtualMachine, disks: list[Disk] | None) -> QemuOptions:
         return _options(program, vm, arguments, named if disks is None or named[0] is not None else (disks, named[1]))
 
-    return run_commands(program, arguments, options)
+    return run_commands(program, arguments, lambda closing: loaded_guest(program, arguments, options, closing))
 
 
 def _tell(program: str, arguments: Arguments, result: RunResult) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bhyveload.cli.bhyverun_options import Arguments
     from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.qemu.command import QemuOptions
 
     MakeOptions = Callable[[VirtualMachine, list[Disk] | None], QemuOptions]
@@ -29,14 +30,18 @@ EXIT_ERROR, EXIT_ENDED = 125, 126
 _PASSWORD_MAX = 128
 
 
-def run_commands(program: str, arguments: Arguments, make_options: MakeOptions) -> int:
-    """The exit status: that of the first command that fails, or 0.  ``make_options`` of a VM and of the disks instead
-    of its own.  Raises BhyveloadError."""
+def run_commands(
+    program: str,
+    arguments: Arguments,
+    opened: Callable[[contextlib.ExitStack], tuple[LoadedMachine, Callable[[], QemuOptions]]],
+) -> int:
+    """The exit status: that of the first command that fails, or 0.  ``opened`` gives the machine and what makes its
+    options; the stack is what to close afterwards.  Raises BhyveloadError."""
     work = _Work(program, arguments)
     with contextlib.ExitStack() as closing:
-        vm, disks = _machine(program, arguments, closing)
+        vm, prepare = opened(closing)
         choices = Choices(arguments.console, arguments.log, arguments.escape, work=work)
-        ended = run_guest(vm, lambda: make_options(vm, disks), choices, lambda text: warn(program, text))
+        ended = run_guest(vm, prepare, choices, lambda text: warn(program, text))
     for line in ended.result.messages.splitlines():
         warn(program, line)
     if work.failure is None:
@@ -48,6 +53,14 @@ def run_commands(program: str, arguments: Arguments, make_options: MakeOptions) 
         for line in work.failure.lines:
             warn(program, f"| {line}")
     return status if isinstance(work.failure, GuestEnded | GuestTimedOut) else EXIT_ERROR
+
+
+def loaded_guest(
+    program: str, arguments: Arguments, make_options: MakeOptions, closing: contextlib.ExitStack
+) -> tuple[VirtualMachine, Callable[[], QemuOptions]]:
+    """For ``run_commands``.  ``make_options`` of a VM and of the disks instead of its own.  Raises BhyveloadError."""
+    vm, disks = _machine(program, arguments, closing)
+    return vm, lambda: make_options(vm, disks)
 
 
 def _machine(
@@ -83,6 +96,8 @@ class _Work:
         self._files = [(_read(path), place) for path, place in arguments.puts]
 
     def __call__(self, session: Session) -> None:
+        if self._arguments.restore:  # what asked for a name has scrolled by
+            session.on_running(lambda: session.console.type(b"\r"))
         guest = Guest(session, user=self._arguments.login, password=self._password)
         try:
             self._do(guest)

@@ -67,6 +67,11 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       --put FILE:PLACE  a file for the guest, before the commands; --get PLACE:FILE from it, after them; small ones
       -m, --memory SIZE for an IMAGE: guest memory (512M); -e, --env NAME=VALUE: a loader variable
 
+      --save FOLDER     run in a way that can be saved, into a new FOLDER: by bhyvectl --vm=NAME --save, or
+      --save-at REGEX   when a line of the console matches; the run then ends with 0
+      --restore FOLDER  run the saved guest as a clone called NAME: memory is shared until written, what it writes to
+                        its disks is dropped at the end; also with --exec
+
       --user NAME       as root: whom QEMU runs as (nobody)
       --no-sandbox      do not confine QEMU; needed for QEMU-ARGUMENTs that name files
       --dry-run         print the QEMU command and do nothing
@@ -84,22 +89,8 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox", "restart", "snapshot", "version")
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
-    *(
-        "timeout",
-        "user",
-        "vm",
-        "exec",
-        "login",
-        "password-file",
-        "put",
-        "get",
-        "seed",
-        "hostname",
-        "ssh-key",
-        "expect",
-        "fail-on",
-        "gdb",
-    ),
+    *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get", "seed", "hostname", "ssh-key"),
+    *("expect", "fail-on", "gdb", "save", "save-at", "restore"),
 )
 SHORT_OPTIONS = "c:d:e:m:"
 LONG_OPTIONS = {
@@ -141,6 +132,8 @@ class Arguments:
         self.gdb = 0
         self.seed = self.hostname = ""
         self.ssh_keys: list[str] = []
+        self.save = self.save_at = self.restore = ""
+        self.for_image: list[str] = []  # the options that only --exec of an image has
         self.commands: list[str] = []
         self.puts: list[tuple[str, str]] = []
         self.gets: list[tuple[str, str]] = []
@@ -224,10 +217,11 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             arguments.commands.append(value)
         case "put" | "get" | "e" | "m" | "login" | "password-file":
             arguments.for_exec.append(f"--{option}" if len(option) > 1 else f"-{option}")
+            arguments.for_image += [option] if option in ("e", "m") else []
             _act_for_exec(arguments, option, value)
         case "no-sandbox":
             arguments.confined = False
-        case "export" | "hostname" | "log" | "seed" | "pid-file" | "stub" | "user":
+        case "export" | "hostname" | "log" | "seed" | "pid-file" | "stub" | "user" | "save" | "save-at" | "restore":
             setattr(arguments, option.replace("-", "_"), value)
         case _:
             setattr(arguments, option.replace("-", "_"), True)
@@ -265,7 +259,45 @@ def _check_exec(arguments: Arguments) -> None:
     if arguments.console == STDIO:
         raise UsageError("--exec has the console for itself", "--log FILE keeps what it says")
     arguments.console = arguments.console or "none"
-    arguments.snapshot = arguments.snapshot or not arguments.overlays
+    arguments.snapshot = arguments.snapshot or not (arguments.overlays or arguments.restore)
+
+
+def _check_saved(arguments: Arguments) -> None:
+    """What does not go with --save and --restore.  Raises UsageError."""
+    if arguments.save_at and not arguments.save:
+        raise UsageError("--save-at is for --save")
+    if not (arguments.save or arguments.restore):
+        return
+    one = "--save" if arguments.save else "--restore"
+    others = [
+        "restart",
+        "snapshot",
+        "seed",
+        "hostname",
+        "ssh_keys",
+        "overlays",
+        "shares",
+        "gdb",
+        "dry_run",
+        "stub",
+        "export",
+        "extra",
+    ]
+    others += ["restore", "commands"] if arguments.save else ["added", "allow_backing", "for_image"]
+    names = {
+        "overlays": "--overlay",
+        "shares": "--share",
+        "commands": "--exec",
+        "added": "--add-disk",
+        "for_image": "-m and -e",
+        "extra": "QEMU's own arguments",
+    }
+    for member in others:
+        if getattr(arguments, member, None):
+            name = names.get(member, f"--{member.replace('_', '-')}")
+            raise UsageError(f"{one} and {name} exclude each other")
+    if arguments.restore and (arguments.disks is not None or arguments.cpus != 1):
+        raise UsageError("--restore: disks and processors are those of the saved guest")
 
 
 def _check(arguments: Arguments, no_disk: bool) -> None:
@@ -280,6 +312,7 @@ def _check(arguments: Arguments, no_disk: bool) -> None:
         raise UsageError("--snapshot and --overlay exclude each other")
     if "-snapshot" in arguments.extra or "--snapshot" in arguments.extra:
         raise UsageError("QEMU's -snapshot has no effect on these disks", "bhyverun --snapshot NAME, without the --")
+    _check_saved(arguments)
     _check_exec(arguments)
     if arguments.daemon and arguments.console == STDIO:
         raise UsageError("--daemon has no terminal", "bhyvectl --vm=NAME --console reaches the guest's console")

@@ -3,7 +3,7 @@
 Whoever connects sends one line, a JSON object with the member "command", and gets one line back: {"ok": true, ...} or
 {"ok": false, "error": text}.  The connection then stays open until the run ends, so that a client can wait for that;
 after "console" it is the guest's console instead.  Commands: info, power-button, power-off, reset, destroy, stats,
-console; "dump" also has "path", a new file.
+console, save (answered when the guest is saved, or goes on); "dump" also has "path", a new file.
 
 The socket has mode 0600 in a folder of mode 0700, and a client of another user (but root) is sent away.  One that a
 killed program left behind refuses connections; the next run replaces it: it has the VM's lock.
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import Session
 
+    Save = Callable[[Callable[[str], None]], None]
+
 SOCKET = "control"
 _LINE_MAX = 4096
 _ANSWER_MAX = 1 << 20
@@ -39,8 +41,9 @@ _PEER = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 class ControlSocket:
     """The runner's end.  ``facts`` are what "info" tells besides process ids and time."""
 
-    def __init__(self, session: Session, folder: str, facts: Mapping[str, object]) -> None:
-        """Raises HostError."""
+    def __init__(self, session: Session, folder: str, facts: Mapping[str, object], save: Save | None = None) -> None:
+        """``save``: what saves the guest.  Raises HostError."""
+        self._save = save
         self._session = session
         self._facts = {"pid": os.getpid(), "hypervisor": session.pid, "since": int(time.time()), **facts}
         self._folder = folder
@@ -116,6 +119,9 @@ class ControlSocket:
             if self._say(client, {"ok": True}):
                 self._hand_over(fd, client, rest)
             return
+        if command == "save":
+            self._begin_to_save(client)
+            return
         answer = {"ok": False, "error": "not a command"} if handler is None else {"ok": True, **handler(self)}
         if not self._say(client, answer):
             self._drop(fd)
@@ -142,6 +148,15 @@ class ControlSocket:
                 raise HostError("dump: the guest does not run yet, or is being dumped")
         except (HostError, OSError) as error:
             self._say(client, {"ok": False, "error": str(error)})
+
+    def _begin_to_save(self, client: socket.socket) -> None:
+        def done(reason: str) -> None:
+            self._say(client, {"ok": not reason, "error": reason})
+
+        if self._save is None:
+            done("only a guest that was started with bhyverun --save can be saved")
+        else:
+            self._save(done)
 
     def _say(self, client: socket.socket, answer: dict[str, Any]) -> bool:
         text = json.dumps(answer).encode() + b"\n"

@@ -21,7 +21,7 @@ class Eyes:
 
     def __init__(self, expect: Sequence[str] = (), fail_on: Sequence[str] = (), alone: bool = False) -> None:
         """Raises UsageError."""
-        self.watch = Watch([_compiled(text) for text in (*fail_on, *expect)])
+        self.watch = Watch([compiled(text) for text in (*fail_on, *expect)])
         self._fail = len(fail_on)
         self._texts = (*fail_on, *expect)
         self._alone = alone
@@ -46,7 +46,8 @@ class Eyes:
         return "" if self.watch.matched is None else self._texts[self.watch.matched]
 
 
-def _compiled(text: str) -> re.Pattern[bytes]:
+def compiled(text: str) -> re.Pattern[bytes]:
+    """Raises UsageError."""
     try:
         return re.compile(text.encode("utf-8", "surrogateescape"))
     except re.error as error:

@@ -8,7 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from bhyveload.errors import BhyveloadError, HostError, VmBusy, VmError
+from bhyveload.errors import BhyveloadError, HostError, VmBusy, VmError, VmNotFound
 from bhyveload.running.control import runner_of
 from bhyveload.vm.store import VirtualMachine, destroy_machine, list_machines, prepare_directory
 
@@ -107,6 +107,8 @@ def destroy(name: str) -> None:
     while True:
         try:
             destroy_machine(name)
+            return
+        except VmNotFound:  # a clone of a saved guest, which goes with its run
             return
         except VmBusy:
             if time.monotonic() > until:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import RunResult, Session
     from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.running.eyes import Eyes
-    from bhyveload.vm.store import VirtualMachine
+    from bhyveload.running.saving import Keeper
 
 _CTRL = 0x1F
 
@@ -29,9 +30,9 @@ _CTRL = 0x1F
 class Choices:
     """How a run is attended.  ``console``: as consoles.py has it; ``log``: a file, or ""; ``escape``: the key in front
     of commands for the run, b"" for none; ``timeout`` in seconds; ``running`` is called once the guest runs; ``work``
-    is done in the guest before its end is waited for; ``eyes`` are on its console."""
+    is done in the guest before its end is waited for; ``eyes`` are on its console; ``keeper`` saves it."""
 
-    __slots__ = ("console", "escape", "eyes", "log", "running", "timeout", "work")
+    __slots__ = ("console", "escape", "eyes", "keeper", "log", "running", "timeout", "work")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Choices:
         running: Callable[[], None] | None = None,
         work: Callable[[Session], None] | None = None,
         eyes: Eyes | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.console = console
         self.log = log
@@ -50,6 +52,7 @@ class Choices:
         self.running = running
         self.work = work
         self.eyes = eyes
+        self.keeper = keeper
 
 
 class Ended:
@@ -64,7 +67,7 @@ class Ended:
 
 
 def run_guest(
-    vm: VirtualMachine, prepare: Callable[[], QemuOptions], choices: Choices, tell: Callable[[str], None]
+    vm: LoadedMachine, prepare: Callable[[], QemuOptions], choices: Choices, tell: Callable[[str], None]
 ) -> Ended:
     """Run ``vm`` under QEMU with the options that ``prepare`` makes; ``tell`` is for words to the user.
 
@@ -89,7 +92,11 @@ def run_guest(
                 tell(f"the console is {place}")
         if choices.log:
             open_log(choices.log, session, closing, tell)
-        closing.enter_context(ControlSocket(session, vm.path, facts_of(options.disks, place, options.cpus)))
+        keeper = choices.keeper
+        if keeper is not None:
+            keeper.attend(session)
+        facts = facts_of(options.disks, place, options.cpus)
+        closing.enter_context(ControlSocket(session, vm.path, facts, None if keeper is None else keeper.save))
         if choices.eyes is not None:
             choices.eyes.look_at(session)
         session.on_running(choices.running)

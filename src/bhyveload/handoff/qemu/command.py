@@ -41,6 +41,8 @@ class QemuOptions:
     ``user``: whom root's QEMU becomes (None: nobody); ``confined``: it runs in its box (box.py).  What ``parts`` and
     ``extra`` need of the host beyond files: ``open_network``: sockets; ``opened``: (path, writable) that QEMU opens.
     ``hold``: the guest starts at this event of QMP; ``pins``: virtual processor -> the host's that it may run on.
+    ``shared``: what the guest writes to its memory goes into the VM's memory file.  ``kernel``: a descriptor of the
+    start-up stub that there is already; ``incoming``: one of devices that migration.py saved, by QEMU ``version``.
     """
 
     __slots__ = (
@@ -50,15 +52,19 @@ class QemuOptions:
         "disks",
         "extra",
         "hold",
+        "incoming",
+        "kernel",
         "net",
         "open_network",
         "opened",
         "parts",
         "pins",
         "plain",
+        "shared",
         "shares",
         "topology",
         "user",
+        "version",
     )
 
     def __init__(
@@ -79,6 +85,10 @@ class QemuOptions:
         opened: Sequence[tuple[str, bool]] = (),
         hold: str = "",
         pins: Mapping[int, Iterable[int]] | None = None,
+        shared: bool = False,
+        kernel: int = -1,
+        incoming: int = -1,
+        version: str = "",
     ) -> None:
         if not 1 <= cpus <= MAX_CPUS:
             raise HandoffError(f"{cpus} processors: must be 1 to {MAX_CPUS}")
@@ -96,6 +106,10 @@ class QemuOptions:
         self.open_network = open_network or self.net.kind == USER
         self.opened = list(opened)
         self.hold = hold
+        self.shared = shared
+        self.kernel = kernel
+        self.incoming = incoming
+        self.version = version
         self.pins = {cpu: frozenset(hosts) for cpu, hosts in (pins or {}).items()}
 
     @property
@@ -133,7 +147,10 @@ def qemu_command(
     if not whole_image:
         machine += ",memory-backend=ram"
         path = escape(memory_path or os.path.join(vm.path, "memory"))
-        ram = ["-object", f"memory-backend-file,id=ram,size={size},mem-path={path},share=off"]
+        ram = [
+            "-object",
+            f"memory-backend-file,id=ram,size={size},mem-path={path},share={'on' if options.shared else 'off'}",
+        ]
     command = [
         PROGRAM,
         *("-name", f"guest={escape(vm.name)}"),

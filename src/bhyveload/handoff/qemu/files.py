@@ -6,6 +6,7 @@ a command that somebody else will run: there a file is called by its path.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -17,6 +18,7 @@ from bhyveload.handoff.qemu.overlay import temporary_overlay
 from bhyveload.handoff.qemu.tap import open_tap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import ExitStack
 
 _GONE = "give the guest's disk with --disk, or --no-disk"
@@ -170,6 +172,24 @@ class Descriptors:
         self.given.append(fd)
         self.arguments += ["-add-fd", f"fd={fd},set={self._sets}"]
         return f"/dev/fdset/{self._sets}"
+
+
+@contextlib.contextmanager
+def lent(fd: int, identity: tuple[int, int] | None, back: bool) -> Iterator[None]:
+    """Let the other user, whom root's QEMU becomes, open the memory file: by its group, in a folder that is root's.
+    Not ``back``: others are being started with the same file."""
+    if identity is None:
+        yield
+        return
+    status = os.fstat(fd)
+    os.fchown(fd, -1, identity[1])
+    os.fchmod(fd, 0o660)
+    try:
+        yield
+    finally:
+        if back:
+            os.fchmod(fd, status.st_mode & 0o777)
+            os.fchown(fd, -1, status.st_gid)
 
 
 def _is_device(mode: int) -> bool:

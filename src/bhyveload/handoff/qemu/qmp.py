@@ -76,3 +76,12 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise HandoffError("QEMU sent something that is not QMP")
     return message
+
+
+def version_of(greeting: dict[str, Any]) -> str:
+    """QMP's greeting has QEMU's version: {"QMP": {"version": {"qemu": {"major": 7, ...}}}}."""
+    try:
+        qemu = greeting["QMP"]["version"]["qemu"]
+        return ".".join(str(int(qemu[part])) for part in ("major", "minor", "micro"))
+    except (KeyError, TypeError, ValueError):
+        return ""

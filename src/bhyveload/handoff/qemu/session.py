@@ -34,11 +34,12 @@ from bhyveload.handoff.pvh.pvh_image import write_stub_elf
 from bhyveload.handoff.pvh.stub import build_stub
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
-from bhyveload.handoff.qemu.files import Descriptors
-from bhyveload.handoff.qemu.qmp import Qmp
+from bhyveload.handoff.qemu.files import Descriptors, lent
+from bhyveload.handoff.qemu.migration import Restoring, Saving
+from bhyveload.handoff.qemu.qmp import Qmp, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from bhyveload.confined.deadline import Deadline
     from bhyveload.handoff.backend import Session
@@ -171,6 +172,9 @@ class QemuSession:
         self._halted_at: list[tuple[str, ...]] | None = None
         self._confined = options.confined
         self._hold, self._pins = options.hold, options.pins
+        self._incoming, self._wanted = options.incoming, options.version
+        self._move: Saving | Restoring | None = None
+        self.version = ""  # QEMU's, once it has said so
         self._running = False
         self._when_running: list[Callable[[], None]] = []
         self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
@@ -203,7 +207,7 @@ class QemuSession:
         self.lacks = box.missing
         files = Descriptors(theirs)
         self._names = files.names
-        stub = files.keep(stub_file(vm))
+        stub = files.keep(os.dup(options.kernel) if options.kernel >= 0 else stub_file(vm))
         files.given.append(memory.fd)
         qmp, guest_end = _socket_pair(ours, theirs, files), _socket_pair(ours, theirs, files)
         self._log, log_write = _pipe(ours, theirs)
@@ -219,6 +223,9 @@ class QemuSession:
         )
         command[1:1] = files.arguments + box.arguments()
         command += ["-chardev", f"socket,id=qmp,fd={qmp[1]}", "-mon", "chardev=qmp,mode=control", "-S"]
+        if options.incoming >= 0:
+            self._incoming = files.keep(os.dup(options.incoming))
+            command += ["-incoming", "defer"]
         command += ["-d", "cpu_reset", "-D", f"/proc/self/fd/{log_write}"]
         self._qmp = Qmp(qmp[0])
         self.console = Console(self.loop, guest_end[0])
@@ -226,7 +233,7 @@ class QemuSession:
         for fd in prepared:
             theirs.callback(os.close, fd)
         self._lent = ours.enter_context(ExitStack())
-        self._lent.enter_context(_lent(memory.fd, box.identity))
+        self._lent.enter_context(lent(memory.fd, box.identity, options.incoming < 0))
         if box.identity is not None:
             os.fchown(log_write, *box.identity)
         self._process = subprocess.Popen(
@@ -298,10 +305,17 @@ class QemuSession:
 
     def _message(self, message: dict[str, Any]) -> None:
         event = message.get("event")
+        if self._move is not None:
+            self._move.hear(message)
         if "QMP" in message:
             self._lent.close()  # QEMU has opened it
+            self.version = version_of(message)
             self._qmp.send("qmp_capabilities")
-            if self._pins:
+            if self._incoming >= 0:
+                if self.version != self._wanted:
+                    raise HandoffError(f"saved by QEMU {self._wanted}, this is {self.version}", "save the guest again")
+                self._move = Restoring(self._qmp, self._incoming, self._ready)
+            elif self._pins:
                 self._qmp.send("query-cpus-fast")
             else:
                 self._ready()
@@ -337,6 +351,20 @@ class QemuSession:
             self._go()
         elif self._hold in _HAPPENED:
             self._qmp.send(_HAPPENED[self._hold])
+
+    def save(self, fd: int, done: Callable[[str], None]) -> None:
+        """Stop the guest and write its devices to ``fd``; its memory is to be ``shared``.
+        ``done`` is called with "", or with a reason why not: then it runs on."""
+
+        def over(reason: str) -> None:
+            self._running = bool(reason)
+            done(reason)
+
+        if not self._running:
+            done("it does not run")
+            return
+        self._running = False
+        self._move = Saving(self._qmp, fd, over)
 
     def _go(self) -> None:
         self._hold = ""
@@ -473,22 +501,6 @@ def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
     ours.callback(os.close, read)
     theirs.callback(os.close, write)
     return read, write
-
-
-@contextlib.contextmanager
-def _lent(fd: int, identity: tuple[int, int] | None) -> Iterator[None]:
-    """Let the other user, whom root's QEMU becomes, open the memory file: by its group, in a folder that is root's."""
-    if identity is None:
-        yield
-        return
-    status = os.fstat(fd)
-    os.fchown(fd, -1, identity[1])
-    os.fchmod(fd, 0o660)
-    try:
-        yield
-    finally:
-        os.fchmod(fd, status.st_mode & 0o777)
-        os.fchown(fd, -1, status.st_gid)
 
 
 def _hint(error: OSError) -> str:
