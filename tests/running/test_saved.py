@@ -77,7 +77,7 @@ def saved_memory_of(runner: subprocess.Popen[bytes], folder: Path) -> list[str]:
     """Where the runner's QEMU maps the saved memory: lines of /proc/PID/maps."""
     try:
         (qemu,) = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
-        return [line for line in Path(f"/proc/{qemu}/maps").read_text().splitlines() if str(folder) in line]
+        return [line for line in Path(f"/proc/{qemu}/maps").read_text().splitlines() if str(folder / "memory") in line]
     except (OSError, ValueError):  # not there yet, or no QEMU yet
         return []
 
