@@ -38,8 +38,9 @@ def test_another_kernel(freebsd):
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "bhyveload.pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", "-p", "bhyveload.pytest", "-p", "no:cacheprovider"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # installed, the plugin would be registered twice
     command += ["--rootdir", str(folder), "-c", str(folder / "pytest.ini"), *words, str(folder / "test_guest.py")]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=environment

@@ -161,7 +161,7 @@ def _wire() -> Run:
 
 
 def _wire_seeds() -> Iterator[bytes]:
-    yield encode({"end": "exec", "n": -5, "list": [1, None, True, b"bytes", "text"], "big": 1 << 64})
+    yield encode({"end": "exec", "n": -5, "list": [1, None, True, "text"], "big": 1 << 64})
     yield encode([[[[]]]])
 
 

@@ -307,7 +307,7 @@ def test_qemu_img_agrees_about_what_it_is(raw: Path, tmp_path: Path) -> None:
     """Detection by content, whatever the name says."""
     require("qemu-img")
     for form in ("qcow2", "vmdk", "vpc", "vhdx"):
-        image = convert(raw, tmp_path / "disk.img", form)
+        image = convert(raw, tmp_path / f"{form}.img", form)  # a file that was one kind is not taken for another
         answer = subprocess.run(["qemu-img", "info", "--output=json", image], capture_output=True, check=True)
         assert json.loads(answer.stdout)["format"] == form
         disk = open_disk(str(image), sandbox=False)

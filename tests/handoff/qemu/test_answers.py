@@ -29,7 +29,7 @@ IDS = st.sampled_from(["query-cpus-fast", "query-vnc", "query-status", "human-mo
 def session(sent: list[str], hold: str = "VNC_CONNECTED") -> Any:
     """A session without a QEMU; what it would say to one goes to ``sent``."""
     one: Any = QemuSession.__new__(QemuSession)
-    one._pins, one._hold, one._running = {0: frozenset({0})}, hold, False
+    one._pins, one._hold, one._running, one._move = {0: frozenset({0})}, hold, False, None
     one._process = SimpleNamespace(pid=os.getpid())
     one._qmp = SimpleNamespace(send=lambda command, **arguments: sent.append(command))
     one._unheard, one._when_running, one._outcome, one._halted_at = [], [], "", None
