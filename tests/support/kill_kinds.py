@@ -87,8 +87,8 @@ class Kills:
         before = serial_of(self._store)
         run = self._start(kind)
         span = self._spans[kind]
-        if victim == "other" and run.child() is not None:
-            span /= 4  # most of the time goes by before there is one
+        if victim == "other" and kind not in ("run", "overlay") and run.child() is not None:
+            span /= 4  # most of the time goes by before there is one; QEMU has a process group of its own
         time.sleep(generator.random() * span)
         pids = [pid for pid in processes_of(run.session) if (pid == run.session) == (victim == "parent")]
         try:
