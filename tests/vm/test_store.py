@@ -147,7 +147,7 @@ def test_killed_load_leaves_no_memory_behind(vmm_directory: Path) -> None:
 
 
 def test_without_unnamed_files(vmm_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    monkeypatch.setattr(store, "unnamed_file", lambda folder: -1)
     vm = VirtualMachine.create("guest", MB)
     assert files(vmm_directory, "guest") == ["lock", "memory.new"]
     vm.close()  # leftovers of a crash

@@ -87,8 +87,8 @@ def keep() -> None:
         except (OSError, ImportError, TypeError, ValueError):
             return
         entries[name] = spec.origin, is_package, found.st_size, found.st_mtime_ns, code
-    from bhyveload.host.new_file import NewFile
     from bhyveload.libc import write_all
+    from bhyveload.new_file import NewFile
 
     try:
         with NewFile(_PATH) as new:

@@ -7,7 +7,7 @@ import os
 import stat
 
 from bhyveload.errors import UsageError
-from bhyveload.host.new_file import NewFile
+from bhyveload.new_file import NewFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

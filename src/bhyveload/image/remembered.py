@@ -15,6 +15,8 @@ import stat
 
 from bhyveload.errors import ImageError
 from bhyveload.image.magic import COMPRESSIONS, RAW, detect
+from bhyveload.libc import write_all
+from bhyveload.new_file import NewFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,13 +95,9 @@ def remember(file: RawImage, form: str) -> bool:
         status = os.lstat(folder)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return False
-        new = f"{path}.{os.getpid()}"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(fd, form.encode())
-        finally:
-            os.close(fd)
-        os.rename(new, path)
+        with NewFile(path) as new:
+            write_all(new.fd, form.encode())
+            new.place()
     except OSError:
         return False
     return True

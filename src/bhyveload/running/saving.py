@@ -19,6 +19,8 @@ from bhyveload.handoff.pvh.extents import data_extents
 from bhyveload.handoff.qemu.command import flags_of
 from bhyveload.handoff.qemu.overlay import put_on_top
 from bhyveload.handoff.qemu.session import stub_file
+from bhyveload.libc import write_all
+from bhyveload.new_file import NewFile
 from bhyveload.running.saved_format import (
     DEVICES,
     HEADER,
@@ -81,7 +83,7 @@ class Keeper:
         self._closing.close()
         if self.saved:
             return
-        names = [HEADER, HEADER + ".new", MEMORY, DEVICES, KERNEL]
+        names = [HEADER, MEMORY, DEVICES, KERNEL]
         for name in names + [disk_name(number) for number in range(len(self._layers))]:
             with contextlib.suppress(OSError):
                 os.unlink(self._path(name))
@@ -171,10 +173,10 @@ class Keeper:
         sizes = {name: os.stat(self._path(name)).st_size for name in (MEMORY, DEVICES, KERNEL)}
         saved = Saved(qemu=self._session.version, disks=tuple(self._layers), sizes=sizes, **self._facts)
         try:
-            fd = self._new(HEADER + ".new")
-            os.write(fd, header_text(saved))
-            os.rename(self._path(HEADER + ".new"), self._path(HEADER))
-        except (OSError, HandoffError) as error:
+            with NewFile(self._path(HEADER)) as new:
+                write_all(new.fd, header_text(saved))
+                new.place()
+        except OSError as error:
             return str(error)
         self.saved = True
         return ""

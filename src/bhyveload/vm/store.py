@@ -30,6 +30,7 @@ from bhyveload.errors import (
 )
 from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
+from bhyveload.new_file import give_name, unnamed_file
 from bhyveload.vm.memory import GuestMemory, split_memory
 
 TYPE_CHECKING = False
@@ -44,7 +45,6 @@ DEV_VMM = "/dev/vmm"  # where FreeBSD's VMs are, and where their managers look
 _MAX_STATE = 64 << 20
 _ATTEMPTS = 100
 _ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 def default_directory() -> str:
@@ -258,7 +258,7 @@ class VirtualMachine:
             self._write_file("state.json.new", text)
             if self._unnamed:
                 self._unlink("memory.new")
-                _link_descriptor(memory.fd, self.path, "memory.new")
+                give_name(memory.fd, os.path.join(self.path, "memory.new"))
                 self._unnamed = False
             # The old VM ends here and the new one begins: a signal to end comes before or after, not between
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
@@ -377,23 +377,14 @@ class VirtualMachine:
             pass  # only for messages
 
     def _new_memory(self, low: int, high: int) -> None:
-        mode = os.O_RDWR | os.O_CLOEXEC
-        fd = -1
         try:
             self._unlink("memory.new")
             self._unlink("state.json.new")
-            self._unnamed = hasattr(os, "O_TMPFILE") and os.path.exists("/proc/self/fd")
-            if self._unnamed:
-                try:
-                    fd = os.open(self.path, mode | os.O_TMPFILE, 0o600)
-                except OSError as error:
-                    if error.errno not in _NO_TMPFILE:
-                        raise
-                    self._unnamed = False
+            fd = unnamed_file(self.path)
+            self._unnamed = fd >= 0
             if not self._unnamed:
-                fd = os.open(
-                    os.path.join(self.path, "memory.new"), mode | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
-                )
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                fd = os.open(os.path.join(self.path, "memory.new"), flags, 0o600)
             try:
                 os.ftruncate(fd, low + high)
             except BaseException:
@@ -481,15 +472,6 @@ def _open_regular(path: str, flags: int) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, f"{os.path.basename(path)} is no regular file")
     return fd
-
-
-def _link_descriptor(fd: int, directory: str, name: str) -> None:
-    """Give an unnamed file (O_TMPFILE) a name: linkat(2) through /proc, which needs no privilege."""
-    at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=at, follow_symlinks=True)
-    finally:
-        os.close(at)
 
 
 def _holder(fd: int) -> str:

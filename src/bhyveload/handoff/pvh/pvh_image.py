@@ -25,8 +25,8 @@ from bhyveload.boot_formats.elf_format import (
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.pvh.extents import data_extents, round_page
 from bhyveload.handoff.pvh.firmware import ROM_END
-from bhyveload.host.new_file import NewFile
 from bhyveload.libc import pwrite_all
+from bhyveload.new_file import NewFile
 from bhyveload.vm.memory import MB, PAGE_SIZE, VM_HIGHMEM_BASE
 
 TYPE_CHECKING = False

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.host import new_file
-from bhyveload.host.new_file import NewFile
+from bhyveload import new_file
+from bhyveload.new_file import NewFile
 
 
 @pytest.fixture(params=["unnamed", "named"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With O_TMPFILE, and as on a file system that has none."""
     if request.param == "named":
-        monkeypatch.setattr(NewFile, "_unnamed", lambda self: -1)
+        monkeypatch.setattr(new_file, "unnamed_file", lambda folder: -1)
     return str(request.param)
 
 
@@ -63,10 +63,10 @@ def test_errors_name_the_file(tmp_path: Path, way: str) -> None:
 
 KILLED = """
 import os, sys
-from bhyveload.host.new_file import NewFile
+from bhyveload import new_file
 if sys.argv[2] == "named":
-    NewFile._unnamed = lambda self: -1
-new = NewFile(sys.argv[1])
+    new_file.unnamed_file = lambda folder: -1
+new = new_file.NewFile(sys.argv[1])
 os.write(new.fd, b"half of it")
 if sys.argv[2] == "linked":
     new._give_name()

@@ -17,6 +17,31 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _READ_WRITE = os.O_RDWR | os.O_CLOEXEC
 
 
+def unnamed_file(folder: str) -> int:
+    """A descriptor of an empty file, mode 0600, that ``folder`` does not show; it goes with its descriptor unless
+    ``give_name`` keeps it.  -1 where the host has no such files.  Raises OSError."""
+    flags = getattr(os, "O_TMPFILE", 0)
+    if not flags or not os.path.isdir("/proc/self/fd"):
+        return -1
+    try:
+        return os.open(folder or ".", _READ_WRITE | flags, 0o600)
+    except OSError as error:
+        if error.errno in _NO_TMPFILE:
+            return -1
+        raise
+
+
+def give_name(fd: int, path: str) -> None:
+    """``path`` for a file without one: linkat(2) through /proc, which needs no privilege; Python calls link(2) unless a
+    folder is given.  Raises OSError."""
+    folder, name = os.path.split(path)
+    at = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=at, follow_symlinks=True)
+    finally:
+        os.close(at)
+
+
 class NewFile:
     """``fd``: an empty file that belongs to nobody else, mode 0600; ``place`` puts it at ``path``.
 
@@ -31,9 +56,11 @@ class NewFile:
         self._temporary = ""
         try:
             self._remove_leftovers()
-            self.fd = self._unnamed()
+            self.fd = unnamed_file(self._folder)
             if self.fd < 0:
                 self.fd = self._named()
+            else:
+                fcntl.flock(self.fd, fcntl.LOCK_EX)
         except OSError as error:
             error.filename = path  # not a name that only we know
             raise
@@ -58,19 +85,6 @@ class NewFile:
                     os.close(fd)
             except OSError:
                 pass  # somebody is at work, or it is not ours
-
-    def _unnamed(self) -> int:
-        flags = getattr(os, "O_TMPFILE", 0)
-        if not flags or not os.path.isdir("/proc/self/fd"):
-            return -1
-        try:
-            fd = os.open(self._folder or ".", _READ_WRITE | flags, 0o600)
-        except OSError as error:
-            if error.errno in _NO_TMPFILE:
-                return -1
-            raise
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
 
     def _named(self) -> int:
         for temporary in self._names():
@@ -104,23 +118,13 @@ class NewFile:
         self._temporary = ""
 
     def _give_name(self) -> None:
-        """linkat(2) through /proc, which needs no privilege; Python calls link(2) unless a folder is given."""
-        folder = os.open(self._folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for temporary in self._names():
-                try:
-                    os.link(
-                        f"/proc/self/fd/{self.fd}",
-                        os.path.basename(temporary),
-                        dst_dir_fd=folder,
-                        follow_symlinks=True,
-                    )
-                except FileExistsError:
-                    continue
-                self._temporary = temporary
-                return
-        finally:
-            os.close(folder)
+        for temporary in self._names():
+            try:
+                give_name(self.fd, temporary)
+            except FileExistsError:
+                continue
+            self._temporary = temporary
+            return
         raise self._exists()
 
     def close(self) -> None:
