@@ -149,6 +149,42 @@ def test_a_panic_is_one_by_what_follows() -> None:
     assert watch.trouble == "the kernel panicked: ffs_valloc: dup alloc"
 
 
+def test_a_panic_in_the_middle_of_a_commands_line() -> None:
+    """vpanic() begins no line of its own."""
+    watch = Watch()
+    watch.feed(b"compiling 7 of 9panic: vm_fault\r\ncpuid = 1\r\ntime = 1700000000\r\nKDB: stack backtrace:\r\n")
+    assert watch.trouble == "the kernel panicked: vm_fault"
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        b"cpuid = 0\r\n",
+        b"time = 1700000000\r\n",
+        b"KDB: stack backtrace:\r\n",
+        b"KDB: enter: panic\r\n[ thread pid 0 tid 100000 ]\r\ndb> ",
+        b"Uptime: 3s\r\n",
+        b"Automatic reboot in 15 seconds - press a key on the console to abort\r\n",
+    ],
+)
+def test_what_proves_a_panic(proof: bytes) -> None:
+    """Of every kernel: with and without SMP, KDB, the time."""
+    watch = Watch()
+    watch.feed(b"panic: no init\r\n" + proof)
+    assert watch.trouble == "the kernel panicked: no init"
+
+
+def test_a_panicked_kernel_that_waits_for_a_key() -> None:
+    watch = Watch()
+    asks = b"--> Press a key on the console to reboot,\r\n--> or switch off the system now.\r\n"
+    watch.feed(asks)
+    assert watch.asks == ""
+    watch.feed(b"panic: no init\r\nUptime: 3s\r\n" + asks)
+    assert watch.asks == "key"
+    watch.feed(b"Rebooting...\r\n")
+    assert watch.asks == ""
+
+
 def test_prompts_of_a_kernel() -> None:
     for asks in ("mountroot", "db"):
         watch = Watch()

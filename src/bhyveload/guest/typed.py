@@ -50,11 +50,13 @@ class Markers:
 
 
 def hello(markers: Markers) -> bytes:
-    """Make the shell and its terminal quiet, then show both markers: bytes are passed on as they are, kernel messages
-    are kept from the console (a panic is not), an interrupt ends a command and not the shell."""
+    """Make the shell and its terminal quiet, then show both markers: bytes are passed on as they are, an interrupt
+    ends a command and not the shell.
+
+    The kernel is not told to be quiet: kern.consmute would hide its panic, too (watch.py).
+    """
     return (
-        b"trap : INT; stty -echo -opost -ixon 2>/dev/null; "
-        b"sysctl kern.consmute=1 >/dev/null 2>&1; PS1= PS2=\n"
+        b"trap : INT; stty -echo -opost -ixon 2>/dev/null; PS1= PS2=\n"
         + markers.say_begin()
         + b"; "
         + markers.say_end(b"0")
