@@ -108,7 +108,7 @@ def test_single_values_come_in_bhyvectls_order() -> None:
     assert output("--vm=guest") == ""
 
 
-ACTIONS = {"destroy", "force-reset", "force-poweroff", "power-button", "console", "save", "dump", "svg"}
+ACTIONS = {"destroy", "force-reset", "force-poweroff", "power-button", "console", "save", "dump", "svg", "html"}
 
 
 @pytest.mark.parametrize(

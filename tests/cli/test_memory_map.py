@@ -1,4 +1,4 @@
-"""bhyvectl --map and --svg: what lies where, against what readelf says of the kernel and bhyveload of the rest."""
+"""bhyvectl --map, --svg, --html: what lies where, against what readelf says of the kernel and bhyveload of the rest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.end_to_end import load, needs_gcc, program
+from support.pages import Page, check_alone
 
 pytestmark = needs_gcc
 LINE = re.compile(r"(0x[0-9a-f]+)-(0x[0-9a-f]+) +(\S+) \|(.{9})\| (.*)")
@@ -68,8 +69,42 @@ def test_a_picture(probe_disk: Path, tmp_path: Path) -> None:
     root = ET.parse(tmp_path / "map.svg").getroot()
     texts = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert all(any(text.endswith(word) for text in texts) for word in words)
-    done = program("bhyvectl", "--vm=vm", f"--svg={tmp_path}/no/map.svg", check=71)
-    assert "No such file or directory" in done.messages
+    for option in ("svg", "html"):
+        done = program("bhyvectl", "--vm=vm", f"--{option}={tmp_path}/no/map", check=71)
+        assert f"--{option} {tmp_path}/no/map: No such file or directory" in done.messages
+
+
+def test_a_page(probe_disk: Path, tmp_path: Path) -> None:
+    """Every place is a row of its table, every name in full; the picture in it is that of --svg."""
+    load("-d", probe_disk, "-m", "64M")
+    found = drawn(f"--svg={tmp_path}/map.svg", f"--html={tmp_path}/map.html")
+    page = Page((tmp_path / "map.html").read_text())
+    rows = [(row[0], row[2]) for row in page.rows]
+    assert rows == [(f"{start:#x}-{end:#x}", what) for start, end, what in reversed(found)]
+    assert page.title == "Memory of vm"
+    root = ET.parse(tmp_path / "map.svg").getroot()
+    drawn_alone = [rect.attrib for rect in root.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    for shape in (*page.shapes, *drawn_alone):
+        shape.pop("y")  # below a heading
+    assert page.shapes == drawn_alone
+    check_alone(tmp_path / "map.html")
+    check_alone(tmp_path / "map.svg")
+
+
+def test_a_page_of_a_hostile_guest(probe_disk: Path, tmp_path: Path) -> None:
+    load("-d", probe_disk, "-m", "64M")
+    path = Path(os.environ["BHYVE_VMM_DIR"]) / "vm" / "state.json"
+    state = json.loads(path.read_text())
+    evil = "</text></svg><script>alert(1)</script><img src=x onerror='alert(2)'>\x1b]0;x\x07\u202e\"& " + "long" * 50
+    state["loaded"]["files"].append({"name": evil, "type": "<b>", "address": 0x1000000, "size": 5})
+    path.write_text(json.dumps(state))
+    program("bhyvectl", "--vm=vm", f"--svg={tmp_path}/map.svg", f"--html={tmp_path}/map.html", check=0)
+    check_alone(tmp_path / "map.html")
+    check_alone(tmp_path / "map.svg")
+    page = Page((tmp_path / "map.html").read_text())
+    names = [row[2] for row in page.rows]
+    assert sum(name.startswith("</text></svg><script>alert(1)</script><img src=x") for name in names) == 1
+    assert all(name.isascii() and name.isprintable() for name in names)
 
 
 @pytest.mark.parametrize("what", ["files", "numbers", "kernel"])

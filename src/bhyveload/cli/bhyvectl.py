@@ -8,7 +8,7 @@ import sys
 from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import getopt, number_of
 from bhyveload.cli.messages import program_name, run, warn
-from bhyveload.errors import HostError, UsageError, VmError
+from bhyveload.errors import UsageError, VmError
 from bhyveload.jsontext import dumps
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
 from bhyveload.vm.store import VirtualMachine
@@ -25,7 +25,7 @@ usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-h
                 [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT]
                 [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
                 [--power-button | --save | --force-poweroff | --force-reset | --destroy]
-       bhyvectl --vm=NAME --map [--svg=FILE]
+       bhyvectl --vm=NAME --map [--svg=FILE] [--html=FILE]
        bhyvectl --vm=NAME --dump=FILE
        bhyvectl --vm=NAME --console [--escape=KEY]
        bhyvectl --list [--json]
@@ -52,6 +52,7 @@ LONG_OPTIONS = {
     "cpu": "cpu:",
     "escape": "escape:",
     "svg": "svg:",
+    "html": "html:",
     "dump": "dump:",
     "suspend": "suspend:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
@@ -109,8 +110,8 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
         _refuse_to_suspend(name)
     if "console" in wanted:
         return _console(name, arguments.get("escape", "Ctrl-A"))
-    if "map" in wanted or "svg" in wanted:
-        _draw(name, arguments.get("svg"), "map" in wanted, put)
+    if wanted & {"map", "svg", "html"}:
+        _draw(name, arguments, "map" in wanted, put)
         return 0
     if "dump" in arguments:
         _dump(name, arguments["dump"])
@@ -133,26 +134,22 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
 def usage() -> str:
     """As bhyvectl.c prints it: one line an option."""
     lines = [f"Usage: {program_name('bhyvectl')} --vm=<vmname>\n"]
-    described = {"cpu": "vcpu_number", "escape": "key", "svg": "file", "dump": "file"}
+    described = {"cpu": "vcpu_number", "escape": "key", "svg": "file", "html": "file", "dump": "file"}
     for name, yielded in LONG_OPTIONS.items():
         if name not in ("vm", "suspend"):  # that is in none of FreeBSD's releases
             lines.append(f"       [--{name}{f'=<{described[name]}>' if yielded.endswith(':') else ''}]\n")
     return "".join(lines)
 
 
-def _draw(name: str, svg: str | None, text: bool, put: Callable[[str], object]) -> None:
-    """What lies where in guest memory as the loader left it.  Raises HostError: the file cannot be written."""
-    from bhyveload.cli.memory_picture import as_lines, as_svg
+def _draw(name: str, files: dict[str, str], text: bool, put: Callable[[str], object]) -> None:
+    """What lies where in guest memory as the loader left it.  Raises HostError: a file cannot be written."""
+    from bhyveload.cli.drawing import save
+    from bhyveload.cli.memory_picture import as_lines, picture
     from bhyveload.handoff.pvh.places import places
 
     with VirtualMachine.open(name, lock=False, require_loaded=True) as vm:
         found = places(vm)
-    if svg is not None:
-        try:
-            with open(svg, "w", encoding="utf-8") as file:
-                file.write(as_svg(found, name))
-        except OSError as error:
-            raise HostError(f"--svg {svg}: {error.strerror}") from None
+    save(picture(found, name), files.get("svg"), files.get("html"))
     if text:
         put(as_lines(found))
 

@@ -1,10 +1,10 @@
-"""Guest memory drawn: as lines for a terminal, as an SVG that stands alone."""
+"""Guest memory drawn: as lines for a terminal, as a picture."""
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
+from bhyveload.cli.drawing import Column, Kind, Part, Picture
 from bhyveload.cli.messages import escape
 from bhyveload.handoff.pvh.places import FIRMWARE, FREE, HOLE, KERNEL, MODULE, TABLES
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.pvh.places import Place
 
-_COLOURS = {
-    KERNEL: "#b7410e",
-    MODULE: "#d9902f",
-    TABLES: "#5b7f95",
-    FIRMWARE: "#8c6bb1",
-    FREE: "#dfe8d8",
-    HOLE: "#eeeeee",
+_KINDS = {
+    KERNEL: Kind("kernel", "#b7410e", "#e0703a"),
+    MODULE: Kind("modules and files", "#d9902f", "#e5b567"),
+    TABLES: Kind("tables and stack", "#3f6f8f", "#6ba3c7"),
+    FIRMWARE: Kind("firmware's", "#7d5ba6", "#a98bd0"),
+    FREE: Kind("free", "#dfe8d8", "#2c3a2a", empty=True),
+    HOLE: Kind("no memory", "#ececec", "#24272d", empty=True),
 }
 _MARKS = {KERNEL: "#", MODULE: "=", TABLES: "+", FIRMWARE: "%", FREE: ".", HOLE: " "}
-_ROW, _WIDTH, _LEFT, _BAR = 14, 900, 330, 90
+_LINE = 18  # pixels
 
 
 def as_lines(places: Sequence[Place]) -> str:
@@ -34,30 +34,20 @@ def as_lines(places: Sequence[Place]) -> str:
     )
 
 
-def as_svg(places: Sequence[Place], name: str) -> str:
+def picture(places: Sequence[Place], name: str) -> Picture:
     """Lowest addresses at the bottom; heights grow with the logarithm of the size."""
-    title = f"Memory of {html.escape(escape(name))}"
-    heights = [_ROW + 6 * _weight(place) for place in places]
-    total = sum(heights) + 50
-    rows = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{total}" viewBox="0 0 {_WIDTH} {total}" '
-        f'role="img" font-family="monospace" font-size="12">',
-        f"<title>{title}</title>",
-        f'<rect width="{_WIDTH}" height="{total}" fill="white"/>',
-        f'<text x="10" y="22" font-size="16">{title}</text>',
+    parts = [
+        Part(
+            place.kind,
+            f"{place.start:#x}-{place.end:#x}",
+            size_text(place.size),
+            place.name,
+            _LINE + 5 * _weight(place),
+        )
+        for place in reversed(places)
     ]
-    y = total - 10
-    for place, height in zip(places, heights, strict=True):
-        y -= height
-        text = html.escape(f"{size_text(place.size)}  {escape(place.name)}")
-        middle = y + height // 2 + 4
-        rows += [
-            f'<rect x="{_LEFT - _BAR}" y="{y}" width="{_BAR}" height="{height}" fill="{_COLOURS[place.kind]}" '
-            'stroke="#333"/>',
-            f'<text x="{_LEFT - _BAR - 8}" y="{middle}" text-anchor="end">{place.start:#x}-{place.end:#x}</text>',
-            f'<text x="{_LEFT + 8}" y="{middle}">{text}</text>',
-        ]
-    return "\n".join([*rows, "</svg>", ""])
+    column = Column("guest physical addresses, the lowest at the bottom; heights by the logarithm of the size", parts)
+    return Picture(f"Memory of {name}", [column], _KINDS, ("addresses", "size", "what"), scaled=False)
 
 
 def size_text(size: int) -> str:
