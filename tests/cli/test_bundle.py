@@ -22,6 +22,11 @@ def end(status):
     import bhyveload.cli.bhyveload as module
     file = os.path.join(sys.modules["bhyveload"].__path__[0], "cli", "bhyveload.py")
     print(type(module.__spec__.loader).__name__, module.__file__ == file)
+    from bhyveload import need
+    need.load("bhyveload.loader.interpreter.simple")
+    import bhyveload.loader.interpreter as room
+    late = room.simple
+    print(type(late.__loader__).__name__, late.__file__ == os.path.join(room.__path__[0], "simple.py"))
     sys.stdout.flush()
     leave(status)
 os._exit = end
@@ -38,12 +43,12 @@ def package(tmp_path: Path) -> Path:
 
 
 def run(package: Path, *options: str) -> list[str]:
-    """What --version prints, and who has loaded the program's module."""
+    """What --version prints, who has loaded the program's module, and one that is asked for later."""
     command = [sys.executable, "-I", *options, "-c", PROGRAM, str(package.parent), "--version"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
-    return done.stdout.split("\n")
+    return done.stdout.splitlines()
 
 
 def bundle(package: Path) -> Path:
@@ -52,9 +57,9 @@ def bundle(package: Path) -> Path:
 
 
 def test_the_second_run_uses_it(package: Path) -> None:
-    assert run(package)[1:] == ["SourceFileLoader True", ""]
+    assert run(package)[1:] == ["SourceFileLoader True"] * 2
     assert bundle(package).stat().st_mode & 0o777 == 0o644
-    assert run(package)[1:] == ["_Bundle True", ""]
+    assert run(package)[1:] == ["_Bundle True"] * 2
 
 
 def test_a_changed_source_counts(package: Path) -> None:
@@ -65,6 +70,41 @@ def test_a_changed_source_counts(package: Path) -> None:
     assert first[0].startswith("changed ") and first[1] == "SourceFileLoader True"
     again = run(package)
     assert again[0] == first[0] and again[1] == "_Bundle True"
+
+
+def test_a_changed_source_of_what_is_asked_for_later_counts_alone(package: Path) -> None:
+    run(package)
+    with (package / "loader" / "interpreter" / "simple.py").open("a") as file:
+        file.write("# changed\n")
+    assert run(package)[1:] == ["_Bundle True", "SourceFileLoader True"]
+
+
+def test_modules_are_as_the_interpreter_makes_them(package: Path) -> None:
+    """Whatever a module says of itself, and what its package says of it."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import os
+from bhyveload.cli import bundle
+assert bundle.use() == (sys.argv[2] == "bundled")
+import bhyveload.cli.bhyveload
+for name, module in sorted(sys.modules.items()):
+    if name.startswith("bhyveload."):
+        folder, _, last = name.rpartition(".")
+        spec = module.__spec__
+        print(name, module.__name__, module.__package__, module.__file__, getattr(module, "__path__", None), spec.name,
+              spec.parent, spec.origin, spec.has_location, spec.submodule_search_locations,
+              spec.loader is module.__loader__, vars(sys.modules[folder])[last] is module)
+"""
+
+    def told(how: str) -> list[str]:
+        command = [sys.executable, "-IB", "-c", code, str(package.parent), how]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    plain = told("plain")
+    assert len(plain) > 90
+    run(package)
+    assert told("bundled") == plain
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "other version", "garbage"])

@@ -1,9 +1,11 @@
-"""The modules of a load in one file: read at once instead of 120 searches and reads, 8 of a load's 60 ms.
+"""The modules of a load in one file: read and run at once instead of 120 searches, reads and imports, 10 of its ms.
 
-What the interpreter keeps as .pyc files, once more: code objects by module name, beside those files in ``__pycache__``
-and as much to be trusted.  The file counts only while each source file has the size and time that it had; a change to
-one of them, another Python, or anything odd, and modules are imported as ever.  The program writes it after a run that
-had none, where .pyc files would be written; ``python -m bhyveload.cli.bundle`` (tools/setup.sh) writes it at any rate.
+What the interpreter keeps as .pyc files, once more: code objects beside those files in ``__pycache__``, and as much to
+be trusted.  First those that every load imports, in the order in which they were ready: each finds what it imports.
+Behind them, group by group, what only some loads ask for (need.py), read when they do.  A module counts only while its
+source file has the size and time that it had; a change to one of the first, another Python, or anything odd, and
+modules are imported as ever.  The program writes the file after a run that had none, where .pyc files would be written;
+``python -m bhyveload.cli.bundle`` (tools/setup.sh) writes it at any rate.
 """
 
 from __future__ import annotations
@@ -12,32 +14,52 @@ import marshal
 import os
 import sys
 from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import MAGIC_NUMBER
+from _frozen_importlib_external import MAGIC_NUMBER, PathFinder
+from _io import FileIO
+from _struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType, ModuleType
     from typing import Any
 
-    Entry = tuple[str, bool, int, int, bytes]  # file, is it a package, its size and time, marshalled code
+    Row = tuple[str, str, bool, int, int, CodeType]  # module, file, is it a package, the file's size and time, its code
+    Place = tuple[int, int]  # offset and size in the file
 
 _PACKAGE = "bhyveload"
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PATH = os.path.join(_FOLDER, "__pycache__", f"load.{sys.implementation.cache_tag}.opt-{sys.flags.optimize}.bundle")
 _HEADER = MAGIC_NUMBER + sys.version.encode()
+_ALWAYS = ("bhyveload.vm.state",)  # imported by every load, later
+_SIZES = Struct("<QQ")  # behind the header: of what is read first, and of the file
 
 
 class _Bundle:
-    """A finder and loader of the modules in ``entries``."""
+    """A finder and loader of the modules that are read when somebody asks for one of a group.
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
-        self._entries = entries
+    ``places``: each module's group in ``file``, behind ``start``.
+    """
+
+    def __init__(self, file: FileIO, start: int, places: dict[str, Place]) -> None:
+        self._file = file
+        self._start = start
+        self._places = places
+        self._rows: dict[str, Row] = {}
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        entry = self._entries.get(name)
-        if entry is None:
+        place = self._places.get(name)
+        if place is None:
             return None
-        file, is_package = entry[:2]
+        if name not in self._rows:
+            offset, size = place
+            rows = marshal.loads(os.pread(self._file.fileno(), size, self._start + offset))
+            self._rows.update((row[0], row) for row in rows)
+        row = self._rows[name]
+        return self.spec(row) if _is_current(row) else None
+
+    def spec(self, row: Row) -> ModuleSpec:
+        name, file, is_package = row[:3]
         spec = ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
         if is_package:
@@ -48,64 +70,146 @@ class _Bundle:
         """As the interpreter does it."""
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(marshal.loads(self._entries[module.__name__][4]), module.__dict__)
+        exec(self._rows[module.__name__][5], module.__dict__)
 
-    def get_code(self, name: str) -> CodeType:
-        code: CodeType = marshal.loads(self._entries[name][4])
-        return code
+    def bring(self, row: Row) -> None:
+        """Import a module whose imports are all there, as _frozen_importlib does it, without looking for anything."""
+        name, file, is_package, _, _, code = row
+        module = type(sys)(name)
+        spec = self.spec(row)
+        folder, _, last = name.rpartition(".")
+        module.__spec__ = spec
+        module.__loader__ = self  # type: ignore[assignment]
+        module.__file__ = file
+        module.__package__ = name if is_package else folder
+        if is_package:
+            module.__path__ = spec.submodule_search_locations  # type: ignore[assignment]
+        sys.modules[name] = module
+        exec(code, module.__dict__)
+        setattr(sys.modules[folder], last, module)
+
+
+class _Recorder:
+    """A finder that finds what the others would, and notes which of our modules was ready when."""
+
+    def __init__(self) -> None:
+        self.ready: list[str] = []
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name.partition(".")[0] != _PACKAGE:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = spec.loader if spec is not None else None
+        if not hasattr(loader, "get_code"):
+            return spec
+        run = loader.exec_module
+
+        def run_and_note(module: ModuleType) -> None:
+            run(module)
+            self.ready.append(name)
+
+        loader.exec_module = run_and_note
+        return spec
 
 
 def use() -> bool:
-    """Import from the bundle from now on, if there is one that is up to date."""
+    """Import everything that is in the bundle, if there is one that is up to date; other modules come from it later."""
     try:
-        with open(_PATH, "rb", buffering=0) as file:
-            data = file.read()
-        if not data or not data.startswith(_HEADER):
-            return False
-        entries: dict[str, Entry] = marshal.loads(memoryview(data)[len(_HEADER) :])
-        for path, _, size, time, _ in entries.values():
-            found = os.stat(path)
-            if found.st_size != size or found.st_mtime_ns != time:
-                return False
-    except (OSError, EOFError, ValueError, TypeError, AttributeError):
+        file = FileIO(_PATH)
+    except OSError:
         return False
-    sys.meta_path.insert(0, _Bundle(entries))
+    try:
+        start = len(_HEADER) + _SIZES.size
+        head = file.read(start)
+        if len(head) < start or not head.startswith(_HEADER):
+            return False
+        size, whole = _SIZES.unpack_from(head, len(_HEADER))
+        if os.fstat(file.fileno()).st_size != whole:
+            return False
+        rows, places = marshal.loads(file.read(size))
+        if not all(map(_is_current, rows)):
+            return False
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, MemoryError):
+        return False
+    ours = _Bundle(file, start + size, places)
+    sys.meta_path.insert(0, ours)
+    for row in rows:
+        ours.bring(row)
     return True
 
 
-def keep() -> None:
-    """Write what this process has imported of ours, for the next one; where that cannot be, nothing happens."""
-    entries: dict[str, Entry] = {}
-    for name, module in list(sys.modules.items()):
-        spec: Any = getattr(module, "__spec__", None)
-        if name.partition(".")[0] != _PACKAGE or spec is None or not hasattr(spec.loader, "get_code"):
-            continue
-        is_package = spec.submodule_search_locations is not None
-        try:
-            found = os.stat(spec.origin)
-            code = marshal.dumps(spec.loader.get_code(name))
-        except (OSError, ImportError, TypeError, ValueError):
-            return
-        entries[name] = spec.origin, is_package, found.st_size, found.st_mtime_ns, code
+def record() -> _Recorder:
+    """Note what is imported from now on."""
+    recorder = _Recorder()
+    sys.meta_path.insert(0, recorder)
+    return recorder
+
+
+def _is_current(row: Row) -> bool:
+    try:
+        found = os.stat(row[1])
+    except OSError:
+        return False
+    return found.st_size == row[3] and found.st_mtime_ns == row[4]
+
+
+def keep(recorder: _Recorder, first: int) -> None:
+    """Write the ``first`` modules that were recorded, and behind them what a load may ask for, for the next one; where
+    that cannot be, nothing happens."""
     from bhyveload.libc import write_all
     from bhyveload.new_file import NewFile
 
+    rows = recorder.ready[:first]
+    places: dict[str, Place] = {}
+    parts: list[bytes] = []
+    at = 0
     try:
         with NewFile(_PATH) as new:
+            for names in _groups(recorder, first):
+                parts.append(marshal.dumps(list(map(_row, names))))
+                places.update(dict.fromkeys(names, (at, len(parts[-1]))))
+                at += len(parts[-1])
+            head = marshal.dumps((list(map(_row, rows)), places))
             os.fchmod(new.fd, 0o644)  # as .pyc files
-            write_all(new.fd, _HEADER + marshal.dumps(entries))
+            whole = len(_HEADER) + _SIZES.size + len(head) + at
+            write_all(new.fd, b"".join((_HEADER, _SIZES.pack(len(head), whole), head, *parts)))
             new.place()
-    except OSError:
+    except (OSError, ImportError, TypeError, ValueError):
         pass
 
 
+def _groups(recorder: _Recorder, first: int) -> Iterator[list[str]]:
+    """What this process has imported later, then what else may be asked for, group by group."""
+    from bhyveload import need
+
+    wanted = [*_ALWAYS, *need.GROUPS]
+    for name in wanted:
+        try:
+            if name in need.GROUPS:
+                need.load(name)
+            else:
+                __import__(name)
+        except (ImportError, OSError):
+            pass  # no lupa, no file of its own that can be read: those who ask will hear of it
+        if new := recorder.ready[first:]:
+            yield new
+        first += len(new)
+
+
+def _row(name: str) -> Row:
+    """Raises OSError, ImportError."""
+    spec: Any = sys.modules[name].__spec__
+    found = os.stat(spec.origin)
+    is_package = spec.submodule_search_locations is not None
+    return name, spec.origin, is_package, found.st_size, found.st_mtime_ns, spec.loader.get_code(name)
+
+
 def main() -> None:
+    recorder = record()
     from bhyveload.cli import bhyveload
-    from bhyveload.need import load
 
     assert bhyveload.main is not None
-    load("bhyveload.loader.interpreter.lua")
-    keep()
+    keep(recorder, len(recorder.ready))
 
 
 if __name__ == "__main__":

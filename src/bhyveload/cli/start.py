@@ -27,15 +27,17 @@ def bhyveload() -> NoReturn:
     gc.disable()
     from bhyveload.cli import bundle
 
-    bundled = bundle.use()
+    recorder = None if bundle.use() or sys.dont_write_bytecode else bundle.record()
     from bhyveload.cli.bhyveload import main
+
+    first = len(recorder.ready) if recorder is not None else 0
 
     gc.freeze()
     gc.enable()
     status = main()
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))  # all is done, whatever arrives now
-    if not (bundled or sys.dont_write_bytecode or status):
-        bundle.keep()
+    if recorder is not None and not status:
+        bundle.keep(recorder, first)
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
