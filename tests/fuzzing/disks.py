@@ -244,7 +244,7 @@ def _zap() -> Run:
             self.data = data
             self.size = size
             self.blocks = self
-            self.printer = str
+            self.say = str
 
         def block(self, dnode: Any, number: int) -> memoryview:
             if not 0 <= number < 64:

@@ -248,6 +248,7 @@ class Writer:
         self.compress = LZ4
         self.checksum = FLETCHER_4
         self.copies = 1
+        self.spread: tuple[int, ...] = ()  # the devices of the copies, instead of `where` for all
         self.bsize = 128 << 10
         self.mos: dict[int, bytes] = {}
         self.next = FIRST_FREE
@@ -268,8 +269,8 @@ class Writer:
         stored, method = _compressed(data, method)
         stored = stored.ljust(-(-len(stored) // 512) * 512, b"\0")
         words = [0] * 16
-        for copy in range(self.copies):
-            top = self.tops[self.where]
+        for copy, where in enumerate(self.spread or (self.where,) * self.copies):
+            top = self.tops[where]
             offset = top.put(stored)
             words[2 * copy] = top.id << 32 | len(stored) >> 9
             words[2 * copy + 1] = offset >> 9

@@ -13,6 +13,7 @@ import pytest
 
 from bhyveload.device import Buffer
 from bhyveload.errors import FileSystemError
+from bhyveload.freebsd_errno import EIO, EOPNOTSUPP
 from bhyveload.fs.zfs import zfs_format as zf
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.image.raw import RawImage
@@ -114,6 +115,62 @@ def test_data_on_a_missing_device_is_named() -> None:
     assert read(opened(disks)) == CONTENT
     with pytest.raises(FileSystemError, match="the device t1d0 is missing"):
         read(opened([disks[0]]))
+
+
+MISSING = "zio_read error: 45"  # vdev_read_phys: ENOTSUP, without v_phys_read
+NO_SIDE = "zio_read error: 5"  # vdev_mirror_read: EIO, no child is healthy
+
+
+@pytest.mark.parametrize(("kind", "line"), [("disk", MISSING), ("mirror", NO_SIDE)])
+@pytest.mark.parametrize("strict", ["13.2", "current"])
+def test_every_read_says_that_the_first_copy_is_not_there(
+    kind: str, line: str, strict: Literal["current", "13.2"]
+) -> None:
+    """stand/libsa/zfs/zfsimpl.c: zio_read() tries the copies in order and says so of each that fails; dnode_read()
+    calls it for each level of each block but the last one read.  While a top-level vdev is unknown, before
+    zfs_spa_init() has seen the MOS's configuration, its copies are passed over in silence.  So, with every first copy
+    on the vdev that is missing, each read of the device that is there has its line before it from then on."""
+    writer = Writer([Top(0), Top(1, kind, leaves=2 if kind == "mirror" else 1)])
+    writer.spread = (1, 0)
+    writer.bootfs = b"ROOT/default"
+    for name in (b"", b"ROOT", b"ROOT/default"):
+        writer.dataset(name, writer.file_system({b"/one": b"1" * 700} if name == writer.bootfs else {}))
+    events: list[str] = []
+    pools = PoolSet(lambda divisor: events.append("read"), events.append, strict)
+    pools.probe(writer.finish()[0], "disk0")
+    pools.finish()
+    assert pools.dropped == []
+    assert pools.messages == []
+    for _ in range(2):
+        events.clear()
+        filesystem = pools.dataset("made/ROOT/default")
+        node = filesystem.lookup(b"/one")
+        assert len(events) > 20
+        assert events == [line, "read"] * (len(events) // 2)
+        file = filesystem.open(node)
+        events.clear()
+        for _ in range(2):
+            assert b"".join(map(bytes, file.read(0, 700))) == b"1" * 700
+        assert events == [line, "read"]
+        pools.last.forget()  # zfs_close()
+        file.read(0, 1)
+        assert events == [line, "read"] * 2
+
+
+@pytest.mark.parametrize(("kind", "line", "errno"), [("disk", MISSING, EOPNOTSUPP), ("mirror", NO_SIDE, EIO)])
+def test_data_of_which_no_copy_is_there(kind: str, line: str, errno: int) -> None:
+    """zio_read() gives its last copy's error, and dnode_read() passes it on."""
+    writer = Writer([Top(0), Top(1, kind, leaves=2 if kind == "mirror" else 1)])
+    writer.bootfs = b"ROOT/default"
+    for name in (b"", b"ROOT", b"ROOT/default"):
+        writer.dataset(name, writer.file_system({}, None) if name != writer.bootfs else _elsewhere(writer))
+    pools = opened([writer.finish()[0]], "current")
+    for _ in range(2):
+        told = len(pools.messages)
+        with pytest.raises(FileSystemError) as caught:
+            read(pools)
+        assert caught.value.errno == errno
+        assert pools.messages[told:] == [line, "ZFS: i/o error - all block copies unavailable"]
 
 
 def _elsewhere(writer: Writer) -> bytes:

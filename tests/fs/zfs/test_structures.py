@@ -35,7 +35,7 @@ class Blocks:
         self.bsize = bsize
         self.blocks = self
         self.said: list[str] = []
-        self.printer = self.said.append
+        self.say = self.said.append
         core = bytes((196, 17, 1, 1, 0, 0, 0, 1)) + (bsize >> 9).to_bytes(2, "little") + bytes(6)
         core += (max(0, len(data) // bsize - 1)).to_bytes(8, "little")
         self.dnode = Dnode(core.ljust(512, b"\0"), 7)

@@ -125,7 +125,7 @@ class ObjectReader:
     def _fetch(self, dnode: Dnode, number: int) -> Buffer:
         size = dnode.bsize
         if size > zf.SPA_MAXBLOCKSIZE:
-            self.blocks.printer(f"ZFS: I/O error - blocks larger than {zf.SPA_MAXBLOCKSIZE} are not supported")
+            self.blocks.say(f"ZFS: I/O error - blocks larger than {zf.SPA_MAXBLOCKSIZE} are not supported")
             raise FileSystemError(EIO, f"ZFS: object {dnode.number} has blocks of {size} bytes")
         stored, _ = self._pointer(dnode, number)
         if stored is None:

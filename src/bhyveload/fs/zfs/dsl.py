@@ -112,7 +112,7 @@ def _dataset(mos: Objset, number: int) -> Dnode:
     try:
         return mos.dnode(number)
     except FileSystemError as error:
-        mos.objects.blocks.printer(f"ZFS: can't find dataset {number}")
+        mos.objects.blocks.say(f"ZFS: can't find dataset {number}")
         raise FileSystemError(EIO, f"ZFS: can't find dataset {number}: {error.message}") from error
 
 

@@ -213,6 +213,7 @@ class Pool:
             top = self.known.get(guid)
             if top is None:
                 self.add_top(guid, child)
+                self.blocks.forget()  # what was passed over as unknown is an error from now on
             elif top.top is top and top in self.root.children:
                 vdev.update_states(top, child, self.known)
         self.root.set_state()

@@ -67,7 +67,7 @@ def lookup_array(objects: ObjectReader, dnode: Dnode, name: bytes, integer_size:
     if kind == zf.ZBT_MICRO:
         return (micro_lookup(block, name),)
     if kind != zf.ZBT_HEADER:
-        objects.blocks.printer(f"ZFS: invalid zap_type={kind:x}")
+        objects.blocks.say(f"ZFS: invalid zap_type={kind:x}")
         raise _damaged(dnode, f"type {kind:#x}")
     header = _fat_header(dnode, block)
     hashed = zap_hash(header.salt, name)

@@ -1,7 +1,8 @@
 """Reading blocks through block pointers: copies, gangs, embedded data, decompression (zio_read).
 
 Source: zio_read and zio_read_gang of stand/libsa/zfs/zfsimpl.c.  Blocks that were read are remembered; a block read
-again from memory is counted as the reads of devices that libsa, which remembers nothing, would make.
+again from memory is counted as the reads of devices that libsa, which remembers nothing, would make, and what libsa
+would say of its copies that cannot be read is said again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,18 @@ _GANG_READS = 4096  # reads within gang blocks that lead to nothing: each level 
 class BlockReader:
     """Reads a pool's blocks.  ``strict`` is the loader version whose limits hold ("13.2", "current") or None."""
 
-    __slots__ = ("_cache", "_cached", "_gang_reads", "printer", "reads", "salt", "strict", "top_vdevs")
+    __slots__ = (
+        "_cache",
+        "_cached",
+        "_gang_reads",
+        "_said",
+        "printer",
+        "reads",
+        "salt",
+        "silent",
+        "strict",
+        "top_vdevs",
+    )
 
     def __init__(
         self, top_vdevs: dict[int, Vdev], reads: Reads, printer: Callable[[str], None], strict: LoaderVersion | None
@@ -44,31 +56,56 @@ class BlockReader:
         self.printer = printer
         self.strict = strict
         self.salt = blkptr.Salt()
-        self._cache: dict[bytes, tuple[Buffer, int]] = {}
+        self.silent = False
+        self._said: list[tuple[int, str]] = []  # of the block that is read now: reads.total, line
+        self._cache: dict[bytes, tuple[Buffer, list[tuple[int, str]]]] = {}
         self._cached = 0
         self._gang_reads = 0  # within gangs, less those that a block may need
 
     def read(self, stored: bytes) -> Buffer:
         """The block of ``lsize`` bytes that a stored block pointer (128 bytes, no hole) names.
 
-        Raises FileSystemError (EIO): no copy can be read; the loader's words go to the printer."""
+        Raises FileSystemError (the last copy's; EOPNOTSUPP: its device is missing): no copy can be read; the loader's
+        words go to the printer."""
         cache = self._cache
         entry = cache.pop(stored, None)
         if entry is not None:
             cache[stored] = entry
-            self.reads.count(entry[1])
-            return entry[0]
+            data, events = entry
+            for calls, line in events:
+                self.reads.count(calls)
+                if line:
+                    self.say(line)
+            return data
         before = self.reads.total
-        data = self.read_bp(blkptr.decode(stored))
-        self._remember(stored, data, self.reads.total - before)
+        with Meanwhile(self, _said=[]):
+            data = self.read_bp(blkptr.decode(stored))
+            self._remember(stored, data, before)
         return data
 
-    def _remember(self, stored: bytes, data: Buffer, calls: int) -> None:
+    def forget(self) -> None:
+        """Read blocks anew: what is there to read them from has changed."""
+        self._cache.clear()
+        self._cached = 0
+
+    def say(self, line: str) -> None:
+        """A line of libsa's, unless it would not read now."""
+        if self.silent:
+            return
+        self._said.append((self.reads.total, line))
+        if not self.reads.paused:
+            self.printer(line)
+
+    def _remember(self, stored: bytes, data: Buffer, before: int) -> None:
         size = len(data)
         if size > CACHE_BYTES // 2:
             return
+        events = []
+        for total, line in (*self._said, (self.reads.total, "")):
+            events.append((total - before, line))
+            before = total
         cache = self._cache
-        cache[stored] = (data, calls)
+        cache[stored] = (data, events)
         self._cached += size
         while self._cached > CACHE_BYTES:
             oldest = next(iter(cache))
@@ -88,20 +125,21 @@ class BlockReader:
         for dva in bp.dvas:
             vdev = self.top_vdevs.get(dva.vdev)
             if vdev is None:
-                error = FileSystemError(EIO, f"ZFS: a block lies on the device {dva.vdev}, which is unknown")
+                words = f"ZFS: a block lies on the device {dva.vdev}, which is unknown"
+                error = FileSystemError(error.errno, words)  # without a word, and the copy before it counts
                 continue
             try:
                 data = self._gang(bp, depth) if dva.gang else self._plain(bp, vdev, dva.offset)
             except FileSystemError as failure:
                 error = failure
-                self.printer(f"zio_read error: {failure.errno}")
+                self.say(f"zio_read error: {failure.errno}")
                 continue
             try:
                 return self._decompressed(bp, data)
             except FileSystemError as failure:
                 error = failure
-        self.printer("ZFS: i/o error - all block copies unavailable")
-        raise FileSystemError(EIO, f"ZFS: all copies of a block are unavailable: {error.message}", error.hint)
+        self.say("ZFS: i/o error - all block copies unavailable")
+        raise FileSystemError(error.errno, f"ZFS: all copies of a block are unavailable: {error.message}", error.hint)
 
     def _plain(self, bp: BlockPointer, vdev: Vdev, offset: int) -> Buffer:
         size = bp.psize
@@ -122,7 +160,7 @@ class BlockReader:
             return data
         if not supported_by_loader(bp.compress, self.strict):
             message = f"ZFS: unsupported compression algorithm {compression_name(bp.compress)}"
-            self.printer(message)
+            self.say(message)
             raise FileSystemError(EIO, message)
         return decompress(bp.compress, data, bp.lsize)
 
@@ -134,15 +172,22 @@ class BlockReader:
         try:
             data = self._decompressed(bp, bp.payload())
         except FileSystemError as error:
-            self.printer(f"ZFS: i/o error - unable to decompress block pointer data, error {error.errno}")
+            self.say(f"ZFS: i/o error - unable to decompress block pointer data, error {error.errno}")
             raise
         return bytes(data).ljust(bp.lsize, b"\0")
 
     def _gang(self, bp: BlockPointer, depth: int) -> Buffer:
-        """The members' stored bytes in order, verified as a whole by the outer pointer."""
+        """The members' stored bytes in order, verified as a whole by the outer pointer.
+
+        Raises FileSystemError (EIO), whatever the reason (zio_read_gang)."""
         if depth >= _MAX_GANG_DEPTH:
             raise FileSystemError(EIO, "ZFS: gang blocks nested too deep")
-        header = self._gang_header(bp, depth)
+        try:
+            return self._gang_members(bp, self._gang_header(bp, depth), depth)
+        except FileSystemError as error:
+            raise FileSystemError(EIO, error.message, error.hint) from error
+
+    def _gang_members(self, bp: BlockPointer, header: Buffer, depth: int) -> Buffer:
         count = (len(header) - zf.ZIO_ECK_SIZE) // zf.BLKPTR_SIZE
         parts: list[Buffer] = []
         length = 0
@@ -169,7 +214,7 @@ class BlockReader:
             size = max(size, 1 << min(max(min(shifts), 9), 16)) if shifts else size
         if size > zf.SPA_GANGBLOCKSIZE:
             try:
-                with Meanwhile(self, printer=lambda _: None):
+                with Meanwhile(self, silent=True):
                     return self.read_bp(bp.gang_header(size), depth + 1)
             except FileSystemError:
                 pass  # written before the pool's headers grew
