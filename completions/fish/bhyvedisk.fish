@@ -11,6 +11,8 @@ complete -c bhyvedisk -l user -x -a '(__fish_complete_users)' -d 'whom the reade
 complete -c bhyvedisk -l require-sandbox -d 'fail where the host cannot confine the reader'
 complete -c bhyvedisk -l no-sandbox -d 'do not confine the reader'
 complete -c bhyvedisk -l json -d 'info as JSON'
+complete -c bhyvedisk -l svg -r -F -d 'info as a picture'
+complete -c bhyvedisk -l html -r -F -d 'info as a page'
 complete -c bhyvedisk -s l -d 'ls: all about each file'
 complete -c bhyvedisk -s R -d 'ls: directories below, too'
 complete -c bhyvedisk -l help -d 'how it is used'

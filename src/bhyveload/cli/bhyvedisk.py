@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bhyveload.image.open import Disk
 
 HELP = """\
-usage: bhyvedisk info     [--json] DISK...
+usage: bhyvedisk info     [--json] [--svg FILE] [--html FILE] DISK...
        bhyvedisk ls       [-lR] [options] DISK... [PATH]
        bhyvedisk cat      [options] DISK... PATH
        bhyvedisk cp       [options] DISK... PATH HOST-PATH
@@ -43,6 +43,8 @@ Look into a guest's disks: nothing is mounted, nothing is written to them.
       --user NAME, --require-sandbox, --no-sandbox
                         as of bhyveload: how the reading process is confined
       --json            info as JSON
+      --svg FILE        info as a picture in FILE
+      --html FILE       info as a page in FILE: the picture, and a table
   -l                    ls: permissions, owner, size and time, too
   -R                    ls: directories below, too
       --help, --version
@@ -57,6 +59,8 @@ LONG_OPTIONS = {
     "dataset": "dataset:",
     "timeout": "timeout:",
     "json": "json",
+    "svg": "svg:",
+    "html": "html:",
     "allow-backing": "allow-backing",
     "user": "user:",
     "require-sandbox": "require-sandbox",
@@ -67,7 +71,7 @@ LONG_OPTIONS = {
 # command -> (paths that must follow the disks, paths that may)
 OPERANDS = {"info": (0, 0), "ls": (0, 1), "cat": (1, 1), "cp": (2, 2), "checksum": (0, 1)}
 _GROWTH = 1 << 60  # what is written to standard output may be as large as it likes: the user has asked for it
-_OWN_OPTIONS = {"json": "info", "l": "ls", "R": "ls"}
+_OWN_OPTIONS = {"json": "info", "svg": "info", "html": "info", "l": "ls", "R": "ls"}
 
 
 class DiskRequest:
@@ -81,9 +85,11 @@ class DiskRequest:
         "doubtful",
         "flags",
         "host_path",
+        "html",
         "named",
         "partition",
         "path",
+        "svg",
         "user",
     )
 
@@ -97,8 +103,14 @@ class DiskRequest:
         self.partition = ""
         self.dataset = ""
         self.deadline = FOREVER
+        self.svg: str | None = None  # where to draw
+        self.html: str | None = None
         self.user: str | None = None
         self.flags: set[str] = set()
+
+    @property
+    def drawn(self) -> bool:
+        return self.svg is not None or self.html is not None
 
 
 def main() -> int:
@@ -117,6 +129,11 @@ def _main(program: str, words: list[str]) -> int:
 
         sys.stdout.write(f"bhyvedisk (bhyveload) {__version__}\n")
         return 0
+    for path in filter(None, (request.svg, request.html)):
+        if any(
+            os.path.exists(path) and os.path.exists(disk) and os.path.samefile(path, disk) for disk in request.disks
+        ):
+            raise UsageError(f"{path}: is one of the disks", "draw into another file")
     sandbox = _sandbox(program, request)
     disks = _open(program, request, sandbox)
     request.doubtful = request.doubtful and _is_file(request.path)
@@ -229,8 +246,9 @@ def _take(request: DiskRequest, option: str, argument: str) -> None:
         if not argument:
             raise UsageError(f"--{option} wants a name")
         setattr(request, option, argument)
-    elif option == "user":
-        request.user = argument
+    elif option in ("user", "svg", "html"):
+        setattr(request, option, argument)
+        request.flags.add(option)
     elif option == "timeout":
         request.deadline = Deadline(timeout_of(argument))
     else:
@@ -290,7 +308,13 @@ def _look(
     subject = Subject(
         "bhyvedisk's reader", sandbox if isinstance(sandbox, Sandbox) else None, disks=disks, others=[output.fd]
     )
-    return _finish(run_confined(child, subject, deadline, LOOKED), target)
+    report = run_confined(child, subject, deadline, LOOKED)
+    if report["layout"] is not None:
+        from bhyveload.cli.disk_picture import picture
+        from bhyveload.cli.drawing import save
+
+        save(picture(report["layout"], request.disks), request.svg, request.html)
+    return _finish(report, target)
 
 
 def _finish(report: dict[str, Any], target: CopyTarget | None) -> int | None:

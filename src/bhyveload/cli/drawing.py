@@ -20,7 +20,7 @@ _ROW = 18  # a line of the table
 _LETTER = 7.4  # the widest of the common monospaced fonts at 12 pixels
 _TALLEST = 260  # of a bar in scale, where the table is not taller
 _THINNEST = 5
-_LONGEST = 72  # letters of a name
+_LONGEST = 88  # letters of a name
 _HEADING = 26
 
 _STYLE = """
@@ -33,6 +33,7 @@ text.heading { font-size: 15px; font-weight: bold }
 _PAGE_STYLE = """
 :root { color-scheme: light dark }
 body { margin: 1.5rem; font: 15px/1.45 system-ui, sans-serif; color: #1b1d20; background: #fff }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere }
 figure { margin: 1rem 0; overflow-x: auto }
 table { border-collapse: collapse; margin: .4rem 0 1.6rem; font: 13px/1.4 ui-monospace, monospace }
 caption { text-align: left; font: bold 15px/2 system-ui, sans-serif }
@@ -139,7 +140,7 @@ class Picture:
             y += _ROW if number else _HEADING - 6
             rows.append(_text(_MARGIN, y, text, "" if number else "heading"))
         for column in self.columns:
-            y += _HEADING
+            y += _HEADING + 6
             rows.append(_text(_MARGIN, y, column.title, "heading"))
             y += 10
             heights = _heights(column.parts) if self.scaled else [part.weight for part in column.parts]

@@ -10,6 +10,7 @@ from bhyveload.vm.registers import DESCRIPTORS, GENERAL, SEGMENTS
 
 _U32 = Number(0, (1 << 32) - 1)
 _U64 = Number()
+_U128 = Number(0, (1 << 128) - 1)  # what a partition table says, sectors of bytes
 _SIGNED = Number(-(1 << 63))
 _WORD = Text(64)
 
@@ -92,8 +93,16 @@ BLOCKS = Record({"blocks": Number(0, (1 << 40) - 1)})
 UNPACKED = Record({"size": Number(0, MAX_DISK)})
 
 # bhyvedisk's reader's.
+_PART = Record({"kind": _WORD, "start": _U128, "size": _U128, "shown": _U64, "name": Text(2000), "boots": Flag()})
+LAYOUT = Record(
+    {
+        "notes": Sequence(Text(2000), 100),
+        "strips": Sequence(Record({"title": Text(8000), "parts": Sequence(_PART, 2000)}), 100),
+    }
+)
 LOOKED = Record(
     {
+        "layout": Optional(LAYOUT),
         "no disk": Optional(Flag(), False),
         "output": Optional(Number(1, 4095)),  # the host's errno
         "mode": Optional(_U32),

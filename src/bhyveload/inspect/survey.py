@@ -202,9 +202,9 @@ def describe(facts: Facts) -> Iterator[str]:
         table = disk["table"]
         yield f"{disk['name']}: {disk['path']}"
         form = disk["format"] + (f".{disk['compression']}" if disk["compression"] else "")
-        yield f"  {form} image, {human_size(disk['size'])}, {_table_words(table)}"
+        yield f"  {form} image, {human_size(disk['size'])}, {table_words(table)}"
         if disk.get("file_system"):
-            yield from _file_system_lines("  ", disk["file_system"])
+            yield from file_system_lines("  ", disk["file_system"])
         for part in disk["partitions"]:
             indent = "  " * part["level"]
             label = f'  "{part["label"]}"' if part.get("label") else ""
@@ -212,20 +212,26 @@ def describe(facts: Facts) -> Iterator[str]:
             size = human_size(part["size"])
             yield f"{indent}{part['name']}: {part['type']}{active}, {size} at {part['start']}{label}"
             if part["file_system"]:
-                yield from _file_system_lines(indent + "  ", part["file_system"])
+                yield from file_system_lines(indent + "  ", part["file_system"])
     for pool in facts["pools"]:
-        detail = pool.get("error") or f"{pool['state']}, bootfs {pool['bootfs'] or 'not set'}"
-        yield f"pool {pool['name']} on {', '.join(pool['devices'])}: {detail}"
-        if pool.get("bootonce"):
-            yield f"  to be booted once: {pool['bootonce']}"
-        if pool.get("refused"):
-            yield f"  note: {pool['refused']}"
+        yield from pool_lines(pool)
         if "error" not in pool:
             yield from zfs.pool_lines(pool)
-    yield from _boot_lines(facts["boot"])
+    yield from boot_lines(facts["boot"])
 
 
-def _table_words(table: Facts) -> str:
+def pool_lines(pool: Facts) -> Iterator[str]:
+    """A pool: where it is and how it is, not what is in it."""
+    detail = pool.get("error") or f"{pool['state']}, bootfs {pool['bootfs'] or 'not set'}"
+    yield f"pool {pool['name']} on {', '.join(pool['devices'])}: {detail}"
+    if pool.get("bootonce"):
+        yield f"  to be booted once: {pool['bootonce']}"
+    if pool.get("refused"):
+        yield f"  note: {pool['refused']}"
+
+
+def table_words(table: Facts) -> str:
+    """A partition table in words."""
     if "error" in table:
         return str(table["error"])
     kind = {"gpt": "GPT", "mbr": "MBR", "bsd": "BSD label", "iso9660": "ISO 9660"}.get(table["type"])
@@ -234,7 +240,8 @@ def _table_words(table: Facts) -> str:
     return kind if table["sector_size"] == 512 else f"{kind} with sectors of {table['sector_size']} bytes"
 
 
-def _file_system_lines(indent: str, fs: Facts) -> Iterator[str]:
+def file_system_lines(indent: str, fs: Facts) -> Iterator[str]:
+    """A file system, and the notes about it."""
     kind = kind_named(fs["type"])
     if kind is not None:
         yield f"{indent}{kind.load().describe(fs, human_size)}"
@@ -244,7 +251,8 @@ def _file_system_lines(indent: str, fs: Facts) -> Iterator[str]:
         yield f"{indent}note: {note}"
 
 
-def _boot_lines(boot: Facts) -> Iterator[str]:
+def boot_lines(boot: Facts) -> Iterator[str]:
+    """What would boot, in one line."""
     if "error" in boot:
         yield f"boots nothing: {boot['error']}"
         return

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
         doubtful: bool
         flags: set[str]
 
+        @property
+        def drawn(self) -> bool: ...
+
 
 def prepare(command: str) -> None:
     """Import what ``command`` needs beyond this module.  Call before the process is confined."""
     if command == "info":
+        import bhyveload.inspect.layout
         import bhyveload.inspect.survey
         import bhyveload.jsontext  # noqa: F401
     elif command == "checksum":
@@ -40,8 +44,9 @@ def prepare(command: str) -> None:
 def work(request: Request, disks: Sequence[Device], output: Output, warn: Callable[[str], None]) -> dict[str, Any]:
     """Carry it out: data to ``output``, words to ``warn``.
 
-    The report: "damage" how much could not be read, "mode" of a file that was copied, "output" the host's errno when
-    the descriptor took no more, "no disk" when the last disk, if ``doubtful``, has nothing on it.
+    The report: "layout" of disks that are to be drawn, "damage" how much could not be read, "mode" of a file that was
+    copied, "output" the host's errno when the descriptor took no more, "no disk" when the last disk, if ``doubtful``,
+    has nothing on it.
     Raises UsageError, InputError, PartitionError, FileSystemError, ImageError.
     """
     try:
@@ -65,8 +70,7 @@ def _carry_out(
     if request.doubtful and disks.is_empty(len(images) - 1):
         return {"no disk": True}
     if request.command == "info":
-        _info(images, disks, output, "json" in request.flags)
-        return {}
+        return _info(images, disks, output, request)
     device, fs = disks.file_system(request.partition, request.dataset)
     guest = Guest(device, fs, output, warn, sum(image.size for image in images))
     path = os.fsencode(request.path)
@@ -81,11 +85,17 @@ def _carry_out(
     return report
 
 
-def _info(images: Sequence[Device], disks: DiskVolumes, output: Output, json: bool) -> None:
+def _info(images: Sequence[Device], disks: DiskVolumes, output: Output, request: Request) -> dict[str, Any]:
+    """The facts as text, as JSON, or as a layout in the report: the parent draws it."""
+    from bhyveload.inspect.layout import layout
     from bhyveload.inspect.listing import printable
     from bhyveload.inspect.survey import describe, survey
     from bhyveload.jsontext import dumps
 
     facts = survey(images, disks)
-    for line in (dumps(facts, indent=2),) if json else map(printable, describe(facts)):
-        output.line(line)
+    if "json" in request.flags:
+        output.line(dumps(facts, indent=2))
+    elif not request.drawn:
+        for line in map(printable, describe(facts)):
+            output.line(line)
+    return {"layout": layout(disks, facts)} if request.drawn else {}
