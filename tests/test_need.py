@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import bhyveload
+import stock_like_forth
 from bhyveload import need
-from support import stock_disk
+from support import images, stock_disk
 
 SOURCE = Path(bhyveload.__file__).parent
 ROOMS = ("fs", "loader", "partition")  # what runs in the confined child
@@ -102,15 +103,28 @@ def test_a_child_cannot_make_its_parent_import_anything_else() -> None:
             need.load(name)
 
 
+def children(disk: Path, vms: Path) -> list[str]:
+    """How many children a load of ``disk`` takes, and whose scripts have run."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _COUNT_CHILDREN, str(disk), str(vms)], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
 def test_a_usual_guest_needs_one_child(tmp_path: Path) -> None:
     """UFS and Lua scripts: a child that lacked them would have been thrown away."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _COUNT_CHILDREN, str(stock_disk.make_disk(tmp_path)), str(tmp_path / "vmm")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["1"]
+    assert children(stock_disk.make_disk(tmp_path), tmp_path / "vmm") == ["1", "lua"]
+
+
+def test_another_guest_needs_one_child_when_its_vm_has_been_loaded_before(tmp_path: Path) -> None:
+    """Forth scripts: they are found by a loader with Lua, which the one with Forth follows in the same child."""
+    tree = stock_like_forth.write_tree(tmp_path / "tree")
+    disk = images.standard_disk(tmp_path / "disk.img", images.make_ufs(tree, tmp_path / "part", 4 << 20))
+    assert children(disk, tmp_path / "vmm") == ["2", "4th"]
+    assert children(disk, tmp_path / "vmm") == ["1", "4th"]
+    lua = stock_disk.make_disk(tmp_path)
+    assert children(lua, tmp_path / "vmm") == ["2", "lua"]
+    assert children(lua, tmp_path / "vmm") == ["1", "lua"]
 
 
 _COUNT_CHILDREN = """
@@ -121,6 +135,6 @@ from bhyveload.confined import run
 children, Child = [], run.Child
 run.Child = lambda *words: children.append(words) or Child(*words)
 with VirtualMachine.create("vm", 64 << 20) as vm:
-    load(vm, [open_disk(sys.argv[1])], options=Options(batch=True))
-print(len(children))
+    report = load(vm, [open_disk(sys.argv[1])], options=Options(batch=True))
+print(len(children), report.interpreter)
 """

@@ -50,10 +50,11 @@ from bhyveload.image.open import open_disk
 from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.run import run_loader
 from bhyveload.loader.state import Options
-from bhyveload.need import DISKS, load_all
+from bhyveload.need import DISKS, GROUPS, load_all
 from bhyveload.need import load as load_module
 from bhyveload.report import LoadReport
 from bhyveload.sandbox import Sandbox
+from bhyveload.vm.recall import MEMBER as NEEDED
 from bhyveload.vm.registers import Registers
 from bhyveload.vm.scratch import ScratchMachine
 from bhyveload.vm.store import VirtualMachine
@@ -185,11 +186,15 @@ def load(
             deadline,
         )
     vcpu = Registers.of(result.pop("vcpu"))
+    needed = result.pop(NEEDED, None)
     result["disks"] = [disk.describe() for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()
-    vm.commit([vcpu], report, {**(kept or {}), "flags": {"wired": wired, "incore": incore}})
+    extra = {**(kept or {}), "flags": {"wired": wired, "incore": incore}}
+    if needed is not None:
+        extra[NEEDED] = needed  # last: vm/recall.py
+    vm.commit([vcpu], report, extra)
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": memory.low, "high": memory.high}})
 
 
@@ -377,8 +382,9 @@ def _run_until_loaded(
             # a prompt and vmm(4)'s memory must not start over, and a compressed disk would be decompressed over again
             load_all("" if userboot is None else DISKS)
         elif userboot is None and disks:
-            _expect(interpreter)
-        work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, version)
+            _expect(vm.recall(), interpreter)
+        swaps = loaders is None
+        work = _Turn(vm, console, disks, host_directory, variables, options, userboot, interpreter, version, swaps)
         subject = Subject(
             "the loader",
             sandbox,
@@ -403,12 +409,15 @@ def _run_until_loaded(
     raise LoaderError(f"the guest restarted its loader {_MAX_RESTARTS} times", "look at its scripts")
 
 
-def _expect(interpreter: str) -> None:
-    """Have what nearly every guest's disk asks for: a child that lacked it would be thrown away, 4 ms each time."""
-    try:
-        load_module(INTERPRETERS[interpreter].module)
-    except (ImportError, OSError):
-        pass  # no lupa, no more files: the child asks for it, if its guest has scripts
+def _expect(recalled: Sequence[str] | None, interpreter: str) -> None:
+    """Have what this VM's last guest asked for, or else nearly every guest's disk: a child that lacked it would be
+    thrown away, 4 ms each time."""
+    for name in [INTERPRETERS[interpreter].module] if recalled is None else recalled:
+        try:
+            if name in GROUPS:
+                load_module(name)
+        except (ImportError, OSError):
+            pass  # no lupa, no more files: the child asks for it, if its guest has scripts
 
 
 def _variable(text: str | bytes) -> bytes:
@@ -433,6 +442,7 @@ class _Turn:
         userboot: _Userboot,
         interpreter: str,
         version: LoaderVersion,
+        swaps: bool,
     ) -> None:
         self._vm = vm
         self._console = console
@@ -443,6 +453,7 @@ class _Turn:
         self._userboot = userboot
         self._interpreter = interpreter
         self._version = version
+        self._swaps = swaps  # nobody but the built-in loader goes on
         self._object: Prepared | None = None
 
     def prepare(self) -> None:
@@ -459,7 +470,7 @@ class _Turn:
         if self._userboot is not None:
             session, _ = self._userboot
             session.run_object(self._object, self._host, leave)
-        return run_loader(self._host, self._interpreter, self._version, self._options, leave)
+        return run_loader(self._host, self._interpreter, self._version, self._options, leave, swaps=self._swaps)
 
 
 def _userboot(loader: LoaderObject | None, options: Options) -> _Userboot:

@@ -26,6 +26,7 @@ EVERYTHING = "*"
 DISKS = "bhyveload.image."  # what every loader may need; the rest is the built-in one's
 _confined = False
 _prefix = ""
+_used: dict[str, None] = {}
 
 
 def declare(name: str, *others: str) -> None:
@@ -87,12 +88,18 @@ def limit(prefix: str) -> None:
 
 def need(name: str) -> ModuleType:
     """The module ``name`` of GROUPS.  Raises ModulesNeeded in a confined process that does not have it."""
+    _used[name] = None
     module = sys.modules.get(name)
     if module is not None:
         return module
     if _confined:
         raise ModulesNeeded(name)
     return load(name)
+
+
+def used() -> list[str]:
+    """What this process has asked for, in that order."""
+    return list(_used)
 
 
 def settle() -> None:

@@ -64,6 +64,7 @@ LOADED = Record(
         "kernend": Optional(_U64, 0),
         "timings": Table(_U64),
         "vcpu": VCPU,
+        "needed": Optional(Sequence(Text(200), 256), LEFT_OUT),  # need.used()
     }
 )
 LOADER = Choice(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
+from bhyveload import need
 from bhyveload.bootable import FIRST_INTERPRETER
 from bhyveload.errors import LoaderError
 from bhyveload.host.callbacks import GuestReady, LoaderExit, SwapInterpreter
 from bhyveload.loader.batch import lock_variables
 from bhyveload.loader.console import InputEnded
+from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.main import loader_main
 from bhyveload.loader.report import describe
 from bhyveload.loader.state import Loader
@@ -29,14 +31,32 @@ def run_loader(
     version: LoaderVersion = "current",
     options: Options | None = None,
     leave: Leave | None = None,
+    *,
+    swaps: bool = False,
 ) -> dict[str, Any]:
     """Run the built-in loader; how it ended.
 
     The result has "end": "exec" (with the report of loader/report.py and "vcpu"), "exit" (with "code") or "swap" (with
     "interpreter").  ``leave``: where given, called with the result instead of returning, from wherever the loader is
-    (a guest's Lua cannot hold it back).  Raises LoaderError at the end of input and when --batch cannot boot.
+    (a guest's Lua cannot hold it back).  ``swaps``: where the guest's scripts are for another interpreter that is built
+    in, that one goes on here, once: a loader that finds so has touched nothing of the machine yet.
+    Raises LoaderError at the end of input and when --batch cannot boot.
     """
     started = time.perf_counter_ns()
+    result = _run(host, interpreter, version, options, leave, started)
+    if swaps and result["end"] == "swap" and result["interpreter"] in INTERPRETERS:
+        return _run(host, result["interpreter"], version, options, leave, started)
+    return result
+
+
+def _run(
+    host: LoaderCallbacks,
+    interpreter: str,
+    version: LoaderVersion,
+    options: Options | None,
+    leave: Leave | None,
+    started: int,
+) -> dict[str, Any]:
     loader = Loader(host, version, options)
 
     def outcome(end: BaseException) -> dict[str, Any]:
@@ -46,6 +66,7 @@ def run_loader(
             result["vcpu"] = host.vcpu.as_dict()
             loader.stage("")
             result["timings"] = {**loader.timings, "loader": time.perf_counter_ns() - started}
+            result["needed"] = need.used()
             return result
         if isinstance(end, LoaderExit):
             return {"end": "exit", "code": end.code}

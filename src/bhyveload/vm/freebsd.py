@@ -210,6 +210,9 @@ class FreebsdVirtualMachine:
         vm._open()
         return vm
 
+    def recall(self) -> None:
+        """Nothing of a load is kept but the guest."""
+
     def loading(self) -> VmmMemory:
         """The memory to load into.  Raises VmError: the VM was opened without it, or is loaded."""
         if self.memory is None or self.state is not None:

@@ -63,6 +63,10 @@ class Machine(Protocol):
     @property
     def memory_size(self) -> int: ...
 
+    def recall(self) -> Sequence[str] | None:
+        """What the load before this one needed (vm/recall.py); None: not known."""
+        ...
+
     def loading(self) -> Memory:
         """The memory to load into.  Raises VmError: this machine was opened for something else, or is loaded."""
         ...

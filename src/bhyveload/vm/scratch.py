@@ -34,6 +34,9 @@ class ScratchMachine:
         self.memory = GuestMemory(fd, low, high)
         self._closed = False
 
+    def recall(self) -> None:
+        """Nothing is kept."""
+
     def loading(self) -> GuestMemory:
         """The memory to load into.  Raises VmError: it holds a guest already, or is closed."""
         if self._closed or not self.memory.fresh:

@@ -32,6 +32,7 @@ from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
 from bhyveload.new_file import give_name, unnamed_file
 from bhyveload.vm.memory import GuestMemory, split_memory
+from bhyveload.vm.recall import recall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,6 +205,10 @@ class VirtualMachine:
         if self.state is None:
             raise VmNotLoaded(f"VM '{self.name}' holds no loaded guest", f"load one: bhyveload -d disk {self.name}")
         return registers_of(self.state, vcpu)
+
+    def recall(self) -> Sequence[str] | None:
+        """What the load before this one needed; None: there was none."""
+        return recall(self.path)
 
     def loading(self) -> GuestMemory:
         """The memory to load into.  Raises VmError: ``create`` made none, or it has been loaded."""
