@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors (pyproject.toml), but for one that the workers of pytest-xdist would bring: each has a second
     thread that reads from the controller, and Python 3.12 and later warn of fork(2) then.  That no thread is ours is
     seen without it (test_a_load_forks_from_one_thread)."""
+    # A shell starts what runs in the background with these ignored, and programs keep that.
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         config.addinivalue_line("filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning")
 

@@ -32,6 +32,7 @@ from bhyveload.vm.registers import Registers
 from bhyveload.vm.store import VirtualMachine
 from support import forged_reports as reports
 from support.confined import forge
+from support.descriptors import closed_at_the_end
 
 MIB = 1 << 20
 SUBJECT = Subject("the loader", None)
@@ -172,7 +173,7 @@ def test_a_disk_reader_s_report(report: Any, command: str, tmp_path: Path, capfd
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     words = {"cat": ["/file"], "cp": ["/file", str(tmp_path / "copy")]}.get(command, [])
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, closed_at_the_end():
         forge(monkeypatch, report)
         monkeypatch.setattr(sys, "argv", ["bhyvedisk", command, str(disk), *words])
         status = bhyvedisk.main()
@@ -189,7 +190,7 @@ def test_a_list_of_boot_environments(
 ) -> None:
     path = tmp_path / "disk"
     path.write_bytes(bytes(4096))
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, closed_at_the_end():
         forge(monkeypatch, report)
         try:
             listing = list_boot_environments([open_raw(str(path))])

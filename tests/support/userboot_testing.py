@@ -207,8 +207,10 @@ def in_child(
     os.close(writer)
     text = b""
     timed_out = False
+    said = select.poll()  # select(2) knows no descriptor above 1023
+    said.register(reader)
     while True:
-        if not select.select([reader], [], [], seconds)[0]:
+        if not said.poll(seconds * 1000):
             os.kill(pid, signal.SIGKILL)
             timed_out = True
         piece = os.read(reader, 1 << 16)
