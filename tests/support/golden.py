@@ -11,6 +11,7 @@ import sys
 
 from bhyveload.image.raw import RawImage
 from support import harness
+from support.descriptors import OwnDisk
 from support.places import DATA
 
 if sys.version_info >= (3, 14):
@@ -101,7 +102,7 @@ def memory_disk(content: bytes) -> RawImage:
         piece = content[at : at + MIB]
         if piece.count(0) != len(piece):  # a hole stays one: memory is short when all tests run
             os.pwrite(fd, piece, at)
-    return RawImage(fd, "disk.img", read_only=False)
+    return OwnDisk(fd, "disk.img", read_only=False)
 
 
 def unquote(text: str) -> bytes:

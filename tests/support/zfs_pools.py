@@ -17,9 +17,9 @@ from typing import Any, Literal
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.image.raw import RawImage
 from bhyveload.partition.slices import Partition
+from support.descriptors import OwnDisk
 from support.golden import unquote
 from support.places import DATA, ROOT
-from support.zfs_writer import OwnDisk
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -20,6 +20,7 @@ from bhyveload.fs.zfs import nvlist as nv
 from bhyveload.fs.zfs.blkptr import Salt
 from bhyveload.fs.zfs.checksum import compute, seal_embedded
 from bhyveload.image.raw import RawImage
+from support.descriptors import OwnDisk
 
 LABEL = 256 << 10
 DATA_START = 4 << 20
@@ -119,18 +120,6 @@ def _leaf(entries: Mapping[bytes, tuple[int, Sequence[int]]], salt: int, shift: 
     chunks += [struct.pack("<B23x", 253)] * (count - len(chunks))
     head = struct.pack("<3QI4H", 0x8000000000000000, 0, prefix, 0x2AB1EAF, 0, len(entries), bits, 0).ljust(48, b"\0")
     return (head + struct.pack(f"<{len(heads)}H", *heads) + b"".join(chunks)).ljust(1 << shift, b"\0")
-
-
-class OwnDisk(RawImage):
-    """A disk that is closed when nobody needs it: it may hold a hundred megabytes of memory."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except OSError:
-            pass  # in a child that confined itself
 
 
 class Leaf:
