@@ -57,6 +57,40 @@ def test_a_loaded_vm_and_files(disk: Path, tmp_path: Path) -> None:
     assert vms() == ["work"]
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "file").write_bytes(os.urandom(300_000))
+    (folder / "link").symlink_to("deep/file")
+    (folder / "away").symlink_to("/etc/passwd")
+    return folder
+
+
+def test_folders(disk: Path, source: Path, tmp_path: Path) -> None:
+    """On a disk that the guest reads and writes by virtio; also after a command that fails."""
+    words = ["--copy-in", f"{source}:/root/a b", "--copy-out", f"/root/a b:{tmp_path}/out", "--copy-limit", "2M"]
+    done = execute(disk, "--exec", "exit 3", *words)
+    assert done.status == 3 and done.out == b""
+    assert done.messages == "bhyverun: /root/a b: left out: away: a link out of the folder, to /etc/passwd\n"
+    assert names(tmp_path / "out") == ["deep", "deep/file", "link"]
+    assert (tmp_path / "out" / "link").read_bytes() == (source / "deep" / "file").read_bytes()
+    done = execute(disk, "--exec", "true", "--copy-in", source, "--copy-limit", "1k")
+    assert (done.status, "a limit of 1024 bytes for copied folders" in done.messages) == (125, True)
+    done = execute(disk, "--exec", "true", "--copy-in", source, "--copy-limit", "1M")  # this guest reads 2 MiB
+    assert (done.status, done.messages) == (125, "bhyverun: source: in the guest: exit status 1\n")
+
+
+def test_a_share_that_the_guest_cannot_mount(disk: Path, tmp_path: Path) -> None:
+    done = execute(disk, "--exec", "echo never", "--share", f"{tmp_path},at=/tmp/here")
+    assert (done.status, done.out) == (125, b"")
+    assert "/tmp/here: the guest cannot mount the share share: sh: not found (p9fs is in FreeBSD 15" in done.messages
+
+
 def test_a_panic(disk: Path) -> None:
     done = execute(disk, "--exec", "panic")
     assert done.status == 126
@@ -78,6 +112,9 @@ def test_errors_are_125(tmp_path: Path, disk: Path) -> None:
         (["--exec", "true", "nobody"], "no VM"),
         (["--exec", "true", "--daemon", disk], "exclude each other"),
         (["--exec", "true", "--put", "x", disk], "two files with a colon"),
+        (["--exec", "true", "--copy-in", tmp_path / "absent", disk], "absent: no such folder"),
+        (["--exec", "true", "--copy-in", ":x", disk], "two folders with a colon"),
+        (["--exec", "true", "--copy-out", "..", disk], "two folders with a colon"),
         (["--exec", "true", "--password-file", tmp_path / "absent", disk], "No such file"),
     ):
         done = program("bhyverun", *words)
@@ -137,7 +174,7 @@ def test_gdb_starts_the_guest(disk: Path) -> None:
         assert process.stdout.read().endswith(b"login: ")
 
 
-def test_the_library(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_library(disk: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with bhyveload.boot(str(disk), 64 << 20, accel="tcg") as guest:
         assert guest.run("echo one", timeout=60).text == "one\n"
         assert guest.run("exit 3").status == 3
@@ -146,6 +183,9 @@ def test_the_library(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert sum(flood) == 3000 * 73
         guest.put(b"\0\xff'text'\n", "/tmp/x")
         assert guest.get("/tmp/x") == b"\0\xff'text'\n"
+        guest.put_tree(source, "/root/in", timeout=60)
+        assert guest.get_tree("/root/in", tmp_path / "out") == ["away: a link out of the folder, to /etc/passwd"]
+        assert (tmp_path / "out" / "deep" / "file").read_bytes() == (source / "deep" / "file").read_bytes()
         with pytest.raises(GuestEnded, match="powered off"):
             guest.run("poweroff")
     assert vms() == []

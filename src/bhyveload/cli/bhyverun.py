@@ -140,7 +140,9 @@ def _options(
     arguments: Arguments,
     named: tuple[list[Disk] | None, list[Disk]],
     keeper: Keeper | None = None,
+    more: Sequence[Disk] = (),
 ) -> QemuOptions:
+    """``more``: disks behind all others, as they are."""
     from bhyveload.handoff.qemu.overlay import put_on_top
     from bhyveload.handoff.qemu.session import run_options
 
@@ -160,7 +162,7 @@ def _options(
         vm,
         accel=arguments.accel,
         cpus=arguments.cpus,
-        disks=disks,
+        disks=[*disks, *more],
         net=arguments.net,
         extra=arguments.extra,
         progress=UnpackProgress(program),
@@ -279,13 +281,17 @@ def _exec(program: str, arguments: Arguments, named: tuple[list[Disk] | None, li
     if arguments.restore:
         from bhyveload.cli.bhyverun_saved import clone
 
-        return run_commands(program, arguments, lambda closing: clone(arguments, closing))
+        return run_commands(program, arguments, lambda closing, more: clone(arguments, closing))
     arguments.accel, _ = choose(arguments.accel)
 
-    def options(vm: VirtualMachine, disks: list[Disk] | None) -> QemuOptions:
-        return _options(program, vm, arguments, named if disks is None or named[0] is not None else (disks, named[1]))
+    def opened(closing: contextlib.ExitStack, more: list[Disk]) -> tuple[VirtualMachine, Callable[[], QemuOptions]]:
+        def options(vm: VirtualMachine, disks: list[Disk] | None) -> QemuOptions:
+            instead = named[0] if disks is None or named[0] is not None else disks
+            return _options(program, vm, arguments, (instead, named[1]), more=more)
 
-    return run_commands(program, arguments, lambda closing: loaded_guest(program, arguments, options, closing))
+        return loaded_guest(program, arguments, options, closing)
+
+    return run_commands(program, arguments, opened)
 
 
 def _tell(program: str, arguments: Arguments, result: RunResult) -> None:

@@ -9,16 +9,18 @@ import time
 from typing import TYPE_CHECKING
 
 from bhyveload.cli.messages import EXIT_INTERRUPTED, report_error, warn
-from bhyveload.cli.progress import UnpackProgress
+from bhyveload.cli.progress import CopyProgress, UnpackProgress
 from bhyveload.errors import BhyveloadError, GuestEnded, GuestTimedOut, HostError, InputError, VmNameError, VmNotFound
 from bhyveload.guest.session import Guest
 from bhyveload.running.runner import Choices, run_guest
 from bhyveload.vm.store import VirtualMachine
+from bhyveload.work import disk_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.cli.bhyverun_options import Arguments
+    from bhyveload.guest.exchange import Exchange
     from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
@@ -28,18 +30,20 @@ if TYPE_CHECKING:
 
 EXIT_ERROR, EXIT_ENDED = 125, 126
 _PASSWORD_MAX = 128
+_TOLD = 10  # lines about what was left out
 
 
 def run_commands(
     program: str,
     arguments: Arguments,
-    opened: Callable[[contextlib.ExitStack], tuple[LoadedMachine, Callable[[], QemuOptions]]],
+    opened: Callable[[contextlib.ExitStack, list[Disk]], tuple[LoadedMachine, Callable[[], QemuOptions]]],
 ) -> int:
     """The exit status: that of the first command that fails, or 0.  ``opened`` gives the machine and what makes its
-    options; the stack is what to close afterwards.  Raises BhyveloadError."""
-    work = _Work(program, arguments)
+    options, with these disks behind the others; the stack is what to close afterwards.  Raises BhyveloadError."""
     with contextlib.ExitStack() as closing:
-        vm, prepare = opened(closing)
+        exchange = _exchange(arguments, closing)
+        work = _Work(program, arguments, exchange)
+        vm, prepare = opened(closing, [] if exchange is None else [disk_for(exchange)])
         choices = Choices(arguments.console, arguments.log, arguments.escape, work=work)
         ended = run_guest(vm, prepare, choices, lambda text: warn(program, text))
     for line in ended.result.messages.splitlines():
@@ -61,6 +65,19 @@ def loaded_guest(
     """For ``run_commands``.  ``make_options`` of a VM and of the disks instead of its own.  Raises BhyveloadError."""
     vm, disks = _machine(program, arguments, closing)
     return vm, lambda: make_options(vm, disks)
+
+
+def _exchange(arguments: Arguments, closing: contextlib.ExitStack) -> Exchange | None:
+    """The disk by which folders are copied, where some are to be."""
+    if not (arguments.copies_in or arguments.copies_out):
+        return None
+    from bhyveload.guest.exchange import COPY_LIMIT, Exchange
+    from bhyveload.handoff.qemu.overlay import unnamed_file
+
+    for folder, _ in arguments.copies_in:  # before the guest boots
+        if not os.path.isdir(folder):
+            raise InputError(f"--copy-in {folder}: no such folder")
+    return closing.enter_context(Exchange(unnamed_file(), arguments.copy_limit or COPY_LIMIT))
 
 
 def _machine(
@@ -87,7 +104,9 @@ def _machine(
 class _Work:
     """What is done in the guest."""
 
-    def __init__(self, program: str, arguments: Arguments) -> None:
+    def __init__(self, program: str, arguments: Arguments, exchange: Exchange | None) -> None:
+        self._program = program
+        self._exchange = exchange
         self.status = 0
         self.failure: BhyveloadError | None = None
         self._arguments = arguments
@@ -98,7 +117,7 @@ class _Work:
     def __call__(self, session: Session) -> None:
         if self._arguments.restore:  # what asked for a name has scrolled by
             session.on_running(lambda: session.console.type(b"\r"))
-        guest = Guest(session, user=self._arguments.login, password=self._password)
+        guest = Guest(session, user=self._arguments.login, password=self._password, exchange=self._exchange)
         try:
             self._do(guest)
             if self._arguments.overlays and not session.over:
@@ -110,6 +129,12 @@ class _Work:
                 session.stop()
 
     def _do(self, guest: Guest) -> None:
+        for tag, place in self._arguments.mounts:
+            guest.mount(tag, place, timeout=self._left())
+        for folder, place in self._arguments.copies_in:
+            progress = CopyProgress(self._program, f"{folder}: copying it into the guest")
+            guest.put_tree(folder, place, timeout=self._left(), step=progress.step)
+            progress.end()
         for data, place in self._files:
             guest.put(data, place, timeout=self._left())
         for command in self._arguments.commands:
@@ -118,6 +143,14 @@ class _Work:
                 break
         for place, path in self._arguments.gets:
             _write(path, guest.get(place, timeout=self._left()))
+        for place, folder in self._arguments.copies_out:
+            progress = CopyProgress(self._program, f"{place}: copying it out of the guest")
+            left_out = guest.get_tree(place, folder, timeout=self._left(), step=progress.step)
+            progress.end()
+            for line in left_out[:_TOLD]:
+                warn(self._program, f"{place}: left out: {line}")
+            if len(left_out) > _TOLD:
+                warn(self._program, f"{place}: left out: {len(left_out) - _TOLD} more")
 
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from bhyveload.cli.getopt import Getopt, number_of, timeout_of
@@ -45,7 +46,8 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       --net NETWORK     none (default), user[,host][,hostfwd=tcp:127.0.0.1:2222-:22]..., or tap,INTERFACE;
                         user alone reaches nothing behind its gateway, host opens it; also mac=, model=
       --ssh PORT        user network; PORT of the host's loopback leads to the guest's sshd
-      --share DIR       a folder for the guest (9p); behind DIR: ,tag=NAME ,ro
+      --share DIR       a folder for the guest (9p, FreeBSD 15); behind DIR: ,tag=NAME ,ro; with --exec it is mounted
+                        on /mnt/NAME, or where ,at=PLACE says
 
       --console WHERE   stdio (default), pty, unix:PATH, tcp:[HOST:]PORT, a device or file, none;
                         bhyvectl --vm=NAME --console reaches it as well
@@ -65,6 +67,9 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
                         dropped, unless there is an --overlay.  With a disk's IMAGE for NAME: load that, keep no VM
       --login NAME      who logs in (root); --password-file FILE: a password other than none
       --put FILE:PLACE  a file for the guest, before the commands; --get PLACE:FILE from it, after them; small ones
+      --copy-in DIR[:PLACE]
+                        a folder for the guest, before the commands; --copy-out PLACE[:DIR] from it, after them;
+                        --copy-limit SIZE (8G) is the most that one may have
       -m, --memory SIZE for an IMAGE: guest memory (512M); -e, --env NAME=VALUE: a loader variable
 
       --save FOLDER     run in a way that can be saved, into a new FOLDER: by bhyvectl --vm=NAME --save, or
@@ -90,7 +95,7 @@ _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox",
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
     *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get", "seed", "hostname", "ssh-key"),
-    *("expect", "fail-on", "gdb", "save", "save-at", "restore"),
+    *("expect", "fail-on", "gdb", "save", "save-at", "restore", "copy-in", "copy-out", "copy-limit"),
 )
 SHORT_OPTIONS = "c:d:e:m:"
 LONG_OPTIONS = {
@@ -137,6 +142,10 @@ class Arguments:
         self.commands: list[str] = []
         self.puts: list[tuple[str, str]] = []
         self.gets: list[tuple[str, str]] = []
+        self.copies_in: list[tuple[str, str]] = []
+        self.copies_out: list[tuple[str, str]] = []
+        self.copy_limit = 0
+        self.mounts: list[tuple[str, str]] = []  # (tag, place in the guest) of the shares
         self.login, self.password_file = "root", ""
         self.memory = GUEST_MEMORY
         self.environment: list[str] = []
@@ -196,7 +205,11 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
         case "overlay":
             arguments.overlays.append(value)
         case "share":
-            arguments.shares.append(_share(value, len(arguments.shares)))
+            share, place = _share(value, len(arguments.shares))
+            arguments.shares.append(share)
+            arguments.mounts.append((share[1], place or f"/mnt/{share[1]}"))
+            if place:
+                arguments.for_exec.append("--share with ,at=")
         case "console":
             arguments.console = check_console(value)
         case "escape":
@@ -215,7 +228,7 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
                 raise UsageError(f"--gdb {value}: must be a port from 1 to 65535")
         case "exec":
             arguments.commands.append(value)
-        case "put" | "get" | "e" | "m" | "login" | "password-file":
+        case "put" | "get" | "e" | "m" | "login" | "password-file" | "copy-in" | "copy-out" | "copy-limit":
             arguments.for_exec.append(f"--{option}" if len(option) > 1 else f"-{option}")
             arguments.for_image += [option] if option in ("e", "m") else []
             _act_for_exec(arguments, option, value)
@@ -235,6 +248,13 @@ def _act_for_exec(arguments: Arguments, option: str, value: str) -> None:
             arguments.gets.append(_two_files(option, value))
         case "e":
             arguments.environment.append(value)
+        case "copy-in":
+            arguments.copies_in.append(_two_folders(option, *value.partition(":")))
+        case "copy-out":
+            front, colon, behind = value.rpartition(":")
+            arguments.copies_out.append(_two_folders(option, *((front, colon, behind) if colon else (value, "", ""))))
+        case "copy-limit":
+            arguments.copy_limit = parse_memory_size(value, "current")
         case "m":
             arguments.memory = parse_memory_size(value, "current")
         case _:
@@ -246,6 +266,14 @@ def _two_files(option: str, value: str) -> tuple[str, str]:
     if not (colon and source and target):
         raise UsageError(f"--{option} {value}: must be two files with a colon between them")
     return source, target
+
+
+def _two_folders(option: str, source: str, colon: str, target: str) -> tuple[str, str]:
+    """Without a colon the folder's own name: in the home of who logs in, or here."""
+    name = target if colon else os.path.basename(os.path.abspath(source) if option == "copy-in" else source.rstrip("/"))
+    if not source or (name in ("", ".", "..") and not colon) or not name:
+        raise UsageError(f"--{option} {source}{colon}{target}: must be two folders with a colon between them")
+    return source, name
 
 
 def _check_exec(arguments: Arguments) -> None:
@@ -353,18 +381,20 @@ def _escape(value: str) -> bytes:
     return key
 
 
-def _share(value: str, number: int) -> tuple[str, str, bool]:
-    """(folder, tag, read-only)."""
-    path, tag, read_only = value, f"share{number}" if number else "share", False
+def _share(value: str, number: int) -> tuple[tuple[str, str, bool], str]:
+    """(folder, tag, read-only), and where it is mounted, if that is said."""
+    path, tag, read_only, place = value, f"share{number}" if number else "share", False, ""
     while True:
         front, comma, word = path.rpartition(",")
         if comma and word == "ro":
             read_only = True
         elif comma and word.startswith("tag="):
             tag = word[len("tag=") :]
+        elif comma and word.startswith("at="):
+            place = word[len("at=") :]
         else:
             break
         path = front
     if not 0 < len(tag.encode()) <= _TAG_LIMIT or not tag.isprintable():
         raise UsageError(f"--share {value}: a tag has 1 to {_TAG_LIMIT} characters")
-    return path, tag, read_only
+    return (path, tag, read_only), place

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from bhyveload.errors import GuestEnded, GuestError, GuestTimedOut, UsageError
 from bhyveload.guest import prompts, typed
 from bhyveload.guest.checksum import cksum
+from bhyveload.guest.exchange import check_place, give_out, mounted, no_disk, take_in
 from bhyveload.guest.output import Output
 from bhyveload.guest.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bhyveload.guest.exchange import Exchange, Step
     from bhyveload.handoff.backend import RunResult, Session
 
 PATIENCE = 600.0  # seconds for the way to a shell: emulated machines boot slowly
@@ -57,7 +59,8 @@ class Guest:
     """A guest that runs in ``session``, worked in as ``user``.  Use it in a ``with``; it ends there.
 
     The first command waits for the guest's boot: for a login prompt, or for a shell that is there already (single-user
-    mode).  ``closing``: what is closed at the end.  Raises (all methods) GuestEnded, GuestTimedOut, GuestError.
+    mode).  ``closing``: what is closed at the end; ``exchange``: the disk for folders, if it has one.
+    Raises (all methods) GuestEnded, GuestTimedOut, GuestError.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class Guest:
         user: str = "root",
         password: str = "",
         patience: float = PATIENCE,
+        exchange: Exchange | None = None,
     ) -> None:
         for word in (user, password):
             if not word.isprintable() or len(word.encode()) > 128:
                 raise UsageError("a user's name and password are printable, and 128 bytes long at most")
         self.session = session
         self.watch = Watch()
+        self.exchange = exchange
         self._user, self._password = user.encode(), password.encode()
         self._patience = patience
         self.closing = contextlib.ExitStack()
@@ -187,6 +192,69 @@ class Guest:
             if sum_of.output.split()[:2] == _sum(data):
                 return data
         raise GuestError(f"{_shown(path)}: did not arrive whole in {_TRIES} attempts", "does it change meanwhile?")
+
+    def put_tree(
+        self,
+        folder: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+        step: Step | None = None,
+    ) -> None:
+        """The files below ``folder`` of the host into the folder ``path`` of the guest, as root's; ``step`` is told the
+        bytes done and those in all.  Raises InputError, UsageError (too large), too."""
+        place, word = check_place(path), self._word()
+        exchange = self._exchange()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        exchange.pack(os.fspath(folder), word, step)
+        self._carry(take_in(word, place), place, deadline)
+
+    def get_tree(
+        self,
+        path: str | bytes | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+        step: Step | None = None,
+    ) -> list[str]:
+        """The files below the folder ``path`` of the guest into ``folder`` of the host, which is made if need be.
+
+        No file comes to lie outside of it, and no link leads out of it; what has been left out for that, or is no file,
+        is returned: a line each.  Raises HostError, too."""
+        place, word = check_place(path), self._word()
+        exchange = self._exchange()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        exchange.offer(word)
+        self._carry(give_out(word, place), place, deadline)
+        try:
+            return exchange.unpack(os.fspath(folder), step)
+        finally:
+            exchange.clear()
+
+    def mount(self, tag: str, path: str | bytes | os.PathLike[str], *, timeout: float | None = None) -> None:
+        """Mount the host's folder that is shared as ``tag`` (9p) at ``path``."""
+        place = check_place(path)
+        done = self.run(mounted(os.fsencode(tag), place), timeout=timeout)
+        if done.status:
+            raise GuestError(
+                f"{_shown(path)}: the guest cannot mount the share {tag}: {_reason(done)}",
+                "p9fs is in FreeBSD 15 and later; --copy-in works with all",
+            )
+
+    def _exchange(self) -> Exchange:
+        if self.exchange is None:
+            raise no_disk()
+        return self.exchange
+
+    def _word(self) -> str:
+        self._number += 1
+        return f"bhyveload-{self._key.decode()}-{self._number}"
+
+    def _carry(self, command: bytes, place: bytes, deadline: float | None) -> None:
+        done = self._short(command, deadline)
+        if done.status:
+            reason = next(iter(done.text.strip().splitlines()), f"exit status {done.status}")
+            raise GuestError(f"{_shown(place)}: in the guest: {reason}")
 
     def log_in(self, deadline: float | None = None) -> None:
         """Be at a shell that waits for commands; at once where that has been reached before."""

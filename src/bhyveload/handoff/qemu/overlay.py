@@ -111,24 +111,30 @@ def _check_overlay(path: str, below: str, disk: Disk) -> None:
 
 
 def temporary_overlay(size: int) -> int:
-    """A descriptor of such an image without a name: it is gone with whoever has it open.
-
-    It lies in $TMPDIR, or in /var/tmp: a guest may write a lot.  Raises HandoffError.
-    """
-    folder = os.environ.get("TMPDIR") or "/var/tmp"
+    """A descriptor of such an image without a name: it is gone with whoever has it open.  Raises HandoffError."""
+    fd = unnamed_file()
     try:
-        try:
-            fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-        except OSError:
-            fd = _unlinked(folder)
-    except OSError as error:
-        raise HandoffError(f"{folder}: {error.strerror}", "let TMPDIR name one for what the guest writes") from None
-    try:
-        write_overlay(fd, size, place=folder)
+        write_overlay(fd, size, place=_folder())
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def unnamed_file() -> int:
+    """A file in $TMPDIR, or in /var/tmp: a guest may write a lot.  Raises HandoffError."""
+    folder = _folder()
+    try:
+        try:
+            return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return _unlinked(folder)
+    except OSError as error:
+        raise HandoffError(f"{folder}: {error.strerror}", "let TMPDIR name one for what the guest writes") from None
+
+
+def _folder() -> str:
+    return os.environ.get("TMPDIR") or "/var/tmp"
 
 
 def _unlinked(folder: str) -> int:
