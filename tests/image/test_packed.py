@@ -610,6 +610,6 @@ def test_a_terminal_sees_it_count(tmp_path: Path, folder: Path) -> None:
             said += os.read(ours, 4096)
         run.send_signal(signal.SIGINT)
         run.wait()
-    assert re.search(rb"\rbhyveload.*/disk: unpacking it into .*/bhyveload, once:   0 %\r", said)
+    assert re.search(rb"\rbhyveload.*/disk: unpacking it into .*/bhyveload, once:   0 %\x1b\[K\r", said)
     assert re.search(rb"once:   [1-9] %|once:   0 %.*once:   0 %", said)
     os.close(ours)
