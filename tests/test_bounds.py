@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -26,16 +27,19 @@ from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.poolset import PoolSet
 from bhyveload.handoff.pvh.entry_state import EntryState, entry_state
 from bhyveload.handoff.pvh.memory_map import map_fields
+from bhyveload.handoff.qemu.processors import halted_at
 from bhyveload.image import xz
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.unpack import unpack
 from bhyveload.image.xz import NoIndex, XzImage
 from bhyveload.loader.commands import basic, boot
 from bhyveload.loader.files.open_file import F_READ, OpenFile
+from bhyveload.need import load_all
 from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
 from fuzzing import check_in_time
+from fuzzing.loading import a_loader, boot_disk
 from support.zfs_writer import OFF, Top, Writer, write_labels
 
 if sys.version_info >= (3, 14):
@@ -498,3 +502,28 @@ def _loaded() -> tuple[GuestMemory, EntryState]:
     setup_freebsd_registers(vcpu, 0xFFFFFFFF80200000, 0x3000, 0x5000, 0x1000)
     memory.write(0x1000, struct.pack("<III", 0, 0x200000, 0x400000))
     return memory, entry_state({"vcpus": [vcpu.as_dict()], "memory": {"low": 64 * MIB, "high": 0}, "loaded": {}})
+
+
+def test_files_that_are_not_there_leave_nothing() -> None:
+    """Why a file system is not on a device is remembered, and raised for every file: that once grew each time."""
+    loader = a_loader(boot_disk())
+    load_all()
+    lengths = set()
+    for _ in range(5):
+        with pytest.raises(FileSystemError):
+            loader.files.open("disk0p2:/no/such/file")
+        errors = [known.error for known in loader.files._probes.values() if known.error is not None]
+        lengths.add(sum(1 for error in errors for _ in walk_tb(error.__traceback__)))
+    assert len(lengths) == 1 and lengths != {0}
+
+
+# QEMU, when the guest has taken it over
+
+
+@pytest.mark.parametrize(
+    "line", ["RIP=0 RFL=0 ", "RIP=0 RFL=0 HLT=1", "RIP=0 RFL=0 HLT=1 CS ", "RIP=" + "0" * 500 + " "]
+)
+def test_registers_that_lead_nowhere(line: str) -> None:
+    found: list[object] = []
+    in_time(lambda: found.append(halted_at(line * (MIB // len(line)))))
+    assert found == [None]

@@ -74,8 +74,7 @@ def watch() -> Any:
 
 def targets() -> dict[str, Target]:
     """Every target by name."""
-    from fuzzing import bhyve, borders, disks, forth, loading, texts
+    from fuzzing import bhyve, borders, disks, forth, loading, running, texts
 
-    return {
-        target.name: target for module in (disks, forth, loading, texts, borders, bhyve) for target in module.TARGETS
-    }
+    modules = (disks, forth, loading, texts, borders, bhyve, running)
+    return {target.name: target for module in modules for target in module.TARGETS}

@@ -3,7 +3,8 @@ files, what disks' labels and descriptors say."""
 
 from __future__ import annotations
 
-import mmap
+import functools
+import marshal
 import os
 import struct
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from bhyveload.userboot.cross_check import LoadedState, compare
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers, setup_freebsd_registers_i386
 from fuzzing import Run, Target
-from fuzzing.devices import BytesDevice, Damage
+from fuzzing.devices import BytesDevice, Damage, sparse
 from fuzzing.disks import MIB, damage_seeds, look_at_partitions, on_damaged
 from fuzzing.loading import Content, a_loader, boot_disk
 
@@ -34,11 +35,18 @@ from fuzzing.loading import Content, a_loader, boot_disk
 
 
 def _report() -> Run:
+    """An even first byte: what follows is a message; an odd one: it changes a sound report, so that more of it is
+    looked at than that it is none."""
     subject = Subject("the loader", None)
     shapes = [shape for shape in vars(reports).values() if hasattr(shape, "check") and not isinstance(shape, type)]
+    sound = [marshal.dumps(report) for report in _sound_reports()]
 
     def run(data: bytes) -> None:
-        report = understand(data, 0, subject)
+        if data[:1] and data[0] & 1:
+            message = encode(_changed(marshal.loads(sound[(data[0] >> 1) % len(sound)]), data[1:]))
+        else:
+            message = data[1:]
+        report = understand(message, 0, subject)
         for shape in shapes:
             try:
                 fitting(report, shape, "the loader")
@@ -48,11 +56,51 @@ def _report() -> Run:
     return run
 
 
-def _report_seeds() -> Iterator[bytes]:
+def _sound_reports() -> list[dict[str, Any]]:
     from support import forged_reports as sound
 
-    for kind in (sound.EVERYBODY, sound.LOADER, sound.IMAGE, sound.PACKED, sound.LOOKED, sound.POOLS):
-        yield from map(encode, kind)
+    kinds = (sound.EVERYBODY, sound.LOADER, sound.IMAGE, sound.PACKED, sound.LOOKED, sound.POOLS)
+    return [report for kind in kinds for report in kind]
+
+
+_CHOICES: list[Any] = [
+    *(None, True, False, 0, 1, -1, 255, 256, 1 << 31, (1 << 63) - 1, 1 << 63, 1 << 64, -(1 << 63), 1 << 298),
+    *("", "x", "\0", "\x1b[2J", "\udc80", "../../etc/passwd", "bhyveload.api", "exec", "LoaderError", "x" * 70_000),
+    *([], {}, [0], {"": 0}, [[[]]], {"name": "x", "version": 1}, ["x"] * 5000),
+]
+_VALUES = [marshal.dumps(value) for value in _CHOICES]
+_CHANGE = struct.Struct("<BBBB")
+
+
+def _changed(report: dict[str, Any], changes: bytes) -> Any:
+    """``report`` with one place after the other changed: (how deep, which member, what is done, a value) each."""
+    for deep, member, what, number in _CHANGE.iter_unpack(changes[: len(changes[:64]) & ~3]):
+        place: Any = report
+        for level in range(deep % 5 + 1):
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = keys[(member >> level | member << 8 - level & 0xFF) % len(keys)]
+            if level == deep % 5 or not isinstance(place[key], dict | list):
+                if what % 4 == 0:
+                    del place[key]
+                elif what % 4 == 1 and isinstance(place, dict):
+                    place[_KEYS[what // 4 % len(_KEYS)]] = marshal.loads(_VALUES[number % len(_VALUES)])
+                else:
+                    place[key] = marshal.loads(_VALUES[number % len(_VALUES)])
+                break
+            place = place[key]
+    return report
+
+
+_KEYS = ("", "need", "error", "end", "code", "output", "pools", "x" * 300, "cs", "rip", "\udc80")
+
+
+def _report_seeds() -> Iterator[bytes]:
+    for number, report in enumerate(_sound_reports()):
+        yield b"\0" + encode(report)
+        for change in (b"", b"\0\0\0\0", b"\1\1\2\7", b"\2\3\1\x0e\3\2\2\x11"):
+            yield bytes((number << 1 | 1,)) + change
 
 
 # What the parent reads of guest memory to compare two loads
@@ -125,31 +173,34 @@ def _configuration() -> Run:
     import stock_like
     from bhyveload.loader.interpreter.lua import LuaInterpreter
 
-    loader = a_loader(boot_disk())
-    loader.environment.define("currdev", "", None, None)
-    set_currdev(loader, "disk0p2:")
+    disk = boot_disk()
     scripts = stock_like.SCRIPTS
     files: dict[str, bytes] = {
         f"/boot/lua/{path.name}": path.read_bytes()
         for folder in ("both", "new")
         for path in sorted((scripts / folder).iterdir())
     }
-    opened = loader.files.open
-
-    def serve(path: str, mode: int = F_READ) -> OpenFile:
-        name = "/" + path.rpartition(":")[2].lstrip("/")
-        if name not in files:
-            return opened(path, mode)
-        content: Any = Content(BytesDevice(files[name]))
-        return OpenFile(loader.files, path, F_READ, content, None)
-
-    loader.files.open = serve  # type: ignore[method-assign]
-    interpreter = LuaInterpreter(loader)
 
     def run(data: bytes) -> None:
-        files["/boot/defaults/loader.conf"] = data[::2] if data[:1] == b"!" else b'kernel="kernel"\n'
-        files["/boot/loader.conf"] = data
-        interpreter.run('config = require("config") config.load() config.loadelf()')
+        loader = a_loader(disk)
+        loader.environment.define("currdev", "", None, None)
+        set_currdev(loader, "disk0p2:")
+        opened = loader.files.open
+        own = {
+            "/boot/defaults/loader.conf": data[::2] if data[:1] == b"!" else b'kernel="kernel"\n',
+            "/boot/loader.conf": data,
+        }
+
+        def serve(path: str, mode: int = F_READ) -> OpenFile:
+            name = "/" + path.rpartition(":")[2].lstrip("/")
+            text = own.get(name, files.get(name))
+            if text is None:
+                return opened(path, mode)
+            content: Any = Content(BytesDevice(text))
+            return OpenFile(loader.files, path, F_READ, content, None)
+
+        loader.files.open = serve  # type: ignore[method-assign]
+        LuaInterpreter(loader).run('config = require("config") config.load() config.loadelf()')
 
     return run
 
@@ -242,21 +293,14 @@ def _magic_seeds() -> Iterator[bytes]:
     yield b"conectix".ljust(512, b"\0")
 
 
+@functools.cache
 def _layouts() -> list[Damage]:
     """Disks with tables of all kinds, in each other and damaged."""
     from support.layouts import disk
 
-    return [Damage(_sparse(disk(seed)[1]), look_at_partitions) for seed in (1, 3, 4, 7, 10, 12, 16, 19, 21, 30)]
-
-
-def _sparse(data: bytes) -> memoryview:
-    """The same bytes in pages that cost nothing where they are zero."""
-    mapped = mmap.mmap(-1, len(data))
-    for at in range(0, len(data), mmap.PAGESIZE):
-        page = data[at : at + mmap.PAGESIZE]
-        if page.count(0) != len(page):
-            mapped[at : at + len(page)] = page
-    return memoryview(mapped)
+    return [
+        Damage(sparse(BytesDevice(disk(seed)[1])), look_at_partitions) for seed in (1, 3, 4, 7, 10, 12, 16, 19, 21, 30)
+    ]
 
 
 TARGETS = [

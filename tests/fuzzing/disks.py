@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
+import os
 import shutil
 import struct
 import subprocess
@@ -22,7 +24,7 @@ from bhyveload.image.container import MAX_READ
 from bhyveload.partition.slices import PARTWILD, SLICEWILD, lsdev_lines, open_slice
 from bhyveload.partition.table import best_partition, read_table
 from fuzzing import Run, Target
-from fuzzing.devices import BytesDevice, Damage
+from fuzzing.devices import BytesDevice, Damage, sparse
 from support import zfs_pools
 from support.places import DATA
 
@@ -133,7 +135,7 @@ def _damaged(paths: list[Path], look: Callable[[BytesDevice], None]) -> list[Dam
 
 
 def on_damaged(make: Callable[[], list[Damage]], look: Callable[[BytesDevice], None]) -> Callable[[], Run]:
-    """The first byte chooses the image, the rest damages it."""
+    """The first byte chooses the image, the rest damages it.  ``make`` is cached: the seeds ask for the same."""
 
     def prepare() -> Run:
         images = make()
@@ -156,10 +158,12 @@ def damage_seeds(make: Callable[[], list[Damage]]) -> Callable[[], Iterator[byte
     return seeds
 
 
+@functools.cache
 def _ufs_images() -> list[Damage]:
     return _damaged([DATA / "ufs" / "ufs1-4k-512.img.zst", DATA / "ufs" / "ufs2-4k-512-sb8192.img.zst"], _walk_ufs)
 
 
+@functools.cache
 def _iso_images() -> list[Damage]:
     return _damaged(sorted((DATA / "iso").glob("*.iso.zst")), _walk_iso)
 
@@ -201,12 +205,13 @@ def _walk_zfs(device: BytesDevice) -> None:
         checksum.verify, label.verify_embedded = kept
 
 
+@functools.cache
 def _zfs_images() -> list[Damage]:
     from bhyveload.fs import zfs
 
     zfs.prepare()
     found = [zfs_pools.vdev_partition(zfs_pools.disk(f"{name}.0")) for name in ("bootenv", "gang", "edonr")]
-    return [Damage(memoryview(part.read(0, part.size)), _walk_zfs) for part in found]
+    return [Damage(sparse(part), _walk_zfs) for part in found]
 
 
 def _nvlist() -> Run:
@@ -351,6 +356,33 @@ def _packed(compress: Callable[[bytes], bytes]) -> Callable[[], Iterator[bytes]]
     return seeds
 
 
+def _unpack() -> Run:
+    """A whole image decompressed into a file; the first byte says by what."""
+    from bhyveload.image import unpack
+
+    kinds = ("xz", "gz", "zst", "bz2", "lzma")
+    for kind in kinds:
+        unpack.prepare(kind)
+    fd = os.memfd_create("unpacked")
+
+    def run(data: bytes) -> None:
+        os.ftruncate(fd, 0)
+        kind = kinds[data[0] % len(kinds)] if data else "xz"
+        unpack.unpack(BytesDevice(data[1:]), ("x", "y"), kind, fd, 16 * MIB, 8 * MIB, lambda done, total: None)
+
+    return run
+
+
+def _unpack_seeds() -> Iterator[bytes]:
+    def alone(data: bytes) -> bytes:
+        return lzma.compress(data, lzma.FORMAT_ALONE)
+
+    kinds: tuple[Callable[[bytes], bytes], ...] = (lzma.compress, gzip.compress, zstd.compress, bz2.compress, alone)
+    for number, compress in enumerate(kinds):
+        for packed in _packed(compress)():
+            yield bytes((number,)) + packed
+
+
 # Image containers
 
 
@@ -394,6 +426,7 @@ def _qemu_images(*names: str) -> Callable[[], Iterator[bytes]]:
     return seeds
 
 
+@functools.cache
 def _vhdx_images() -> list[Damage]:
     if shutil.which("qemu-img") is None:
         return []
@@ -439,6 +472,7 @@ TARGETS = [
     Target("bzip2", _compressed(compressed.open_bzip2), _packed(bz2.compress)),
     Target("xz", _compressed(compressed.open_xz), _packed(lzma.compress)),
     Target("zstd", _compressed(compressed.open_zstd), _packed(zstd.compress)),
+    Target("unpack", _unpack, _unpack_seeds),
     Target("qcow2", _container("qcow2", "Qcow2Image"), _qemu_images("qcow2"), size=256 * KIB),
     Target("vmdk", _container("vmdk", "VmdkImage"), _qemu_images("vmdk", "vmdk-stream"), size=256 * KIB),
     Target("vhd", _container("vhd", "VhdImage"), _qemu_images("vhd"), size=256 * KIB),

@@ -5,30 +5,27 @@ A script may take as long as it likes, so the words that go round in circles or 
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from bhyveload.host.directory import open_host_directory
+from bhyveload.need import load_all
 from fuzzing import Run, Target
+from fuzzing.devices import BytesDevice
+from fuzzing.loading import a_loader, with_files
 from support.places import ROOT
 
 _ENDLESS = (
     *("again", "until", "repeat", "loop", "+loop", "goto", "delay", "ms", "key", "key?", "accept", "spaces", "dump"),
     *("autoboot", "read", "more", "pager", "seconds", "read-line", "fkey"),
 )
+_LINES = 50
 _TOKEN = re.compile(rb"[^ \t\n\v\f\r]+")
 
 
 def _forth() -> Run:
-    from support.forth_runs import run_forth
+    load_all()
+    from bhyveload.loader.interpreter.forth.interpreter import ForthInterpreter
 
-    folder = Path(tempfile.mkdtemp())
-    (folder / "boot").mkdir()
-    (folder / "boot" / "loader.rc").write_text("set autoboot_delay=NO\n")
-    script = folder / "boot" / "s.4th"
     never = {word.encode() for word in _ENDLESS}
 
     def harmless(match: re.Match[bytes]) -> bytes:
@@ -36,10 +33,12 @@ def _forth() -> Run:
 
     def run(data: bytes) -> None:
         lines = _TOKEN.sub(harmless, data)
-        script.write_bytes(lines)
-        keys = lines.replace(b"\x15", b"") + b"\ninclude /boot/s.4th\n"
-        directory = open_host_directory(os.fspath(folder))
-        run_forth(keys, host_directory=directory)
+        loader = a_loader()
+        with_files(loader, {"/boot/s.4th": BytesDevice(lines)})
+        loader.interpreter = ForthInterpreter(loader)
+        for line in lines.split(b"\n")[:_LINES]:
+            loader.interpreter.run(line.decode("latin-1")[:255])
+        loader.interpreter.include("/boot/s.4th")
 
     return run
 

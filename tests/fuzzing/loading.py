@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,7 +93,7 @@ def a_loader(disk: BytesDevice | None = None, current: bool = True) -> Loader:
     return loader
 
 
-def _with_files(loader: Loader, files: dict[str, BytesDevice]) -> None:
+def with_files(loader: Loader, files: dict[str, BytesDevice]) -> None:
     def opened(path: str, mode: int = 0) -> OpenFile:
         device = files.get(path)
         if device is None:
@@ -124,13 +125,14 @@ def _extracted(name: str, record: str = "modules") -> bytes:
 def _load_kernel(device: BytesDevice) -> None:
     loader = a_loader()
     loader.console.module_verbose = 3
-    _with_files(loader, {KERNEL: device})
+    with_files(loader, {KERNEL: device})
     number, file = load_file(loader, KERNEL, 0x200000)
     assert (number == 0) == (file is not None)
     if file is not None:
         assert 0 <= file.addr < 1 << 64
 
 
+@functools.cache
 def _kernels() -> list[Damage]:
     load_all()
     found = [_extracted(KERNEL, record) for record in ("modules", "i386")]
@@ -143,7 +145,7 @@ def _module() -> Run:
 
     def run(data: bytes) -> None:
         loader = a_loader()
-        _with_files(loader, {KERNEL: kernel, "/boot/kernel/x.ko": BytesDevice(data)})
+        with_files(loader, {KERNEL: kernel, "/boot/kernel/x.ko": BytesDevice(data)})
         loader.perform(["load", KERNEL])
         loader.perform(["load", "/boot/kernel/x.ko"])
         loader.perform(["lsmod", "-v"])
@@ -170,7 +172,7 @@ def _module_seeds() -> Iterator[bytes]:
 def _hints() -> Run:
     def run(data: bytes) -> None:
         loader = a_loader()
-        _with_files(loader, {"hints": BytesDevice(data)})
+        with_files(loader, {"hints": BytesDevice(data)})
         records = hints.read(loader, "hints", len(data))
         if records is None:
             return
@@ -209,6 +211,7 @@ def _hints_seeds() -> Iterator[bytes]:
 # Typed lines
 
 
+@functools.cache
 def boot_disk() -> BytesDevice:
     return BytesDevice(image(sorted(DATA.glob("golden/*/modules/disk.img.zst"))[0]))
 

@@ -21,7 +21,8 @@ from bhyveload.libc import strtol, strtoul
 from bhyveload.loader.environment import Environment
 from bhyveload.loader.parse import ParseError, parse
 from bhyveload.userboot.dynamic import Dynamic
-from bhyveload.userboot.headers import parse_headers
+from bhyveload.userboot.headers import Headers, parse_headers
+from bhyveload.userboot.vintage import accepted_version, behaviour, has_old_table
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.memsize import parse_memory_size
 from bhyveload.vm.registers import Registers, setup_freebsd_registers, setup_freebsd_registers_i386
@@ -252,8 +253,20 @@ def _userboot() -> Run:
         dynamic.lookup("loader_main")
         dynamic.relocate(lambda name: 0x1234, lambda name: 0x5678)
         dynamic.initialisers()
+        mapped: Any = _Mapped(dynamic, headers, memoryview(image))
+        old = has_old_table(mapped)
+        accepted_version(data, old, 5)
+        behaviour(data)
 
     return run
+
+
+class _Mapped:
+    """What of a mapped object is looked at to tell its age."""
+
+    def __init__(self, dynamic: Dynamic, headers: Headers, image: memoryview) -> None:
+        self.lookup, self.executable = dynamic.lookup, headers.executable
+        self.address, self.image = headers.lowest, image
 
 
 def _userboot_seeds() -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.qmp import version_of
 from bhyveload.handoff.qemu.session import QemuSession
 
 ANYTHING = st.recursive(
@@ -85,6 +87,29 @@ def test_what_the_guest_waits_for_may_have_been() -> None:
         assert sent == []
         one._message({"id": name, "return": answer})
         assert (sent, one._hold, one._running) == (["cont"], "", True)
+
+
+@pytest.mark.parametrize("major", ["1e999", "-1e999", "NaN", '"x"', "[]", "null", "{}"])
+def test_a_version_that_is_none(major: str) -> None:
+    qemu = f'{{"QMP": {{"version": {{"qemu": {{"major": {major}, "minor": 0, "micro": 0}}}}}}}}'
+    assert version_of(json.loads(qemu)) == ""
+
+
+# As QEMU 7.2 answers "info registers -a"
+REGISTERS = (
+    "RAX=0000000000000000 RBX=0000000000000000 RCX=0000000000000000 RDX=0000000000000663\r\n"
+    "RIP=000000000000fff3 RFL=0000000{flags} [-------] CPL=0 II=0 A20=1 SMM=0 HLT={halted}\r\n"
+    "ES =0000 0000000000000000 0000ffff 00009300\r\nCS =f000 00000000000f0000 0000ffff 00009b00\r\n"
+)
+
+
+@pytest.mark.parametrize(("flags", "halted", "ended"), [(2, 1, True), (2, 0, False), (202, 1, False)])
+def test_a_guest_that_waits_for_nothing_has_ended(flags: int, halted: int, ended: bool) -> None:
+    sent: list[str] = []
+    one = session(sent)
+    for _ in range(2):
+        one._monitor_says("".join(REGISTERS.format(flags=str(flags).zfill(9), halted=halted) for _ in range(2)))
+    assert ("quit" in sent) == ended
 
 
 @settings(max_examples=300, deadline=None)

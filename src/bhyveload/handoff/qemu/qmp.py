@@ -83,5 +83,5 @@ def version_of(greeting: dict[str, Any]) -> str:
     try:
         qemu = greeting["QMP"]["version"]["qemu"]
         return ".".join(str(int(qemu[part])) for part in ("major", "minor", "micro"))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: of 1e999
         return ""

@@ -36,6 +36,7 @@ from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
 from bhyveload.handoff.qemu.files import Descriptors, lent
 from bhyveload.handoff.qemu.migration import Restoring, Saving
+from bhyveload.handoff.qemu.processors import halted_at
 from bhyveload.handoff.qemu.qmp import Qmp, version_of
 
 if TYPE_CHECKING:
@@ -60,15 +61,12 @@ _BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sand
 _HALT_POLL = 0.5  # seconds
 _END_LIMIT = 5.0
 _MESSAGES_MAX = 1 << 16
-_PROCESSOR = re.compile(r"[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+).*?HLT=(\d).*?CS =([0-9a-f]+)", re.DOTALL)
-_INTERRUPTS_ON = 0x200
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _DUMP = "dump-guest-memory"
 _PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
 _SCI_EN, _NO_PORT = 1, 0xFFFF
 _PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]+)")
 _IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
-_RESET_VECTOR = (0xFFF0, 0xF000)  # IP, CS of a processor that was never started
 
 
 def run(
@@ -406,15 +404,11 @@ class QemuSession:
 
     def _look_for_halt(self, registers: object) -> None:
         """A machine is halted for good when every processor waits with interrupts off, twice at the same place."""
-        processors = _PROCESSOR.findall(registers) if isinstance(registers, str) else []
-        halted = bool(processors) and all(
-            (int(ip, 16), int(cs, 16)) == _RESET_VECTOR or (hlt == "1" and not int(flags, 16) & _INTERRUPTS_ON)
-            for ip, flags, hlt, cs in processors
-        )
-        if halted and processors == self._halted_at:
+        places = halted_at(registers)
+        if places is not None and places == self._halted_at:
             self._outcome = self._outcome or HALTED
             self._qmp.send("quit")
-        self._halted_at = processors if halted else None
+        self._halted_at = places
 
     def power_button(self, unheard: Callable[[], None] | None = None) -> None:
         if unheard is None:

@@ -236,7 +236,7 @@ class Files:
                 self.console.print(message + "\n")
         if known.fs is None:
             assert known.error is not None
-            raise known.error
+            raise known.error.with_traceback(None)  # else every raise adds to what the one before left
         return known.fs
 
     def _under(self, kind: Kind, mount: _Mount, name: str, device: Device) -> FileSystem:
