@@ -4,7 +4,8 @@ Without options a loaded VM is loaded again and again; each time the program, it
 within the time a load takes.  Whatever the moment, the store must hold the old VM, the new one, or none that counts as
 loaded; no process may be left; the next load must succeed.  Prints how often which happened.
 
---kills N: N times kill -9 for the program, its child, QEMU, during loads, unpacking, copies and runs of QEMU.
+--kills N: N times kill -9 for the program, its child, QEMU, during loads, unpacking, copies, runs of QEMU, commands in
+guests, and guests that are saved and restored.  --kinds: of these only.
 --calls: every call of the C library that a load makes fails once, with each of EIO, ENOSPC, EDQUOT, ENOMEM, EMFILE and
 EINTR; only our own errors may come out of it.
 """
@@ -30,12 +31,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=300, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=0, help="kill so many things instead")
+    parser.add_argument("--kinds", nargs="+", help="kill these only: exec save")
     parser.add_argument("--calls", action="store_true", help="let every call fail instead")
     parser.add_argument("--errors", nargs="+", help="with these errors only: EMFILE EINTR")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
-            return _kills(Path(folder), options.kills, random.Random(options.seed))
+            return _kills(Path(folder), options.kills, random.Random(options.seed), options.kinds)
         disk, store = Path(folder, "the-disk.img"), Path(folder, "vmm")
         _write_disk(disk)
         if options.calls:
@@ -76,11 +78,13 @@ def _signals(disk: Path, store: Path, runs: int, generator: random.Random) -> No
         print(f"{name} to {whom}, {runs} times within {span * 1000:.0f} ms: {shown}", flush=True)
 
 
-def _kills(folder: Path, number: int, generator: random.Random) -> int:
+def _kills(folder: Path, number: int, generator: random.Random, kinds: list[str] | None) -> int:
     from support.kill_kinds import KINDS, VICTIMS, Kills
 
     kills = Kills(folder)
-    counts: dict[tuple[str, str], Counter[str]] = {(kind, victim): Counter() for kind in KINDS for victim in VICTIMS}
+    counts: dict[tuple[str, str], Counter[str]] = {
+        (kind, victim): Counter() for kind in kinds or KINDS for victim in VICTIMS
+    }
     for turn in range(number):
         kind, victim = list(counts)[turn % len(counts)]
         counts[kind, victim][kills.kill(kind, victim, generator)] += 1

@@ -241,6 +241,7 @@ def load_image(
     Raises as ``open_disk`` and ``load``.
     """
     from bhyveload.image.named import named_disk
+    from bhyveload.vm.passing import passing_name, remove_abandoned
 
     named = named_disk(image)
     deadline = deadline_of(timeout)
@@ -253,7 +254,6 @@ def load_image(
         sandbox=sandbox,
         deadline=deadline,
     )
-    name = f"guest-{os.getpid()}-{os.urandom(4).hex()}"
     folder: HostDirectory | None = None
     chosen = options or Options(batch=True)
     try:
@@ -262,7 +262,9 @@ def load_image(
 
             folder = open_host_directory(os.path.dirname(os.path.abspath(kernel)))
             chosen = Options(batch=True, kernel=f"host0:/{os.path.basename(kernel)}")
-        with VirtualMachine.create(name, memory) as vm:
+        remove_abandoned()
+        vm = VirtualMachine.create(passing_name(), memory)
+        try:  # its lock is kept from now on: else it would look like one that was abandoned
             load(
                 vm,
                 [disk],
@@ -273,9 +275,12 @@ def load_image(
                 sandbox=sandbox,
                 timeout=deadline,
             )
+        except BaseException:
+            vm.abandon()
+            raise
     finally:
         disk.close()
-    return VirtualMachine.open(name, require_loaded=True)
+    return vm
 
 
 def boot(

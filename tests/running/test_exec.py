@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,20 @@ def test_an_image(disk: Path) -> None:
     assert (done.status, done.out.decode()) == (7, "hällo\nbefore\nbehind\n")
     assert disk.read_bytes() == before
     assert vms() == []
+
+
+def test_a_killed_run_leaves_a_vm_until_the_next(disk: Path) -> None:
+    words = ["--accel", "tcg", "--timeout", "60", str(disk), "--exec", "spin"]
+    with subprocess.Popen([str(PROGRAMS / "bhyverun"), *words], stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 60
+        while not any((Path(os.environ["BHYVE_VMM_DIR"]) / name / "control").exists() for name in vms()):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        process.kill()
+    (left,) = vms()
+    done = execute(disk, "--exec", "echo next", "-m", "64M")
+    assert (done.status, done.out) == (0, b"next\n")
+    assert vms() == [], left
 
 
 def test_a_loaded_vm_and_files(disk: Path, tmp_path: Path) -> None:
