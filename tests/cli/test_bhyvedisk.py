@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bhyveload.cli import bhyvedisk
 from bhyveload.cli.bhyvedisk import DiskRequest, parse
+from bhyveload.confined.deadline import Deadline
 from bhyveload.errors import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_SOFTWARE, EX_USAGE, FileSystemError, UsageError
 from bhyveload.inspect import tree
 from bhyveload.inspect.listing import checksum_line, mode_text, shown, time_text
@@ -194,6 +195,21 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     status, count, kibibytes = map(int, done.stdout.split())
     assert (status, count) == (0, size)
     assert kibibytes < 100 * 1024
+
+
+def test_the_checksum_of_a_file_that_claims_more_than_the_disk_has(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "tree", {"a": b"a" * 5000})
+    image = make_ufs(tree, tmp_path / "u", 2 * MIB, 4096, 512, version=2)
+    content = bytearray(image.read_bytes())
+    at = content.index((5000).to_bytes(8, "little"))
+    content[at : at + 8] = (24 * MIB + 5).to_bytes(8, "little")
+    image.write_bytes(content)
+    done = run("checksum", image)
+    sent = run("cat", image, "/a").stdout
+    assert len(sent) == 24 * MIB + 5 and sent.startswith(b"a" * 5000)
+    whole = hashlib.sha256(sent).hexdigest()
+    assert done.stdout.decode() == f"{whole}  /a\n"
+    assert done.stderr.decode().startswith("bhyvedisk.py: disk0:/a: 24.0 MiB, of which the disks hold 2.0 MiB at most")
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -756,10 +772,10 @@ def test_time_limit(tmp_path: Path) -> None:
     content[at : at + 8] = (1 << 30).to_bytes(8, "little")
     content[at + 32 : at + 92] = bytes(60)
     image.write_bytes(content)
-    status, text = failure("checksum", image, "--timeout", "0.05")
-    assert (status, text) == (
-        EX_SOFTWARE,
-        "bhyvedisk's reader did not finish in 0.05 seconds (give it longer: --timeout)",
+    done = run("checksum", image, "--timeout", "0.05")
+    assert (done.returncode, done.stdout) == (EX_SOFTWARE, b"")
+    assert done.stderr.splitlines()[-1] == (  # before it, if there was time, that the file is larger than the disk
+        b"bhyvedisk.py: bhyvedisk's reader did not finish in 0.05 seconds (give it longer: --timeout)"
     )
 
 
@@ -769,6 +785,35 @@ def test_time_limit(tmp_path: Path) -> None:
 def parsed(*words: str) -> tuple[list[str], str, str]:
     request: DiskRequest = parse(list(words))
     return request.disks, request.path, request.host_path
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("info", 60),
+        ("ls -R", 4 * 3600),
+        ("cat /a", 4 * 3600),
+        ("cp /a {folder}/copy", 4 * 3600),
+        ("checksum", 4 * 3600),
+        ("info --timeout 7", 7),
+        ("checksum --timeout 7", 7),
+    ],
+)
+def test_no_disk_holds_anybody_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, seconds: float
+) -> None:
+    (tmp_path / "disk").write_bytes(bytes(MIB))
+    report = {"no disk": False, "output": None, "mode": 0o644, "damage": 0}
+    given: list[float | None] = []
+
+    def confined(child: object, subject: object, deadline: Deadline, shape: object) -> dict[str, Any]:
+        given.append(deadline.seconds)
+        return report
+
+    monkeypatch.setattr(bhyvedisk, "run_confined", confined)
+    command, *more = words.format(folder=tmp_path).split()
+    assert bhyvedisk._main("bhyvedisk", [command, "-d", str(tmp_path / "disk"), *more]) == 0
+    assert given == [seconds]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from bhyveload.cli.getopt import Getopt, timeout_of
 from bhyveload.cli.messages import program_name, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import FOREVER, SURVEY_SECONDS, Deadline
+from bhyveload.confined.deadline import FOREVER, READ_SECONDS, SURVEY_SECONDS, Deadline
 from bhyveload.confined.reports import LOOKED
 from bhyveload.confined.run import run as run_confined
 from bhyveload.errors import EX_DATAERR, DataError, ImageError, InputError, UsageError
@@ -39,7 +39,7 @@ Look into a guest's disks: nothing is mounted, nothing is written to them.
       --partition NAME  the partition to look at: disk0p2, disk0s1a; disk0 is the whole first disk
       --dataset NAME    the ZFS dataset to look at: pool/dataset
       --allow-backing   follow the names of backing files in qcow2 images
-      --timeout SECONDS give up after that long
+      --timeout SECONDS give up after that long; else info after a minute, the others after four hours
       --user NAME, --require-sandbox, --no-sandbox
                         as of bhyveload: how the reading process is confined
       --json            info as JSON
@@ -304,7 +304,7 @@ def _look(
     def child(_: Leave) -> dict[str, Any]:
         return work(request, disks, output, lambda text: warn(program, text))
 
-    deadline = request.deadline.or_else(SURVEY_SECONDS) if request.command == "info" else request.deadline
+    deadline = request.deadline.or_else(SURVEY_SECONDS if request.command == "info" else READ_SECONDS)
     subject = Subject(
         "bhyvedisk's reader", sandbox if isinstance(sandbox, Sandbox) else None, disks=disks, others=[output.fd]
     )

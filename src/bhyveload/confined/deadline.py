@@ -30,4 +30,5 @@ def deadline_of(timeout: float | Deadline | None) -> Deadline:
 
 FOREVER = Deadline()
 UNPACK_SECONDS = 4 * 3600.0  # for 64 GiB, the most that the cache takes, at 5 MB/s
+READ_SECONDS = UNPACK_SECONDS  # for files that the user wants of a disk
 SURVEY_SECONDS = 60.0  # for looking at what is there, unless the user says otherwise

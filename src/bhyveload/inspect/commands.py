@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.fs.interface import DiskFileSystem
+    from bhyveload.fs.interface import DiskFile, DiskFileSystem
     from bhyveload.inspect.output import Output
     from bhyveload.inspect.tree import Member, Named
 
@@ -106,16 +106,20 @@ class Guest:
         if member.kind != S_IFREG:
             raise FileSystemError(EFTYPE, f"{self.device}{shown(member.path)}: not a regular file")
         try:
-            file = self.fs.open(member.node)
-            if file.size > self._room:
-                self._warn(
-                    f"{self.device}{shown(member.path)}: {human_size(file.size)}, of which the disks hold "
-                    f"{human_size(self._room)} at most: the rest is holes, or the file system is damaged"
-                )
-            self._output.content(file)
+            self._output.content(self._opened(member))
         except FileSystemError as error:
             raise self._failure(error, path) from None
         return member.stat().mode
+
+    def _opened(self, member: Member | Named) -> DiskFile:
+        """A file, having said when it is larger than all disks.  Raises FileSystemError."""
+        file = self.fs.open(member.node)
+        if file.size > self._room:
+            self._warn(
+                f"{self.device}{shown(member.path)}: {human_size(file.size)}, of which the disks hold "
+                f"{human_size(self._room)} at most: the rest is holes, or the file system is damaged"
+            )
+        return file
 
     def checksum(self, path: bytes) -> None:
         """A line for the file at ``path``, or for each regular file below it.  Raises as ``list``."""
@@ -134,7 +138,7 @@ class Guest:
 
         digest = hashlib.sha256()
         try:
-            for piece in pieces_of(self.fs.open(member.node)):
+            for piece in pieces_of(self._opened(member)):
                 digest.update(piece)
         except FileSystemError as error:
             self._complain(error, member.path)
