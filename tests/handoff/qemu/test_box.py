@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -113,6 +114,27 @@ def test_the_calls_that_are_refused_have_the_host_s_numbers() -> None:
     for row in REFUSED + REFUSED_WITHOUT_NETWORK:
         if found[row[0]].isdigit():  # else the headers are older
             assert int(found[row[0]]) == row[column], row
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_who_starts_qemu_may_be_killed_at_any_moment(stand_in: Path, confined: bool) -> None:
+    """The signal that comes then ends QEMU also between fork and exec, where bhyverun's own handler once took it."""
+    box = Box("qemu-system-x86_64", confined=confined)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        enter, prepared = box.entry([])
+        pid = os.fork()
+        if not pid:
+            try:
+                enter()
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(1)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for fd in prepared:
+        os.close(fd)
 
 
 def test_a_program_that_is_not_there() -> None:

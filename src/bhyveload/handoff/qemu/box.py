@@ -185,6 +185,8 @@ class Box:
                     for number in range(64):
                         libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
                     libc.syscall(capset, header, none)
+            # Until exec a handler of ours would take the signal, and nobody act on it: QEMU would run on alone
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # behind the change of user, which resets it
             if ruleset >= 0 and libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0):
                 os._exit(126)
