@@ -27,6 +27,7 @@ KINDS = ("load", "reload", "unpack", "cp", "run", "overlay", "exec", "save", "re
 _WITH_QEMU = ("run", "overlay", "exec", "save", "restore")
 VICTIMS = ("parent", "other")  # the program itself; its child, QEMU, or whatever else works for it
 _RUNNING = 0.6  # seconds of a run of QEMU in which it is killed
+_SOON = 3.0  # seconds in which a run ends of which something was killed
 _CONTENT = random.Random(7).randbytes(3 << 20)
 
 
@@ -115,8 +116,8 @@ class Kills:
                 os.kill(generator.choice(pids), signal.SIGKILL)
         except ProcessLookupError:
             pass
-        if kind in _WITH_QEMU and run.process.poll() is None and not pids:
-            os.kill(run.process.pid, signal.SIGKILL)
+        if kind in _WITH_QEMU:
+            self._end_by_force(run)
         status, error = run.end()
         run.close()
         assert b"Traceback" not in error and b"internal error" not in error, error
@@ -129,6 +130,15 @@ class Kills:
             return outcome
         assert after == before, "the VM was changed"
         return self._outcome(kind, status)
+
+    def _end_by_force(self, run: Running) -> None:
+        """A run of QEMU that the kill did not end: it came before there was one, or hit a child that was done."""
+        until = time.monotonic() + _SOON
+        while run.process.poll() is None:
+            if time.monotonic() > until:
+                run.process.kill()
+                return
+            time.sleep(0.005)
 
     def _outcome(self, kind: str, status: int) -> str:
         for vm in self._store.iterdir():

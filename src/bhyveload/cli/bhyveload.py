@@ -33,6 +33,7 @@ from bhyveload.image.magic import RAW
 from bhyveload.image.named import named_disk
 from bhyveload.image.open import disk_in
 from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.image.remembered import forgotten_warning
 from bhyveload.loader.state import Options as LoaderOptions
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.memory import MB
@@ -327,6 +328,8 @@ def _disks(program: str, request: LoadRequest, sandbox: Sandbox | bool) -> list[
             deadline=request.deadline,
             keep=not request.looks,
         )
+        if disk.forgotten:
+            warn(program, forgotten_warning(disk.name, named.format or disk.kind))
         if disk.read_only and not request.looks:
             why = "opened read-only"
             if disk.kind != RAW:

@@ -76,7 +76,7 @@ def bhyverun(program: str, words: Sequence[str]) -> int:
 
         sys.stdout.write(f"bhyverun (bhyveload) {__version__}\n")
         return 0
-    named = _named_disks(arguments)
+    named = _named_disks(program, arguments)
     if arguments.commands:
         return _exec(program, arguments, named)
     if arguments.dry_run or arguments.export or arguments.stub:
@@ -94,15 +94,19 @@ def bhyverun(program: str, words: Sequence[str]) -> int:
             _remove(arguments.pid_file)
 
 
-def _named_disks(arguments: Arguments) -> tuple[list[Disk] | None, list[Disk]]:
+def _named_disks(program: str, arguments: Arguments) -> tuple[list[Disk] | None, list[Disk]]:
     """The disks instead of the loaded ones, and those beside them.  Raises HandoffError."""
+
+    def tell(text: str) -> None:
+        warn(program, text)
+
     instead = None
     if arguments.disks is not None:
-        instead = [disk_from_path(path, arguments.allow_backing) for path in arguments.disks]
+        instead = [disk_from_path(path, arguments.allow_backing, tell) for path in arguments.disks]
     for path, _, _ in arguments.shares:
         if not os.path.isdir(path):
             raise HandoffError(f"--share {path}: no such folder")
-    beside = [disk_from_path(path) for path in arguments.added]
+    beside = [disk_from_path(path, tell=tell) for path in arguments.added]
     if arguments.seed or arguments.hostname or arguments.ssh_keys:
         from bhyveload.handoff.seed import seed_disk
 

@@ -9,7 +9,7 @@ from bhyveload.errors import HandoffError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from bhyveload.confined.deadline import Deadline
@@ -71,13 +71,14 @@ class Disk:
         return Disk(**{**now, **members})
 
 
-def disk_from_path(text: str, allow_backing: bool = False) -> Disk:
-    """A disk that the user names at run time (image/named.py).
+def disk_from_path(text: str, allow_backing: bool = False, tell: Callable[[str], None] | None = None) -> Disk:
+    """A disk that the user names at run time (image/named.py).  ``tell``: who hears what is odd about it.
 
     Raises HandoffError when there is no such file, UsageError, and as open_disk().
     """
     from bhyveload.image.named import named_disk
     from bhyveload.image.open import open_disk
+    from bhyveload.image.remembered import forgotten_warning
 
     named = named_disk(text)
     path = named.path
@@ -85,6 +86,8 @@ def disk_from_path(text: str, allow_backing: bool = False) -> Disk:
         raise HandoffError(f"{path}: {'permission denied' if os.path.exists(path) else 'no such disk image'}")
     disk = open_disk(path, read_only=named.read_only, format=named.format, allow_backing=allow_backing or named.backing)
     try:
+        if disk.forgotten and tell is not None:
+            tell(forgotten_warning(disk.name, disk.kind))
         return _from_entry(disk.describe())
     finally:
         disk.close()

@@ -50,11 +50,13 @@ class ImageDisk(ReadOnlyImage):
     """A Device (device.py) that is built at its first read.
 
     ``format`` as in state.json; ``compression`` "" or one of magic.COMPRESSIONS; ``writable``: the file may be written,
-    if not by the loader; ``snapshot``: nothing can overwrite data in it; ``backing``: (path, format), topmost first.
+    if not by the loader; ``snapshot``: nothing can overwrite data in it; ``backing``: (path, format), topmost first;
+    ``forgotten`` as a RawImage's.
     """
 
     def __init__(self, name: str, layer: Layer, table: dict[tuple[str, str], Layer], facts: dict[str, Any]) -> None:
         super().__init__(name)
+        self.forgotten = False
         self.files = [layer.file, *(other.file for other in table.values())]
         self.sources.extend(self.files)
         self._layer = layer

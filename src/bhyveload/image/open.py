@@ -74,4 +74,6 @@ def disk_in(
         raise
     from bhyveload.image.disk import Opener
 
-    return Opener(allow_backing, progress, sandbox, deadline).open(file, form)
+    disk = Opener(allow_backing, progress, sandbox, deadline).open(file, form)
+    disk.forgotten = file.forgotten
+    return disk

@@ -47,15 +47,17 @@ class RawImage:
     """A Device over an open file or block device (host/interface.py); owns ``fd``.
 
     ``medium``: of a character device (image/character.py), which cannot be mapped.
+    ``forgotten``: what it is was found out and could not be remembered (image/remembered.py).
     Raises InputError when the descriptor cannot be measured or mapped.
     """
 
     kind = RAW  # in words, as image.disk.ImageDisk has it
 
-    __slots__ = ("_opener", "_view", "descriptor", "medium", "name", "read_only", "sector_size", "size")
+    __slots__ = ("_opener", "_view", "descriptor", "forgotten", "medium", "name", "read_only", "sector_size", "size")
 
     def __init__(self, fd: int, name: str, read_only: bool, medium: Medium | None = None) -> None:
         self.medium = medium
+        self.forgotten = False
         self.name = name
         self.read_only = read_only
         self.sector_size = SECTOR_SIZE

@@ -30,8 +30,8 @@ _FIRST_BYTES_ARE_THE_GUESTS = (RAW, "vhd")  # a fixed VHD is a raw disk with a f
 def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
     """What ``file`` is: as the user says, else as it was when it was first seen, else as it looks.
 
-    A guest owns the bytes of its raw disk, so what was raw stays raw: with ``keep`` that is remembered.  The same for
-    a VHD: the first bytes of a fixed one are the guest's.
+    A guest owns the bytes of its raw disk, so what was raw stays raw: with ``keep`` that is remembered; where it cannot
+    be, the file is ``forgotten``.  The same for a VHD: the first bytes of a fixed one are the guest's.
     Raises ImageError.
     """
     if said:
@@ -56,8 +56,16 @@ def format_of(file: RawImage, said: str = "", keep: bool = True) -> str:
         if known == form:
             return form
     if keep and not file.read_only and form not in COMPRESSIONS:
-        remember(file, form)
+        file.forgotten = not remember(file, form) and not said and form in _FIRST_BYTES_ARE_THE_GUESTS
     return form
+
+
+def forgotten_warning(name: str, form: str) -> str:
+    """What to tell the user of a disk that is ``forgotten``."""
+    return (
+        f"{name}: that it is a {form} disk cannot be remembered (no extended attribute, no state folder): its guest "
+        f"could make it another one; -d {name},format={form} says it"
+    )
 
 
 def recall(file: RawImage) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from bhyveload.cli import bhyveload as cli
 from bhyveload.errors import HandoffError, ImageError
-from bhyveload.handoff.disks import Disk
+from bhyveload.handoff.disks import Disk, disk_from_path
 from bhyveload.handoff.qemu.command import QemuOptions
 from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.image import remembered
@@ -189,9 +190,19 @@ def test_where_there_are_no_extended_attributes(
     (tmp_path / "state" / "bhyveload" / "formats").chmod(0o777)
     new = tmp_path / "new.img"
     new.write_bytes(bytes(512))
-    file = open_disk(str(new))
-    assert not remembered.remember(file, "raw")  # type: ignore[arg-type]
-    file.close()
+    for words, forgotten in (({}, True), ({"read_only": True}, False), ({"format": "raw"}, False)):
+        file = open_disk(str(new), **words)
+        assert file.forgotten == forgotten
+        file.close()
+    told: list[str] = []
+    disk_from_path(str(new), tell=told.append)
+    disk_from_path(f"{new},format=raw", tell=told.append)
+    request = cli.LoadRequest([])
+    request.files = [cli._open_disk(str(new), False), cli._open_disk(f"{moved},format=raw", False)]
+    monkeypatch.setattr(cli, "warn", lambda name, text: told.append(text))
+    for disk in cli._disks("bhyveload", request, sandbox=True):
+        disk.close()
+    assert told == [remembered.forgotten_warning(str(new), "raw")] * 2
 
 
 def test_a_disk_that_no_guest_can_write_is_not_marked(data: Path) -> None:
