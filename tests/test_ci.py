@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 NAME = "FreeBSD-14.3.raw"
 
 
-def fetch(folder: Path) -> subprocess.CompletedProcess[str]:
-    url = f"file://{folder}/there/{NAME}"
-    command = ["sh", str(ROOT / ".ci" / "fetch-image"), url, str(folder / "image")]
+def fetch(folder: Path, url: str = "", *more: str) -> subprocess.CompletedProcess[str]:
+    url = url or f"file://{folder}/there/{NAME}"
+    command = ["sh", str(ROOT / ".ci" / "fetch-image"), url, str(folder / "image"), *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -50,6 +50,22 @@ def test_another_image_is_refused(folder: Path) -> None:
     done = fetch(folder)
     assert done.returncode == 1 and "is not what" in done.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["there"]
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "-o", "a image", "x\ne id", "x,backing", "a?b", "$(id)"])
+def test_a_name_that_could_be_something_else(folder: Path, name: str) -> None:
+    """The address may come from a workflow's input."""
+    done = fetch(folder, f"file://{folder}/there/{name}")
+    assert (done.returncode, done.stdout) == (2, "") and "cannot be an image's name" in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["there"]
+
+
+def test_an_address_is_no_option(folder: Path) -> None:
+    (folder / "there" / "rc").write_text(f'output = "{folder}/written"\nurl = "file://{folder}/there/{NAME}"\n')
+    for url, more in ((f"-K{folder}/there/rc", ()), ("", (f"-K{folder}/there/rc",))):
+        done = fetch(folder, url, *more)
+        assert done.returncode == 2 and "is no address" in done.stderr
+    assert not (folder / "written").exists()
 
 
 def test_without_a_checksum_there_is_no_image(folder: Path) -> None:

@@ -355,6 +355,16 @@ def test_the_console_is_a_socket(spinning: Path, tmp_path: Path, kind: str) -> N
     assert not Path(f"{tmp_path}/c").exists()
 
 
+def test_a_socket_that_somebody_serves_is_not_taken(spinning: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{tmp_path}/c")
+        other.listen()
+        done = program("bhyverun", "--accel", "tcg", "--console", f"unix:{tmp_path}/c", "vm", check=4)
+        assert f"--console unix:{tmp_path}/c: another program listens there" in done.messages
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{tmp_path}/c")
+
+
 def test_attaching_to_the_console(spinning: Path) -> None:
     """bhyvectl --console on a terminal of its own: hears the guest, leaves by its key; the guest goes on."""
     with start("--console", "none") as process:

@@ -11,6 +11,7 @@ import tty
 from typing import TYPE_CHECKING
 
 from bhyveload.errors import HostError, UsageError
+from bhyveload.handoff.qemu.listening import is_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,8 @@ def _unix_socket(path: str, closing: contextlib.ExitStack) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise HostError(f"--console unix:{path}: a file of that name is there already")
+        if is_served(path):
+            raise HostError(f"--console unix:{path}: another program listens there", "is it a running guest's?")
         os.unlink(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)

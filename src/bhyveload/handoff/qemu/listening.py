@@ -25,7 +25,7 @@ def listening_at(path: str) -> int:
         try:
             sock.bind(path)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or _is_served(path):
+            if error.errno != errno.EADDRINUSE or is_served(path):
                 raise
             os.unlink(path)
             sock.bind(path)
@@ -33,7 +33,8 @@ def listening_at(path: str) -> int:
         return sock.detach()
 
 
-def _is_served(path: str) -> bool:
+def is_served(path: str) -> bool:
+    """Whether somebody listens on the Unix socket ``path``."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         return sock.connect_ex(path) != errno.ECONNREFUSED
