@@ -18,30 +18,35 @@ def inputs(seeds: Sequence[bytes], generator: random.Random, limit: int) -> Iter
     """The seeds themselves, then mutations of them without end."""
     yield from (seed[:limit] for seed in seeds)
     known = [*seeds, b""]
+    draw = generator.random  # an index by multiplication: randrange and choice would take most of the time
     while True:
-        yield mutate(bytearray(generator.choice(known)), known, generator)[:limit]
+        yield mutate(bytearray(known[int(draw() * len(known))]), known, generator)[:limit]
 
 
 def mutate(data: bytearray, known: Sequence[bytes], generator: random.Random) -> bytes:
-    for _ in range(generator.choice((1, 1, 2, 4, 8, 16))):
-        at = generator.randrange(len(data) + 1)
-        kind = generator.randrange(7)
+    draw = generator.random
+    for _ in range(_COUNTS[int(draw() * len(_COUNTS))]):
+        at = int(draw() * (len(data) + 1))
+        kind = int(draw() * 7)
         if kind == 0 and at < len(data):
-            data[at] ^= 1 << generator.randrange(8)
+            data[at] ^= 1 << int(draw() * 8)
         elif kind == 1 and at < len(data):
-            data[at] = generator.randrange(256)
+            data[at] = int(draw() * 256)
         elif kind == 2:
-            piece = generator.choice(_INTERESTING)
+            piece = _INTERESTING[int(draw() * len(_INTERESTING))]
             data[at : at + len(piece)] = piece
         elif kind == 3:
-            del data[at : at + generator.randrange(1, 33)]
+            del data[at : at + 1 + int(draw() * 32)]
         elif kind == 4:
-            data[at:at] = generator.randbytes(generator.randrange(1, 17))
+            data[at:at] = generator.randbytes(1 + int(draw() * 16))
         elif kind == 5:
-            other = generator.choice(known)
-            start = generator.randrange(len(other) + 1)
-            data[at : at + generator.randrange(64)] = other[start : start + generator.randrange(1, 65)]
+            other = known[int(draw() * len(known))]
+            start = int(draw() * (len(other) + 1))
+            data[at : at + int(draw() * 64)] = other[start : start + 1 + int(draw() * 64)]
         elif data:
-            start = generator.randrange(len(data))
-            data[at:at] = data[start : start + generator.randrange(1, 65)]
+            start = int(draw() * len(data))
+            data[at:at] = data[start : start + 1 + int(draw() * 64)]
     return bytes(data)
+
+
+_COUNTS = (1, 1, 2, 4, 8, 16)

@@ -72,7 +72,10 @@ def running(*words: str | Path) -> Iterator[int]:
 
 
 def files_of(pid: int) -> set[str]:
-    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    links = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return {path for path in links if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))}
 
 
