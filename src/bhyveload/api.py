@@ -187,7 +187,7 @@ def load(
         )
     vcpu = Registers.of(result.pop("vcpu"))
     needed = result.pop(NEEDED, None)
-    result["disks"] = [disk.describe() for disk in disks]
+    result["disks"] = [{**disk.describe(), "path": os.path.abspath(disk.name)} for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()

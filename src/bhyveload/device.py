@@ -39,9 +39,11 @@ class Device(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """The entry in state.json of the image that it is, or is a part of (docs/state-json.md, "disks"): ``path``,
-        ``format``, ``size``, ``read_only``, ``sector_size`` and, where there is something to say, ``compression``,
-        ``snapshot`` and ``backing``."""
+        """The entry in state.json of the image that it is, or is a part of (docs/state-json.md, "disks").
+
+        ``path`` (as it was given: a confined child cannot ask where that is from), ``format``, ``size``, ``read_only``,
+        ``sector_size`` and, where there is something to say, ``compression``, ``snapshot`` and ``backing``.
+        """
         ...
 
     def close(self) -> None:

@@ -576,6 +576,17 @@ def test_the_json_document_is_described(tmp_path: Path, disk: Path, ufs: Path) -
     assert sorted(name for name in found if f"`{name}`" not in text) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(["info"], []), (["info", "--json"], []), (["ls"], ["/boot"]), (["cat"], ["/etc/rc.conf"]), (["checksum"], ["/"])],
+)
+def test_a_disk_named_from_where_the_user_is(disk: Path, before: list[str], after: list[str]) -> None:
+    """The confined child cannot ask where that was."""
+    here = run(*before, disk.name, *after, cwd=disk.parent)
+    assert (here.returncode, here.stderr) == (0, b"")
+    assert here.stdout == output(*before, disk, *after).replace(os.fsencode(disk), os.fsencode(disk.name))
+
+
 def test_info_finds_interpreter_and_version(tmp_path: Path) -> None:
     tree = plant(
         tmp_path / "tree",

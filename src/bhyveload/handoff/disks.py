@@ -88,7 +88,7 @@ def disk_from_path(text: str, allow_backing: bool = False, tell: Callable[[str],
     try:
         if disk.forgotten and tell is not None:
             tell(forgotten_warning(disk.name, disk.kind))
-        return _from_entry(disk.describe())
+        return _from_entry({**disk.describe(), "path": os.path.abspath(disk.name)})
     finally:
         disk.close()
 

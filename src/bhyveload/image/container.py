@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from bhyveload.errors import FileSystemError, ImageError
 from bhyveload.freebsd_errno import EIO, EROFS
 
@@ -56,7 +54,7 @@ class ReadOnlyImage:
     def describe(self) -> dict[str, Any]:
         """What can be said without the user's choices (image.disk.ImageDisk has these)."""
         return {
-            "path": os.path.abspath(self.name),
+            "path": self.name,
             "format": self.format,
             "size": self.size,
             "read_only": True,

@@ -94,7 +94,7 @@ class ImageDisk(ReadOnlyImage):
     def describe(self) -> dict[str, Any]:
         """The disk's entry in state.json (docs/state-json.md)."""
         entry: dict[str, Any] = {
-            "path": os.path.abspath(self.name),
+            "path": self.name,
             "format": self.format,
             "size": self.size,
             "read_only": not self.writable,

@@ -126,7 +126,7 @@ class RawImage:
     def describe(self) -> dict[str, Any]:
         """The disk's entry in state.json (docs/state-json.md)."""
         return {
-            "path": os.path.abspath(self.name),
+            "path": self.name,
             "format": RAW,
             "size": self.size,
             "read_only": self.read_only,
