@@ -20,6 +20,8 @@ ROOMS = ("fs", "loader", "partition")  # what runs in the confined child
 BEFORE = {
     "prepare": "called by need.load",
     "_map_native": "fletcher.prepare's",
+    "_wraps": "lua_module's, for lupa's decorators, which nothing in the child uses",
+    "_of_functools": "lua_module's, while lupa is imported",
     "open_zstd": "loader/files/files.py asks for bhyveload.image.zstd first",
     "__getattr__": "fs/zfs: names for those outside the child",
 }

@@ -2,14 +2,22 @@
 
 ``from lupa import lua54`` looks for the newest Lua with ``re`` and makes a context manager: 11 of the 12 ms that it
 costs.  Nothing of that is used here, so the extension module is imported below a package whose own code waits until
-somebody asks it for something.
+somebody asks it for something.  Of functools it takes ``wraps``, for decorators that nobody here uses, and of
+collections what the interpreter has had from its start: half of what is left.
 """
 
 from __future__ import annotations
 
+import _collections_abc
 import sys
 from _frozen_importlib import module_from_spec
 from _frozen_importlib_external import PathFinder  # importlib.machinery without its warnings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ModuleType = type(sys)
 
 
 def _wait(name: str) -> None:
@@ -29,6 +37,31 @@ def _wait(name: str) -> None:
     sys.modules[name] = package
 
 
+def _wraps(*words: Any, **named: Any) -> Any:
+    """functools.wraps, imported when it is called."""
+    from functools import wraps
+
+    return wraps(*words, **named)
+
+
+def _of_functools(name: str) -> object:
+    """Whatever another version of lupa may want: the true module's."""
+    if sys.modules.get("functools") is _functools:
+        del sys.modules["functools"]
+    import functools
+
+    return getattr(functools, name)
+
+
 _wait("lupa")
-__import__("lupa.lua54")
+_functools = ModuleType("functools")
+vars(_functools).update(wraps=_wraps, __getattr__=_of_functools)
+_stand_ins = {"functools": _functools, "collections.abc": _collections_abc}
+_placed = {name: module for name, module in _stand_ins.items() if sys.modules.setdefault(name, module) is module}
+try:
+    __import__("lupa.lua54")
+finally:
+    for _name, _module in _placed.items():
+        if sys.modules.get(_name) is _module:
+            del sys.modules[_name]
 lua54 = sys.modules["lupa.lua54"]
