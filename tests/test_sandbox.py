@@ -402,6 +402,27 @@ def test_a_sandbox_made_before_a_fork() -> None:
 
 @as_root
 @confining
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("root:x:0:0::/:/bin/sh\nnobody:x:65534:65533:nobody:/:/bin/false\n", (65534, 65533)),
+        ("nobody:*:99:98::/:", (99, 98)),
+        ("nobodyelse:x:7:7::/:\n", None),
+        ("# nobody:x:7:7::/:\n", None),
+        ("nobody:x:0:0::/:\n", None),
+        ("nobody:x:-2:-2::/:\n", None),
+        ("nobody:x:7\n", None),
+        ("+nobody::::::\n", None),
+        ("", None),
+    ],
+)
+def test_who_nobody_is(tmp_path: Path, text: str, found: tuple[int, int] | None) -> None:
+    """As passwd(5) has it; where that does not say, the C library is asked."""
+    (tmp_path / "passwd").write_text(text)
+    assert sandbox._nobody(str(tmp_path / "passwd")) == found
+    assert sandbox._nobody(str(tmp_path / "none")) is None
+
+
 def test_root_becomes_nobody() -> None:
     nobody = pwd.getpwnam("nobody")
     box = Sandbox()

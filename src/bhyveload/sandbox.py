@@ -290,7 +290,7 @@ def _identity(user: str | None) -> tuple[int, int, bool] | None:
     if user is None:
         if own != 0:
             return None
-        uid, gid = _look_up("nobody") or (65534, 65534)
+        uid, gid = _nobody() or _look_up("nobody") or (65534, 65534)
         return uid, gid, True
     entry = (own, 0) if user == str(own) else _look_up(user)
     if entry is None:
@@ -308,6 +308,20 @@ def _set_user(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def _nobody(path: str = "/etc/passwd") -> tuple[int, int] | None:
+    """What passwd(5) says of nobody: the C library would look for the daemon of its name services first, 0.7 ms."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            text = b"\n" + file.read(1 << 20)
+    except OSError:
+        return None
+    fields = text.partition(b"\nnobody:")[2].partition(b"\n")[0].split(b":")
+    if len(fields) != 6 or not (fields[1].isdigit() and fields[2].isdigit()):
+        return None
+    uid, gid = int(fields[1]), int(fields[2])
+    return (uid, gid) if 0 < uid < 1 << 32 and 0 < gid < 1 << 32 else None
 
 
 def _look_up(user: str) -> tuple[int, int] | None:

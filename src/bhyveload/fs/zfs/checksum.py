@@ -1,7 +1,8 @@
 """Every checksum a block pointer can name, and their verification (sys/cddl/boot/zfs/zfssubr.c).
 
-A checksum is four 64-bit words.  Labels and most blocks need no more than SHA-256 and Fletcher; the other hashes are in
-strong.py, which is loaded when a block asks for one.
+A checksum is four 64-bit words.  Most blocks need no more than Fletcher, and labels SHA-256 of 127 KiB: Python's own,
+because OpenSSL's, four times as fast, costs 3 ms at start.  The hashes of blocks are in strong.py, which is loaded when
+one asks for it.
 """
 
 from __future__ import annotations
@@ -55,9 +56,14 @@ def prepare() -> None:
     """Import and map what every pool needs.  Call before confinement: a later import fails there."""
     global _sha256
     fletcher.prepare()
-    import hashlib
-
-    _sha256 = hashlib.sha256
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]  # Python 3.12
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found]
+        except ImportError:  # a Python built without hashes of its own
+            from hashlib import sha256
+    _sha256 = sha256
 
 
 def sha256(data: Buffer) -> bytes:
@@ -79,7 +85,7 @@ def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | N
     if checksum in (zf.ZIO_CHECKSUM_OFF, zf.ZIO_CHECKSUM_NOPARITY):
         return 0, 0, 0, 0
     if checksum == zf.ZIO_CHECKSUM_SHA256:
-        return _SWAPPED.unpack(sha256(data))
+        return _SWAPPED.unpack(strong.sha256(data))
     if checksum not in _STRONG:
         return None
     return (_SWAPPED if swapped else _WORDS).unpack(strong.digest(checksum, salt, data))

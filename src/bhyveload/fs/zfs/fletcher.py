@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Words = tuple[int, int, int, int]
 
 _MASK = (1 << 64) - 1
+_PY_BUFFER_SIZE = 128  # its 80 bytes, and room
 _SUMS = Struct("<4Q")
 
 # xor eax,eax; xor r8d,r8d; xor r9d,r9d; xor r10d,r10d; lea rsi,[rdi+rsi*4]; cmp rdi,rsi; jae 2f
@@ -52,45 +53,72 @@ def prepare() -> bool:
 
 
 def _map_native() -> Callable[[Buffer], Words]:
-    import ctypes
+    import _ctypes  # what ctypes is made of: a fourth of its cost at start
     import mmap
+
+    class Character(_ctypes._SimpleCData):  # type: ignore[type-arg]
+        _type_ = "c"
+
+    class Number(_ctypes._SimpleCData):  # type: ignore[type-arg]
+        _type_ = "i"
+
+    class Size(_ctypes._SimpleCData):  # type: ignore[type-arg]
+        _type_ = "L"
+
+    class Protect(_ctypes.CFuncPtr):
+        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+        _restype_ = Number
+        _argtypes_ = (Size, Size, Number)
+
+    class Routine(_ctypes.CFuncPtr):
+        _flags_ = _ctypes.FUNCFLAG_CDECL
+        _restype_ = None
+        _argtypes_ = (Size, Size, Size)
 
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     page.write(_FLETCHER_4_CODE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
-        raise OSError(ctypes.get_errno(), "mprotect")
-    routine = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)(address)
-    sums = ctypes.create_string_buffer(32)
-    sums_address = ctypes.addressof(sums)
-    as_pointer = _buffer_address(ctypes)
+    address = _ctypes.addressof(Character.from_buffer(page))
+    itself: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+    protect: Any = Protect(_ctypes.dlsym(itself, "mprotect"))
+    if protect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
+        raise OSError(_ctypes.get_errno(), "mprotect")
+    routine: Any = Routine(address)
+    sums = bytearray(_SUMS.size)
+    sums_address = _ctypes.addressof(Character.from_buffer(sums))
+    address_of = _buffer_address(_ctypes, itself, Number, Size)
     _keep.extend((page, sums))
 
     def fletcher_4(data: Buffer) -> Words:
-        routine(as_pointer(data), len(data) // 4, sums_address)
+        routine(address_of(data), len(data) // 4, sums_address)
         return _SUMS.unpack(sums)
 
     return fletcher_4
 
 
-def _buffer_address(ctypes: Any) -> Callable[[Buffer], int]:
-    """The address of a buffer's bytes, also of a read-only one (a mapped image), by the buffer protocol."""
+def _buffer_address(_ctypes: Any, itself: Any, number: Any, size: Any) -> Callable[[Buffer], int]:
+    """The address of a buffer's bytes, also of a read-only one (a mapped image), by the buffer protocol: Py_buffer's
+    first member."""
 
-    class PyBuffer(ctypes.Structure):  # type: ignore[misc]
-        _fields_ = [
-            ("buf", ctypes.c_void_p),
-            ("obj", ctypes.py_object),
-            ("len", ctypes.c_ssize_t),
-            ("rest", ctypes.c_void_p * 10),
-        ]
+    class Object(_ctypes._SimpleCData):  # type: ignore[misc]
+        _type_ = "O"
 
-    get = ctypes.pythonapi.PyObject_GetBuffer
-    get.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
-    release = ctypes.pythonapi.PyBuffer_Release
-    release.argtypes = [ctypes.c_void_p]
-    view = ctypes.create_string_buffer(ctypes.sizeof(PyBuffer))
-    view_address = ctypes.addressof(view)
+    class Character(_ctypes._SimpleCData):  # type: ignore[misc]
+        _type_ = "c"
+
+    class Get(_ctypes.CFuncPtr):  # type: ignore[misc]
+        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
+        _restype_ = number
+        _argtypes_ = (Object, size, number)
+
+    class Release(_ctypes.CFuncPtr):  # type: ignore[misc]
+        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
+        _restype_ = None
+        _argtypes_ = (size,)
+
+    get: Any = Get(_ctypes.dlsym(itself, "PyObject_GetBuffer"))
+    release: Any = Release(_ctypes.dlsym(itself, "PyBuffer_Release"))
+    view = bytearray(_PY_BUFFER_SIZE)
+    view_address = _ctypes.addressof(Character.from_buffer(view))
     pointer = Struct("P")
 
     def address(data: Buffer) -> int:

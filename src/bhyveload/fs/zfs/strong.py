@@ -1,4 +1,5 @@
-"""The hashes that few pools use: SHA-512/256, Skein, Edon-R and BLAKE3, three of them salted (zio_checksum_table)."""
+"""The hashes of blocks that few pools use: SHA-256, SHA-512/256, Skein, Edon-R and BLAKE3, three of them salted
+(zio_checksum_table)."""
 
 from __future__ import annotations
 
@@ -28,6 +29,10 @@ except ImportError:
 _has_sha512_256 = "sha512_256" in hashlib.algorithms_available
 if _has_sha512_256:
     hashlib.new("sha512_256", b"")  # OpenSSL looks for its algorithms at the first use
+
+
+def sha256(data: Buffer) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def digest(checksum: int, salt: Salt, data: Buffer) -> bytes:
