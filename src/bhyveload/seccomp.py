@@ -126,6 +126,7 @@ TABLE: tuple[Rule, ...] = (
 
 # struct sock_filter: code, jt, jf, k
 _FILTER = struct.Struct("=HBBI")
+_RULE = struct.Struct("=HBBIHBBI")  # two of them
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _JUMP, _JUMP_GREATER, _JUMP_GREATER_EQUAL_X = 0x05, 0x25, 0x3D
 _LOAD_MEMORY, _STORE, _TO_X, _ADD, _ADD_X = 0x60, 0x02, 0x07, 0x04, 0x0C
@@ -138,7 +139,7 @@ def program(machine: str, pid: int, folder: bool, disks: Sequence[tuple[int, int
     ``disks``: (descriptor, size in bytes) of those that it may write.  ``walk``: the folder is looked through by
     openat(2), one name after the other; only where Landlock confines what that can open.
     """
-    code: list[Instruction] = [
+    start: list[Instruction] = [
         (_LOAD, 0, 0, _DATA_ARCH),
         (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
         (_RETURN, 0, 0, KILL),
@@ -146,21 +147,26 @@ def program(machine: str, pid: int, folder: bool, disks: Sequence[tuple[int, int
     ]
     x86 = machine == "x86_64"
     if x86:
-        code += [(_JUMP_GREATER_EQUAL, 0, 1, X32_SYSCALL_BIT), (_RETURN, 0, 0, KILL)]
+        start += [(_JUMP_GREATER_EQUAL, 0, 1, X32_SYSCALL_BIT), (_RETURN, 0, 0, KILL)]
+    code = [_FILTER.pack(*instruction) for instruction in start]
     for name, on_x86, on_arm, answer, _ in TABLE:
         if answer == WALK:
             reading = When(2, "without", NOT_TO_READ, ERRNO | EACCES) if name == "openat" else ALLOW
             answer = reading if walk else ERRNO | EACCES
         number = on_x86 if x86 else on_arm
-        if number != NONE:
-            body = _instructions(answer, pid, folder, disks)
-            if len(body) < 256:
-                code.append((_JUMP_EQUAL, 0, len(body), number))
-            else:
-                code += [(_JUMP_EQUAL, 1, 0, number), (_JUMP, 0, 0, len(body))]
-            code += body
-    code.append((_RETURN, 0, 0, KILL))
-    return b"".join([_FILTER.pack(*instruction) for instruction in code])
+        if number == NONE:
+            continue
+        if type(answer) is int:  # most of them, in one step
+            code.append(_RULE.pack(_JUMP_EQUAL, 0, 1, number, _RETURN, 0, 0, answer))
+            continue
+        body = _instructions(answer, pid, folder, disks)
+        if len(body) < 256:
+            code.append(_FILTER.pack(_JUMP_EQUAL, 0, len(body), number))
+        else:
+            code.append(_RULE.pack(_JUMP_EQUAL, 1, 0, number, _JUMP, 0, 0, len(body)))
+        code += [_FILTER.pack(*instruction) for instruction in body]
+    code.append(_FILTER.pack(_RETURN, 0, 0, KILL))
+    return b"".join(code)
 
 
 def _instructions(answer: object, pid: int, folder: bool, disks: Sequence[tuple[int, int]]) -> Sequence[Instruction]:

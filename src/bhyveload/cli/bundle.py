@@ -134,7 +134,8 @@ def use() -> bool:
     ours = _Bundle(file, start + size, places)
     sys.meta_path.insert(0, ours)
     for row in rows:
-        ours.bring(row)
+        if row[0] not in sys.modules:
+            ours.bring(row)
     return True
 
 
