@@ -8,6 +8,7 @@ child that dies, or says nothing, is a LoaderCrashed (docs/architecture.md, "Pro
 from __future__ import annotations
 
 import _signal
+import gc
 import os
 import select
 import time
@@ -132,6 +133,8 @@ class Child:
             if self._pid == 0:
                 leave = Leave(writing, subject)
                 try:
+                    gc.freeze()  # what is there stays: looking through it would copy every page of it
+                    gc.enable()  # whatever the parent has chosen
                     for number in _ENDING:
                         _signal.signal(number, _signal.SIG_DFL)
                     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
