@@ -27,6 +27,7 @@ from bhyveload.loader.interpreter.forth.translate_words import (
     compare_zero,
     memory,
     unary,
+    within,
 )
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from bhyveload.loader.interpreter.forth.dictionary import Word
     from bhyveload.loader.interpreter.forth.translate import Translator
 
-_MAX_INLINE = 24
+_MAX_INLINE = 4
 _MAX_DEPTH = 8
 _ENDS = ("(;)", "(exit)")
 
@@ -271,6 +272,8 @@ class FunctionWriter:
             self._text.condition(f"{left} {COMPARE[kind]} {right}")
         elif kind in ("0=", "0<>", "0<", "0>"):
             compare_zero(self._text, kind)
+        elif kind == "within":
+            within(self._text)
         elif kind in ("@", "c@", "!", "c!"):
             memory(self._text, kind)
         elif kind in RETURN_STACK:

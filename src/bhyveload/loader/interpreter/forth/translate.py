@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bhyveload.loader.interpreter.forth.dictionary import Word
     from bhyveload.loader.interpreter.forth.machine import Machine
 
-HOT = 16  # calls of a definition before it is worth translating
+HOT = 8  # calls of a definition before it is worth translating
 _RETURN = EXIT_INNER + 8  # the return address of words called from functions; nothing goes on there
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bhyveload.loader.interpreter.forth.ficl_format import ARENA_SIZE, CELL, PAGE
+from bhyveload.loader.interpreter.forth.ficl_format import ARENA_SIZE, CELL, CELL_MASK, PAGE
 from bhyveload.loader.interpreter.forth.words_stack import signed
 
 TYPE_CHECKING = False
@@ -60,6 +60,13 @@ def compare_zero(text: FunctionText, kind: str) -> None:
         text.condition(f"({text.truth(item)}) != 0" if item not in text.conditions else text.truth(item))
     else:
         text.condition(f"{text.value(item)} {kind[1]} 0")
+
+
+def within(text: FunctionText) -> None:
+    """( n low high -- flag ), in the arithmetic of unsigned cells."""
+    high, low = text.pop(), text.pop()
+    value = text.pop()
+    text.condition(f"({value} - {low}) & {CELL_MASK} < ({high} - {low}) & {CELL_MASK}")
 
 
 def memory(text: FunctionText, kind: str) -> None:
