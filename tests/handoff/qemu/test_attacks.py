@@ -165,6 +165,24 @@ def test_qemu_does_not_follow_a_backing_file_that_it_was_not_given(vm: LoadedVm,
         session.stop()
 
 
+@needs_qemu
+@pytest.mark.parametrize("box", [(), ("--no-sandbox",)])
+def test_an_image_whose_data_is_elsewhere_since_it_was_loaded(
+    tmp_path: Path, own_disk: Path, secret: Path, box: tuple[str, ...]
+) -> None:
+    """What a guest could make of its image's header that once had broken out of QEMU."""
+    image, before = tmp_path / "image.qcow2", secret.read_bytes()
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", own_disk, image], check=True)
+    load("-d", image, "-m", "64M", "-e", "probe.end=spin")
+    other = secret.with_name("s" * len(secret.name))
+    words = ["-o", f"data_file={other},data_file_raw=on", str(image), str(own_disk.stat().st_size)]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words], check=True)
+    image.write_bytes(image.read_bytes().replace(str(other).encode(), str(secret).encode()))
+    done = program("bhyverun", "--accel", "tcg", "--timeout", "20", *box, "vm", check=4)
+    assert f"{image}: keeps its data in another file, which is not followed" in done.messages
+    assert secret.read_bytes() == before
+
+
 def test_qemu_gets_no_vmdk(vm: LoadedVm, data: Path, secret: Path) -> None:
     raw_disk_as_vmdk(data, secret)
     with pytest.raises(HandoffError, match="cannot use a disk image of format vmdk"):

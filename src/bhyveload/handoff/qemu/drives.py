@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import HandoffError
+from bhyveload.image.qcow2_format import HEADER_V2, HEADER_V3, INCOMPAT_DATA_FILE
 from bhyveload.jsontext import dumps
 
 if TYPE_CHECKING:
@@ -87,8 +88,27 @@ def _tree(path: str, form: str, read_only: bool, backing: Sequence[tuple[str, st
         "file": {"driver": protocol, "filename": name, "read-only": read_only},
     }
     if form == "qcow2":
+        _refuse_data_elsewhere(path)
         tree["backing"] = _tree(*backing[0], True, backing[1:], files) if backing else None
     return tree
+
+
+def _refuse_data_elsewhere(path: str) -> None:
+    """Raises HandoffError: the image names an external data file, which QEMU would open by that name.
+
+    Such an image is not loaded; this one has become so since, which a guest can do that once had broken out of QEMU.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEADER_V2.size + HEADER_V3.size)
+    except OSError:
+        return  # whoever opens it says so
+    if len(head) < HEADER_V2.size + HEADER_V3.size or HEADER_V2.unpack_from(head)[1] < 3:
+        return
+    if HEADER_V3.unpack_from(head, HEADER_V2.size)[0] & INCOMPAT_DATA_FILE:
+        raise HandoffError(
+            f"{path}: keeps its data in another file, which is not followed", "qemu-img convert joins them"
+        )
 
 
 def _file(path: str, form: str, read_only: bool, files: Files) -> tuple[str, str]:
