@@ -1,12 +1,14 @@
 /* Stands where qemu-system-x86_64 is looked for: says on the guest's console what it can do, then ends. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +25,8 @@ static void try_open(const char *what, const char *path, int flags)
 
 int main(int argc, char **argv)
 {
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct capabilities[2];
 	struct rlimit core;
 	char *secret = getenv("STAND_IN_SECRET"), *folder = getenv("STAND_IN_FOLDER");
 	char path[4096], target[4096];
@@ -56,6 +60,9 @@ int main(int argc, char **argv)
 	fprintf(out, "core=%ld\n", (long)core.rlim_max);
 	fprintf(out, "privileges=%d\n", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
 	fprintf(out, "user=%d,%d\n", (int)geteuid(), (int)getegid());
+	if (syscall(SYS_capget, &header, capabilities) == 0)
+		fprintf(out, "capabilities=%x,%x\n", capabilities[1].effective | capabilities[1].permitted,
+		    capabilities[0].effective | capabilities[0].permitted);
 	for (fd = 0; fd < 256; fd++) {
 		ssize_t length;
 

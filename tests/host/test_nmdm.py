@@ -187,9 +187,10 @@ def test_refusals(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(HostError, match="something else has that name"):
         nmdm.terminal_of("/dev/nmdm0A")
     assert (place / "nmdm0A").read_text() == "something of the user's"
-    place.chmod(0o777)
-    with pytest.raises(HostError, match="others could write to it"):
-        nmdm.terminal_of("/dev/nmdm1A")
+    for mode in (0o777, 0o770):
+        place.chmod(mode)
+        with pytest.raises(HostError, match="others could write to it"):
+            nmdm.terminal_of("/dev/nmdm1A")
     monkeypatch.setenv("BHYVE_NMDM_DIR", str(tmp_path / "file" / "dir"))
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match="Not a directory"):

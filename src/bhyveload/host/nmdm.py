@@ -88,7 +88,7 @@ def _private_directory() -> str:
         info = os.lstat(place)
     except OSError as error:
         raise HostError(f"{place}: {error.strerror}", "point BHYVE_NMDM_DIR to a directory of your own") from None
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & stat.S_IWOTH:
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
         raise HostError(
             f"{place}: not used for null modems: others could write to it", "point BHYVE_NMDM_DIR to one of your own"
         )

@@ -104,6 +104,23 @@ def test_root_s_qemu_is_the_user_that_was_asked_for(stand_in: Path, probe_disk: 
     assert answers(["--user", "daemon"], probe_disk)["user"] == "1,1"
 
 
+@needs_landlock
+@pytest.mark.parametrize("words", [(), ("--user", "daemon"), ("--share", "FOLDER"), ("--share", "FOLDER,tag=t,ro")])
+def test_no_capability_is_left(stand_in: Path, place: Path, probe_disk: Path, words: tuple[str, ...]) -> None:
+    """Root's QEMU stays root for a shared folder, which may be root's alone: root without any capability, to whom
+    Landlock leaves that folder."""
+    if "daemon" in words and os.getuid():
+        pytest.skip("only root becomes another user")
+    folder = place / "folder"
+    said = answers([word.replace("FOLDER", str(folder)) for word in words], probe_disk)
+    assert said["capabilities"] == "0,0"
+    assert (said["secret"], said["passwd"], said["exec"]) == ("Permission denied",) * 3
+    shared = "--share" in words
+    assert said["create"] == ("open" if shared and not words[-1].endswith("ro") else "Permission denied")
+    if not os.getuid():
+        assert (said["user"].split(",")[0] == "0") == shared
+
+
 def test_the_calls_that_are_refused_have_the_host_s_numbers() -> None:
     """Compared with the C library's headers."""
     names = [row[0] for row in REFUSED + REFUSED_WITHOUT_NETWORK]
