@@ -8,6 +8,7 @@ tables cannot be read.  Reading those tables is not counted as reads: libsa does
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as StructError
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
@@ -125,6 +126,8 @@ def of_sa(dnode: Dnode, objects: ObjectReader, layouts: Layouts) -> Attributes:
         result.mtime = _WORD.unpack_from(found.get("ZPL_MTIME", bytes(16)))[0]
     except KeyError as error:
         raise FileSystemError(EIO, f"ZFS: object {dnode.number} has no attributes") from error
+    except StructError:  # the registry gives one another length
+        raise FileSystemError(EIO, f"ZFS: the attributes of object {dnode.number} are damaged") from None
     text = found.get("ZPL_SYMLINK")
     if text is not None and len(text) >= result.size:
         result.symlink = text[: result.size]
