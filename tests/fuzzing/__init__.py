@@ -74,7 +74,7 @@ def watch() -> Any:
 
 def targets() -> dict[str, Target]:
     """Every target by name."""
-    from fuzzing import bhyve, borders, disks, forth, loading, running, texts
+    from fuzzing import archives, bhyve, borders, disks, forth, loading, running, texts
 
-    modules = (disks, forth, loading, texts, borders, bhyve, running)
+    modules = (disks, forth, loading, texts, borders, bhyve, running, archives)
     return {target.name: target for module in modules for target in module.TARGETS}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bhyveload.errors import GuestError, HostError
+from bhyveload.guest import archive as archive_module
 from bhyveload.guest.archive import Archive, extract
 
 PAX = tarfile.PAX_FORMAT
@@ -84,6 +85,38 @@ def writable(tmp_path: Path) -> Iterator[None]:
     yield
     for path in tmp_path.rglob("read-only"):
         path.chmod(0o755)
+
+
+def test_a_link_to_no_name(target: Path) -> None:
+    """Found by fuzzing: the operating system knows no such name."""
+    named = stream(info("l", tarfile.SYMTYPE, pax_headers={"linkpath": "a"}), form=PAX)
+    left_out = extract(archive_of(named.replace(b"linkpath=a\n", b"linkpath=\0\n")), str(target))
+    assert len(left_out) == 1 and left_out[0].startswith("l: a link out of the folder, to")
+    assert os.listdir(target) == []
+
+
+def test_headers_without_end(target: Path) -> None:
+    """All of them would be kept until an entry comes."""
+    names = iter(range(10**6))
+    one = stream(info("f", pax_headers={"x0000000": "v" * 300_000}), form=PAX)[: -(-300_000 // 512 + -3) * 512]
+    header = one[: 512 + -(-300_020 // 512) * 512]
+    many = b"".join(header.replace(b"x0000000", b"x%07d" % next(names)) for _ in range(8))
+    with pytest.raises(GuestError, match="headers without end"):
+        extract(archive_of(many, len(many) + 1024), str(target))
+
+
+def test_sparse_files_of_very_many_pieces(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "_PIECES_MAX", 1000)
+    content = ("600\n" + "0\n0\n" * 600).encode().ljust(3072, b"\0")
+    entry = info("s", size=len(content))
+    entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "0"}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=PAX) as archive:
+        for _ in range(2):
+            archive.addfile(entry, io.BytesIO(content))
+    data = file.getvalue()
+    with pytest.raises(GuestError, match="sparse files of more than 1000 pieces"):
+        extract(archive_of(data, len(data)), str(target))
 
 
 @pytest.mark.parametrize("form", ["pax", "gnu", "posix"])

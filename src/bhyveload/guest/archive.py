@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 _ENTRIES_MAX = 1_000_000
-_HEADER_MAX = 1 << 20  # bytes of a pax header or a long name
+_HEADER_MAX = 1 << 20  # bytes of the pax headers and long names in front of an entry
 _PATH_MAX = 4096
 _DEPTH_MAX = 128
 _APPARENT_MAX = 1 << 42  # bytes of all files with their holes
-_PIECES_MAX = 1 << 20  # of a sparse file
+_PIECES_MAX = 1 << 20  # of all sparse files
 _COPY = 1 << 20
 _TIME_MAX = 1 << 33
 _LEFT_OUT_MAX = 1000
@@ -69,7 +69,7 @@ class Archive:
 
     def entries(self) -> Iterator[Entry]:
         """Raises GuestError, HostError."""
-        at = 0
+        at = headers = pieces = 0
         more: dict[bytes, bytes] = {}
         for _ in range(_ENTRIES_MAX):
             header = self.read(at, BLOCK)
@@ -83,14 +83,20 @@ class Archive:
             if kind in b"xgLK":
                 data = self._extension(at, size)
                 at += _padded(size)
+                headers += len(data)
+                if headers > _HEADER_MAX:
+                    raise _damaged("headers without end")
                 if kind == b"x":
                     more |= _pax(data)
                 elif kind != b"g":
                     more[b"path" if kind == b"L" else b"linkpath"] = data.rstrip(b"\0")
                 continue
             entry = self._entry(header, kind, more, at)
-            more = {}
+            more, headers = {}, 0
             at = entry.at
+            pieces += max(0, len(entry.pieces) - 1)
+            if pieces > _PIECES_MAX:
+                raise _damaged(f"sparse files of more than {_PIECES_MAX} pieces")
             yield entry
         raise _damaged(f"it has more than {_ENTRIES_MAX} entries")
 
@@ -306,7 +312,7 @@ def _stays_inside(entry: Entry) -> bool:
     """Whether a link leads to a place in the folder: upwards first, no further than to the folder, then down.  (A ".."
     behind a name might be behind another link.)"""
     target = entry.target
-    if not target or target.startswith(b"/") or len(target) > _PATH_MAX:
+    if not target or target.startswith(b"/") or b"\0" in target or len(target) > _PATH_MAX:
         return False
     words = [word for word in target.split(b"/") if word not in (b"", b".")]
     up = next((index for index, word in enumerate(words) if word != b".."), len(words))
