@@ -88,6 +88,19 @@ def test_without_keys_the_prompt_is_an_error(probe_disk: Path) -> None:
         load(vm, disks=[open_raw(str(probe_disk))], environment=["autoboot_delay=NO"])
 
 
+def test_an_image_with_a_kernel_of_the_host(probe_disk: Path, probe_kernel: Path, vmm_directory: Path) -> None:
+    """Loaded for one run: nothing of it is left, no descriptor either; nor of a load that fails."""
+    before = set(os.listdir("/proc/self/fd"))
+    vm = api.load_image(str(probe_disk), 64 * MIB, kernel=str(probe_kernel))
+    loaded = vm.state["loaded"] if vm.state is not None else {}
+    assert isinstance(loaded, dict) and loaded["kernel"]["name"] == f"host0:/{probe_kernel.name}"
+    vm.destroy()
+    with pytest.raises(BhyveloadError):
+        api.load_image(str(probe_disk), 64 * MIB, kernel=f"{probe_kernel}.absent")
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert os.listdir(vmm_directory) == []
+
+
 def test_a_vm_that_holds_no_guest_does_not_run() -> None:
     with VirtualMachine.create("guest", 64 * MIB) as vm:
         with pytest.raises(VmNotLoaded):

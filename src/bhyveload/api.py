@@ -254,7 +254,7 @@ def load_image(
         sandbox=sandbox,
         deadline=deadline,
     )
-    folder: HostDirectory | None = None
+    folder = None
     chosen = options or Options(batch=True)
     try:
         if kernel:
@@ -279,6 +279,8 @@ def load_image(
             vm.abandon()
             raise
     finally:
+        if folder is not None:
+            folder.close()
         disk.close()
     return vm
 
