@@ -34,6 +34,7 @@ MEMORY_MB = 256
 COUNTS = ROOT / "docs" / "fuzzing.md"
 SLOWER = 4  # instrumented
 _ROW = re.compile(r"^\| ([a-z0-9-]+) \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \|$", re.M)
+_AGAIN = 0.05  # seconds after which the own engine gives an input the whole time again
 _LOOK_AT_MEMORY = 64  # executions of the own engine between two looks at what the process takes
 
 
@@ -231,12 +232,14 @@ def _with_own_engine(options: argparse.Namespace) -> int:
     until = time.monotonic() + options.seconds
     count, slowest, found = 0, 0.0, 0
     watch()
-    began = time.monotonic()
+    armed, began = 0.0, time.monotonic()
     for data in inputs(seeds, random.Random(options.seed), target.size):
         if began > until:
             break
         try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_SECONDS)
+            if began > armed + _AGAIN:
+                signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_SECONDS)
+                armed = began
             check(run, data)
             if not count % _LOOK_AT_MEMORY and _peak() > limit:
                 limit = _peak()
