@@ -12,8 +12,9 @@ import pytest
 from bhyveload.cli.bhyvectl import HELP, LONG_OPTIONS, RUNNING, control, humanize, usage
 from bhyveload.cli.listing import as_text
 from bhyveload.errors import UsageError, VmBusy, VmError, VmNotFound, VmNotLoaded
+from bhyveload.vm.directory import list_machines
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
-from bhyveload.vm.store import VirtualMachine, list_machines
+from bhyveload.vm.store import VirtualMachine
 from support.end_to_end import PROGRAMS
 
 MB, GB = 1 << 20, 1 << 30

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from bhyveload.errors import VmBusy
+from bhyveload.vm.directory import list_machines
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers
-from bhyveload.vm.store import VirtualMachine, destroy_machine, list_machines
+from bhyveload.vm.store import VirtualMachine, destroy_machine
 
 MB = 1 << 20
 NAMES = {"lock", "memory", "memory.new", "state.json", "state.json.new"}

@@ -28,7 +28,7 @@ def as_text(terminal: bool | None = None) -> str:
     if terminal is None:
         terminal = sys.stdout.isatty()
     if not terminal:
-        from bhyveload.vm.store import list_machines
+        from bhyveload.vm.directory import list_machines
 
         return "".join(f"{name}\n" for name in list_machines())
     from bhyveload.running.machines import survey

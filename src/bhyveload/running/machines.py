@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import BhyveloadError, HostError, VmBusy, VmError, VmNotFound
 from bhyveload.running.control import runner_of
-from bhyveload.vm.store import VirtualMachine, destroy_machine, list_machines, prepare_directory
+from bhyveload.vm.directory import list_machines, prepare_directory
+from bhyveload.vm.store import VirtualMachine, destroy_machine
 
 if TYPE_CHECKING:
     from bhyveload.running.control import Runner

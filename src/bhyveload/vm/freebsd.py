@@ -11,9 +11,9 @@ import errno
 import os
 
 from bhyveload.errors import HostError, MemoryAccessError, VmBusy, VmError, VmMemoryError, VmNotFound
+from bhyveload.vm.directory import check_name
 from bhyveload.vm.freebsd_calls import GET_CAPABILITY, register_calls
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
-from bhyveload.vm.store import check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from bhyveload.errors import (
     VmBusy,
     VmError,
     VmMemoryError,
-    VmNameError,
     VmNotFound,
     VmNotLoaded,
     VmStateError,
@@ -31,6 +30,7 @@ from bhyveload.errors import (
 from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
 from bhyveload.new_file import give_name, unnamed_file
+from bhyveload.vm.directory import check_name, not_ours, prepare_directory, storage_error
 from bhyveload.vm.memory import GuestMemory, split_memory
 from bhyveload.vm.recall import recall
 
@@ -41,77 +41,9 @@ if TYPE_CHECKING:
     from bhyveload.vm.registers import Registers
 
 SCHEMA = 1
-NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes (sys/amd64/include/vmm.h)
-DEV_VMM = "/dev/vmm"  # where FreeBSD's VMs are, and where their managers look
 _MAX_STATE = 64 << 20
 _ATTEMPTS = 100
 _ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
-
-
-def default_directory() -> str:
-    """Where VMs are kept: $BHYVE_VMM_DIR, or /dev/shm/vmm-<uid>; for root /dev/vmm where it has made that a directory,
-    or a link to one (docs/callers.md).  FreeBSD (``--vmm=store``) has no /dev/shm: /tmp/vmm-<uid>."""
-    named = os.environ.get("BHYVE_VMM_DIR")
-    if named:
-        return named
-    if os.geteuid() == 0 and sys.platform == "linux" and os.path.isdir(DEV_VMM) and os.access(DEV_VMM, os.W_OK):
-        return os.path.realpath(DEV_VMM)
-    return f"{'/tmp' if sys.platform.startswith('freebsd') else '/dev/shm'}/vmm-{os.geteuid()}"
-
-
-def prepare_directory(directory: str | None = None) -> str:
-    """The absolute path of the directory of VMs, created (mode 0700) when absent.
-
-    Raises VmStorageError when it cannot be created or is not ours alone to write: then somebody else could choose what
-    our guests execute.
-    """
-    path = os.path.abspath(directory or default_directory())
-    try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        info = os.lstat(path)
-    except OSError as error:
-        raise _storage_error(path, error) from None
-    reason = _not_ours(info)
-    if reason:
-        mend = "take that right away (chmod go-w), or " if reason.endswith("may write to it") else ""
-        hint = f"{mend}point BHYVE_VMM_DIR to a directory of your own"
-        raise VmStorageError(f"{path}: not used as the VM directory: {reason}", hint)
-    return path
-
-
-def _not_ours(info: os.stat_result) -> str:
-    """Why a directory is not ours alone to write; "" when it is."""
-    if stat.S_ISLNK(info.st_mode):
-        return "it is a symbolic link"
-    if not stat.S_ISDIR(info.st_mode):
-        return "it is no directory"
-    if info.st_uid != os.geteuid():
-        return f"it belongs to user {info.st_uid}"
-    if info.st_mode & stat.S_IWOTH:
-        return "everybody may write to it"
-    if info.st_mode & stat.S_IWGRP:
-        return f"group {info.st_gid} may write to it"
-    return ""
-
-
-def check_name(name: str) -> None:
-    """Raises VmNameError unless ``name`` can be a VM's name: 1 to 229 bytes, printable, no "/", not "." or ".."."""
-    if len(os.fsencode(name)) > NAME_LIMIT:
-        raise VmNameError("vm_create: File name too long", f"a VM's name has at most {NAME_LIMIT} bytes")
-    if not name or name in (".", "..") or "/" in name or not name.isprintable():
-        raise VmNameError(
-            "vm_create: Invalid argument", "a VM's name is not empty, has no '/' and no control characters"
-        )
-
-
-def list_machines(directory: str | None = None) -> list[str]:
-    """The names of all VMs, sorted.  Raises VmStorageError."""
-    path = prepare_directory(directory)
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except OSError as error:
-        raise _storage_error(path, error) from None
 
 
 def destroy_machine(name: str, directory: str | None = None) -> None:
@@ -226,7 +158,7 @@ class VirtualMachine:
             os.ftruncate(memory.fd, 0)
             os.ftruncate(memory.fd, memory.low + memory.high)
         except OSError as error:
-            raise _storage_error(self.path, error) from None
+            raise storage_error(self.path, error) from None
         self.memory = GuestMemory(memory.fd, memory.low, memory.high)
         return self.memory
 
@@ -274,7 +206,7 @@ class VirtualMachine:
             finally:
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         except OSError as error:
-            raise _storage_error(self.path, error) from None
+            raise storage_error(self.path, error) from None
         self.memory = GuestMemory(memory.fd, memory.low, memory.high, fresh=False)
         self.state = state
 
@@ -299,7 +231,7 @@ class VirtualMachine:
                 self._unlink(name)
             self._remove_directory()
         except OSError as error:
-            raise _storage_error(self.path, error) from None
+            raise storage_error(self.path, error) from None
         self.close()
 
     def close(self) -> None:
@@ -330,10 +262,10 @@ class VirtualMachine:
         except (FileNotFoundError, NotADirectoryError):
             raise _not_found(self.name) from None
         except OSError as error:
-            raise _storage_error(self.path, error) from None
-        reason = _not_ours(info)
+            raise storage_error(self.path, error) from None
+        reason, mend = not_ours(info)
         if reason:
-            raise VmStorageError(f"{self.path}: not used as a VM: {reason}", "remove it, or take that right away")
+            raise VmStorageError(f"{self.path}: not used as a VM: {reason}", f"{mend}remove it")
 
     def _take_lock(self, create: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -345,7 +277,7 @@ class VirtualMachine:
                     except FileExistsError:
                         pass
                     except FileNotFoundError as error:  # a directory in which nothing can be made: /proc
-                        raise _storage_error(self.path, error, "cannot be made there: ") from None
+                        raise storage_error(self.path, error, "cannot be made there: ") from None
                     self._check_folder()
                 fd = os.open(os.path.join(self.path, "lock"), flags, 0o600)
             except (FileNotFoundError, VmNotFound):
@@ -353,20 +285,20 @@ class VirtualMachine:
                     continue  # removed by another process between our two steps
                 raise _not_found(self.name) from None
             except OSError as error:
-                raise _storage_error(self.path, error) from None
+                raise storage_error(self.path, error) from None
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 holder = _holder(fd)
                 os.close(fd)
                 if error.errno != errno.EWOULDBLOCK:
-                    raise _storage_error(self.path, error) from None
+                    raise storage_error(self.path, error) from None
                 raise VmBusy(f"VM '{self.name}' is in use{holder}", "wait for it or end it") from None
             try:
                 links = os.fstat(fd).st_nlink
             except OSError as error:
                 os.close(fd)
-                raise _storage_error(self.path, error) from None
+                raise storage_error(self.path, error) from None
             if links:
                 self._lock = fd
                 self._sign_lock()
@@ -400,7 +332,7 @@ class VirtualMachine:
         except OSError as error:
             if error.errno in (errno.EFBIG, errno.EINVAL):
                 raise _too_large(low + high) from None
-            raise _storage_error(self.path, error) from None
+            raise storage_error(self.path, error) from None
         self.memory = GuestMemory(fd, low, high)
         self.memory_size = low + high
 
@@ -413,13 +345,13 @@ class VirtualMachine:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _storage_error(self.path, error) from None
+            raise storage_error(self.path, error) from None
         try:
             fd = _open_regular(self.memory_path, memory_flags)
         except FileNotFoundError:
             raise VmStateError(f"{self.memory_path} is missing", "load the guest again") from None
         except OSError as error:
-            raise _storage_error(self.path, error) from None
+            raise storage_error(self.path, error) from None
         try:
             if len(text) > _MAX_STATE:
                 raise VmStateError(f"{self.path}/state.json: larger than {_MAX_STATE >> 20} MiB")
@@ -496,12 +428,3 @@ def _not_found(name: str) -> VmNotFound:
 
 def _too_large(size: int) -> VmMemoryError:
     return VmMemoryError(f"vm_setup_memory: Cannot allocate memory ({size} bytes)", "give less memory with -m")
-
-
-def _storage_error(path: str, error: OSError, what: str = "") -> VmStorageError:
-    hint = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "make room in the VM directory or point BHYVE_VMM_DIR elsewhere"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
-        hint = "point BHYVE_VMM_DIR to a directory of your own"
-    return VmStorageError(f"{path}: {what}{error.strerror or error}", hint)
