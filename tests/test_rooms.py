@@ -40,7 +40,7 @@ LEVELS = (
         "compat",
         "bootable",
     },
-    {"errors", "syscall", "libc", "value", "boot_formats", "new_file"},
+    {"errors", "syscall", "libc", "value", "boot_formats", "new_file", "printable"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.

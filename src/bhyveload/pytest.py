@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bhyveload.printable import mask
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from typing import Any
@@ -129,8 +131,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     log = item.stash.get(_LOG, -1)
     if log >= 0 and report.failed:
         size = os.fstat(log).st_size
-        text = os.pread(log, _LOG_MAX, max(0, size - _LOG_MAX)).decode("utf-8", "replace").replace("\r", "")
-        shown = "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+        text = os.pread(log, _LOG_MAX, max(0, size - _LOG_MAX)).replace(b"\r", b"")
+        shown = mask(text, keep="\n\t")
         report.sections.append(("FreeBSD's console", shown))
     return report
 

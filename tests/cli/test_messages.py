@@ -8,34 +8,9 @@ import sys
 import textwrap
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from bhyveload.cli.messages import escape, report_error, run, warn
+from bhyveload.cli.messages import report_error, run, warn
 from bhyveload.errors import FileSystemError, LoaderError, UsageError, VmBusy
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain text", "plain text"),
-        ("a\nb", "a\\x0ab"),
-        ("\x1b[2J\x07", "\\x1b[2J\\x07"),
-        ("\x7f\x9b", "\\x7f\\xc2\\x9b"),
-        ("é", "\\xc3\\xa9"),
-        ("\udcff", "\\xff"),
-        ("\ud800\udcff", "\\ud800\\udcff"),
-    ],
-)
-def test_escape(text: str, shown: str) -> None:
-    assert escape(text) == shown
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(st.characters()))
-def test_escaped_text_is_one_printable_line(text: str) -> None:
-    shown = escape(text)
-    assert shown.isascii() and (shown.isprintable() or not shown)
 
 
 def test_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from bhyveload.cli.getopt import getopt
-from bhyveload.cli.messages import escape
 from bhyveload.confined.wire import decode, encode
 from bhyveload.errors import UsageError
 from bhyveload.handoff.pvh.pvh_image import write_image, write_stub_elf
@@ -20,6 +19,7 @@ from bhyveload.jsontext import dumps
 from bhyveload.libc import strtol, strtoul
 from bhyveload.loader.environment import Environment
 from bhyveload.loader.parse import ParseError, parse
+from bhyveload.printable import escape
 from bhyveload.userboot.dynamic import Dynamic
 from bhyveload.userboot.headers import Headers, parse_headers
 from bhyveload.userboot.vintage import accepted_version, behaviour, has_old_table

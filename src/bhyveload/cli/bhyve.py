@@ -15,7 +15,7 @@ from bhyveload.bhyve.guest import DEFAULT_MEMORY, guest_of, memory_of, pins_of, 
 from bhyveload.bhyve.usage import SHORT_OPTIONS, usage
 from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import Getopt, timeout_of
-from bhyveload.cli.messages import escape, program_name, report_error, warn
+from bhyveload.cli.messages import program_name, report_error, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.compat import compat_option
@@ -31,6 +31,7 @@ from bhyveload.errors import (
     VmNotLoaded,
     VmStorageError,
 )
+from bhyveload.printable import escape
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:

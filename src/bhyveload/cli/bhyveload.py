@@ -14,7 +14,7 @@ from bhyveload.api import load
 from bhyveload.cli.getopt import Getopt, timeout_of
 from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
 from bhyveload.cli.machines import check_vmm, open_machine
-from bhyveload.cli.messages import EXIT_INTERRUPTED, escape, program_name, report_error, run, warn
+from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.compat import compat_option
@@ -35,6 +35,7 @@ from bhyveload.image.open import disk_in
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.remembered import forgotten_warning
 from bhyveload.loader.state import Options as LoaderOptions
+from bhyveload.printable import escape
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.memory import MB
 from bhyveload.vm.memsize import parse_memory_size

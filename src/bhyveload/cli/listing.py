@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from bhyveload.cli.messages import escape
 from bhyveload.jsontext import dumps
+from bhyveload.printable import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

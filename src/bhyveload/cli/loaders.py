@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from bhyveload.cli.messages import escape
 from bhyveload.errors import HostError
+from bhyveload.printable import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

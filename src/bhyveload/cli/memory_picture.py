@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bhyveload.cli.drawing import Column, Kind, Part, Picture
-from bhyveload.cli.messages import escape
 from bhyveload.handoff.pvh.places import FIRMWARE, FREE, HOLE, KERNEL, MODULE, TABLES
+from bhyveload.printable import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

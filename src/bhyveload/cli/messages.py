@@ -8,6 +8,7 @@ import sys
 
 from bhyveload.cli.descriptors import occupy_standard_descriptors
 from bhyveload.errors import EX_IOERR, EX_SOFTWARE, BhyveloadError
+from bhyveload.printable import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,21 +21,6 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 def program_name(default: str) -> str:
     """The name in front of messages: argv[0] without its directory, as getprogname(3)."""
     return os.path.basename(sys.argv[0]) or default
-
-
-def escape(text: str) -> str:
-    """``text`` as printable ASCII: every other byte of it as \\xNN.
-
-    Names come from guests' disks; raw they could steer the terminal or forge a second line.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    data = text.encode("utf-8", "surrogateescape" if _encodable(text) else "backslashreplace")
-    return "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data)
-
-
-def _encodable(text: str) -> bool:
-    return not any("\ud800" <= char < "\udc80" or "\udcff" < char <= "\udfff" for char in text)
 
 
 def warn(program: str, text: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from bhyveload.cli.messages import escape, warn
+from bhyveload.cli.messages import warn
+from bhyveload.printable import escape
 
 _INTERVAL = 0.2  # seconds
 _SETTLED = 1.0  # seconds after which a rate says something

@@ -42,6 +42,7 @@ from bhyveload.fs.iso9660_susp import (
     susp_entries,
 )
 from bhyveload.fs.stat import DT_DIR, DT_REG, S_IFDIR, S_IFLNK, S_IFREG, Stat
+from bhyveload.printable import escape_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -224,18 +225,18 @@ class Iso9660FileSystem:
             component = pending.pop()
             if not component:
                 if not trail[-1].is_directory:
-                    raise FileSystemError(ENOTDIR, f"{_shown(path)}: not a directory")
+                    raise FileSystemError(ENOTDIR, f"{escape_bytes(path)}: not a directory")
                 break
             node = self._step(trail, component)
             if node.link is not None and (follow or pending):
                 hops += 1
                 if hops > MAXSYMLINKS:
-                    raise FileSystemError(ELOOP, f"{_shown(path)}: too many symbolic links")
+                    raise FileSystemError(ELOOP, f"{escape_bytes(path)}: too many symbolic links")
                 if node.link.startswith(b"/"):
                     del trail[1:]
                 pending += _components(node.link)[1 if pending and node.link.endswith(b"/") else 0 :]
                 if len(pending) > MAX_PATH:
-                    raise FileSystemError(ENAMETOOLONG, f"{_shown(path)}: symbolic links make the path too long")
+                    raise FileSystemError(ENAMETOOLONG, f"{escape_bytes(path)}: symbolic links make the path too long")
             elif node is not trail[-1]:
                 trail.append(node)
         return trail[-1]
@@ -252,7 +253,7 @@ class Iso9660FileSystem:
                 trail.pop()
             return trail[-1]
         if node is None:
-            raise FileSystemError(ENOENT, f"{_shown(component)}: no such file or directory")
+            raise FileSystemError(ENOENT, f"{escape_bytes(component)}: no such file or directory")
         return node
 
     def _search(self, directory: IsoNode, component: bytes) -> IsoNode | None:
@@ -277,12 +278,12 @@ class Iso9660FileSystem:
             elif seen and candidate.iso_name == entry.iso_name:
                 extents += candidate.node.extents
                 if len(extents) > MAX_EXTENTS:
-                    raise FileSystemError(EFBIG, f"{_shown(entry.name)}: more than {MAX_EXTENTS} extents")
+                    raise FileSystemError(EFBIG, f"{escape_bytes(entry.name)}: more than {MAX_EXTENTS} extents")
                 if not candidate.node.more:
                     whole = IsoNode(extents, False)
                     whole.attributes = node.attributes
                     return whole
-        raise FileSystemError(EIO, f"{_shown(entry.name)}: the record of its last extent is missing")
+        raise FileSystemError(EIO, f"{escape_bytes(entry.name)}: the record of its last extent is missing")
 
     def _entries_from(self, directory: IsoNode, first: int) -> Iterator[Entry]:
         for number in _blocks_of(directory):
@@ -469,10 +470,6 @@ def _blocks_of(directory: IsoNode) -> range:
         raise FileSystemError(EFBIG, f"iso9660: a directory of {directory.size} bytes")
     start = directory.extents[0][0]
     return range(start, start + -(-min(directory.size, MAX_DIRECTORY_SIZE) // ISO_DEFAULT_BLOCK_SIZE))
-
-
-def _shown(name: bytes) -> str:
-    return ascii(name)[2:-1]
 
 
 def probe(device: Device, twiddle: Twiddle, strict: bool = False) -> Iso9660FileSystem:

@@ -24,6 +24,7 @@ from bhyveload.fs.ufs_format import (
     UFS_ROOTINO,
 )
 from bhyveload.fs.ufs_super import check_summary, find_superblock
+from bhyveload.printable import escape_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -285,4 +286,4 @@ def _notes(superblock: Superblock) -> list[str]:
 
 def _shown(text: bytes) -> str:
     """A guest's name for a message: printable, not too long."""
-    return ascii(text[:80].decode("utf-8", "replace"))[1:-1] + ("..." if len(text) > 80 else "")
+    return escape_bytes(text[:80]) + ("..." if len(text) > 80 else "")

@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bhyveload.guest.prompts import plain
+from bhyveload.printable import mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,4 +99,4 @@ class Watch:
 
 
 def _shown(line: bytes) -> str:
-    return "".join(char if char.isprintable() else "?" for char in plain(line).decode("utf-8", "replace")).rstrip("?")
+    return mask(plain(line)).rstrip("?")

@@ -22,6 +22,7 @@ import sys
 from bhyveload.errors import FileSystemError, HostError
 from bhyveload.freebsd_errno import EINVAL, ELOOP, ENOENT, ENOTCAPABLE, from_host
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from bhyveload.printable import escape_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class HostDirectory:
         status = os.fstat(fd)  # the name may mean something else by now
         if status.st_mode & S_IFMT not in (S_IFREG, S_IFDIR):
             os.close(fd)
-            raise FileSystemError(EINVAL, f"host0: {ascii(name)[2:-1]}: neither a file nor a folder")
+            raise FileSystemError(EINVAL, f"host0: {escape_bytes(name)}: neither a file nor a folder")
         return HostFile(fd, status)
 
     def _type_of(self, name: bytes) -> int:
@@ -220,7 +221,7 @@ class HostDirectory:
         finally:
             os.close(fd)
         if kind not in (S_IFREG, S_IFDIR):
-            raise FileSystemError(EINVAL, f"host0: {ascii(name)[2:-1]}: neither a file nor a folder")
+            raise FileSystemError(EINVAL, f"host0: {escape_bytes(name)}: neither a file nor a folder")
         return kind
 
     def close(self) -> None:
@@ -252,7 +253,7 @@ def _stays_beneath(fd: int) -> bool:
 
 def _refusal(name: bytes, error: OSError) -> FileSystemError:
     number = from_host(error.errno)
-    shown = ascii(name)[2:-1]
+    shown = escape_bytes(name)
     if number == ENOTCAPABLE:
         return FileSystemError(
             ENOTCAPABLE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from bhyveload.fs.stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
+from bhyveload.printable import escape_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,20 +17,9 @@ _LAST_SECOND = 253402300799  # of the year 9999
 _CHECKSUM_ESCAPES = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"))
 
 
-def printable(text: str) -> str:
-    """A line that may hold a guest's words, as printable ASCII."""
-    if text.isascii() and text.isprintable():
-        return text
-    return shown(text.encode("utf-8", "surrogateescape"))
-
-
 def shown(name: bytes) -> str:
-    """A guest's name as printable ASCII: every other byte, and the backslash, as \\xNN."""
-    if name.isascii() and b"\\" not in name:
-        text = name.decode("ascii")
-        if text.isprintable():
-            return text
-    return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in name)
+    """A guest's name as printable ASCII; the name can be had back from it."""
+    return escape_bytes(name, backslash=True)
 
 
 def long_line(member: Member | Named, name: bytes, link: bytes | None) -> str:

@@ -88,14 +88,14 @@ def _carry_out(
 def _info(images: Sequence[Device], disks: DiskVolumes, output: Output, request: Request) -> dict[str, Any]:
     """The facts as text, as JSON, or as a layout in the report: the parent draws it."""
     from bhyveload.inspect.layout import layout
-    from bhyveload.inspect.listing import printable
     from bhyveload.inspect.survey import describe, survey
     from bhyveload.jsontext import dumps
+    from bhyveload.printable import escape
 
     facts = survey(images, disks)
     if "json" in request.flags:
         output.line(dumps(facts, indent=2))
     elif not request.drawn:
-        for line in map(printable, describe(facts)):
+        for line in map(escape, describe(facts)):
             output.line(line)
     return {"layout": layout(disks, facts)} if request.drawn else {}

@@ -11,6 +11,7 @@ import os
 from bisect import bisect_right
 
 from bhyveload.errors import MemoryAccessError
+from bhyveload.printable import escape
 from bhyveload.userboot.handover import FileRecords, Handover, describe, read_handover
 from bhyveload.vm.memory import PAGE_SIZE, VM_HIGHMEM_BASE
 
@@ -81,7 +82,7 @@ def compare(a: LoadedState, b: LoadedState) -> list[str]:
         lines += _pages(a, b)
     if len(lines) > MAX_LINES:
         lines[MAX_LINES - 1 :] = [f"... and {len(lines) - MAX_LINES + 1} more differences"]
-    return [line if line.isprintable() else ascii(line)[1:-1] for line in lines]
+    return [escape(line) for line in lines]
 
 
 def _both(what: str, one: str, other: str, a: LoadedState, b: LoadedState) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from bhyveload.boot_formats import elf_format as elf
+from bhyveload.printable import escape_bytes
 from bhyveload.userboot.headers import Headers, refuse
 
 TYPE_CHECKING = False
@@ -112,8 +113,7 @@ class Dynamic:
             refuse(f"name at {offset:#x} lies outside the string table")
         at = start - self.headers.lowest
         raw = bytes(self.image[at : at + min(MAX_NAME, self.strings_end - start)])
-        text = raw.partition(b"\0")[0].decode("latin-1")
-        return text if text.isprintable() else ascii(text)[1:-1]
+        return escape_bytes(raw.partition(b"\0")[0])
 
     def symbol(self, index: int) -> tuple[int, int, int, int, int, int]:
         """Elf64_Sym number ``index``: name, info, other, shndx, value, size."""

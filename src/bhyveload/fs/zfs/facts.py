@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
+from bhyveload.printable import mask
 
 from . import zfs_format as zf
-from .vdev import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _environment(pool: Pool, name: str, bootfs: str, once: str) -> Facts:
 def _boot_once(pool: Pool) -> str:
     block = pool.bootenv()
     once = block.string(zf.FREEBSD_BOOTONCE) if block is not None else None
-    return printable((once or b"").partition(b"\0")[0]).removeprefix("zfs:").removesuffix(":")
+    return mask((once or b"").partition(b"\0")[0]).removeprefix("zfs:").removesuffix(":")
 
 
 def pool_lines(facts: Facts) -> Iterator[str]:

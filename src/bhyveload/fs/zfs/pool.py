@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT
+from bhyveload.printable import mask
 
 from . import blkptr, bootenv, dsl, features, nvlist, vdev, zap
 from . import zfs_format as zf
@@ -11,7 +12,7 @@ from .dmu import LastBlock, ObjectReader, Objset
 from .indirect import Mapping
 from .label import NO_UBERBLOCK, Uberblock
 from .meanwhile import Meanwhile
-from .vdev import Vdev, printable
+from .vdev import Vdev
 from .zio import BlockReader
 from .zpl import ZfsFileSystem
 
@@ -168,7 +169,7 @@ class Pool:
             raise FileSystemError(EIO, "ZFS: the list of features is damaged")
         accepted = features.ACCEPTED[self.strict]
         for name, value in zap.entries(self.objects, dnode):
-            feature = printable(name)
+            feature = mask(name)
             self.features[feature] = value[0] if value else 0
             if feature and value and value[0] and feature not in accepted:
                 self.printer(f"ZFS: unsupported feature: {feature}")
@@ -258,7 +259,7 @@ class Pool:
 
     def dataset_name(self, number: int) -> str:
         """The whole name of a dataset, `pool/ds` (zfs_rlookup)."""
-        name = printable(dsl.name_of(self._require_mos(), number))
+        name = mask(dsl.name_of(self._require_mos(), number))
         if not name or name.startswith("@"):
             return self.name + name
         return f"{self.name}/{name}"
@@ -298,12 +299,12 @@ class Pool:
 
     def children_of(self, number: int, checkpoint: bool = False) -> list[str]:
         """The same of a dataset's object number (zfs_list_dataset, zfs_callback_dataset)."""
-        return [printable(child) for child in dsl.children(self._require_mos(checkpoint), number)]
+        return [mask(child) for child in dsl.children(self._require_mos(checkpoint), number)]
 
     def list_snapshots(self, name: str) -> list[str]:
         """Names of the snapshots of ``name``, in ZAP order."""
         mos = self._require_mos()
-        return [printable(child) for child in dsl.snapshots(mos, self.find_dataset(self.relative(name)))]
+        return [mask(child) for child in dsl.snapshots(mos, self.find_dataset(self.relative(name)))]
 
     def created(self, name: str) -> int:
         """When a dataset was created, in seconds since 1970.  Raises FileSystemError: ENOENT, EIO."""

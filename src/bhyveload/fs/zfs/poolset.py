@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENXIO
+from bhyveload.printable import mask
 
 from . import features
 from . import zfs_format as zf
 from .dmu import LastBlock
 from .label import Leaf, Reads, load_uberblock, read_config, required, supported_version
 from .pool import Pool
-from .vdev import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class PoolSet:
         accepted = features.ACCEPTED[self.strict]
         unknown = ""
         for pair in config.nvlist(b"features_for_read") or ():
-            feature = printable(pair.name)
+            feature = mask(pair.name)
             if feature not in accepted:
                 self.say(f"ZFS: unsupported feature: {feature}")
                 unknown = unknown or feature
@@ -138,7 +138,7 @@ class PoolSet:
             raise FileSystemError(EIO, f"ZFS: {name} was detached from its pool")
 
     def _create(self, guid: int, config: NvList) -> Pool:
-        name = printable(config.string(b"name") or b"")
+        name = mask(config.string(b"name") or b"")
         pool = Pool(guid, name, self.reads, self.last, self.say, self.strict, self.known)
         self.pools.append(pool)
         return pool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, EOPNOTSUPP
+from bhyveload.printable import mask
 
 from . import raidz
 from . import zfs_format as zf
@@ -194,11 +195,6 @@ _CONFIG_STATES = (
 )
 
 
-def printable(text: bytes) -> str:
-    """A name from the disk as text: never raises, never a control character."""
-    return "".join(character if character.isprintable() else "?" for character in text.decode("utf-8", "replace"))
-
-
 def from_config(guid: int, config: NvList, types: tuple[str, ...], printer: Callable[[str], None]) -> Vdev:
     """A vdev without its children (vdev_init).
 
@@ -208,7 +204,7 @@ def from_config(guid: int, config: NvList, types: tuple[str, ...], printer: Call
     stored = config.string(b"type")
     if number is None or stored is None:
         raise FileSystemError(EINVAL, "ZFS: a vdev's configuration lacks its id or type")
-    kind = printable(stored)
+    kind = mask(stored)
     if kind not in types:
         message = f"ZFS: can only boot from disk, mirror, raidz1, raidz2 and raidz3 vdevs, got: {kind}"
         printer(message)
@@ -220,7 +216,7 @@ def from_config(guid: int, config: NvList, types: tuple[str, ...], printer: Call
         raise FileSystemError(EIO, message)
     path = config.string(b"path")
     if path is not None:
-        name = printable(path).removeprefix("/dev/")
+        name = mask(path).removeprefix("/dev/")
     else:
         name = f"{kind}{nparity}-{number}" if kind == RAIDZ else f"{kind}-{number}"
     vdev = Vdev(guid, kind, number, name)

@@ -38,6 +38,7 @@ from bhyveload.handoff.qemu.files import Descriptors, lent
 from bhyveload.handoff.qemu.migration import Restoring, Saving
 from bhyveload.handoff.qemu.processors import halted_at
 from bhyveload.handoff.qemu.qmp import Qmp, version_of
+from bhyveload.printable import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -508,5 +509,5 @@ def _hint(error: OSError) -> str:
 def _failure(status: int, messages: str) -> str:
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     reason = lines[-1] if lines else (f"ended with status {status}" if status >= 0 else f"died by signal {-status}")
-    reason = "".join(char if char.isprintable() else "?" for char in reason)
+    reason = mask(reason)
     return reason if reason.startswith(PROGRAM) else f"{PROGRAM}: {reason}"
