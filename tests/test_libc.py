@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_everything_is_written(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         write_all(writing, b"abc")
     os.close(writing)
+
+
+def test_a_slow_reader_is_waited_for() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    data = bytes(range(256)) * (1 << 12)  # more than a pipe holds
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.extend(iter(lambda: os.read(reading, 1 << 16), b"")))
+    reader.start()
+    write_all(writing, data)
+    os.close(writing)
+    reader.join()
+    os.close(reading)
+    assert b"".join(got) == data
 
 
 def test_binary_numbers_since_14() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 LONG_MAX = (1 << 63) - 1
 ULONG_MAX = (1 << 64) - 1
@@ -73,10 +74,14 @@ def whole_long(text: str, unsigned: bool = False) -> int | None:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """write(2) until nothing is left.  Raises OSError."""
+    """write(2) until nothing is left; a reader who is slow is waited for, whether ``fd`` blocks or not.
+    Raises OSError."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select((), (fd,), ())
 
 
 def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:

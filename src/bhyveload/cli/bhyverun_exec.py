@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from bhyveload.cli.messages import EXIT_INTERRUPTED, report_error, warn
 from bhyveload.cli.progress import CopyProgress, UnpackProgress
 from bhyveload.errors import BhyveloadError, GuestEnded, GuestTimedOut, HostError, InputError, VmNameError, VmNotFound
 from bhyveload.guest.session import Guest
+from bhyveload.libc import write_all
 from bhyveload.running.runner import Choices, run_guest
 from bhyveload.vm.store import VirtualMachine
 from bhyveload.work import disk_for
@@ -157,15 +157,12 @@ class _Work:
 
 
 def _say(data: bytes) -> None:
-    while data:
-        try:
-            data = data[os.write(1, data) :]
-        except BlockingIOError:
-            time.sleep(0.01)
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            raise HostError(f"standard output: {error.strerror}") from None
+    try:
+        write_all(1, data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(f"standard output: {error.strerror}") from None
 
 
 def _password(path: str) -> str:

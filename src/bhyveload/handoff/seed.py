@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bhyveload.errors import InputError, UsageError
 from bhyveload.handoff.disks import Disk
+from bhyveload.libc import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ def seed_disk(seed: str, hostname: str, key_paths: list[str]) -> Disk:
     meta_data = read_seed(meta_path) if meta_path else None
     image = seed_image(seed_files(user_data, meta_data, hostname, [public_key(path) for path in key_paths]))
     fd = os.memfd_create("seed", os.MFD_CLOEXEC)
-    os.write(fd, image)
+    write_all(fd, image)
     return Disk(f"/proc/{os.getpid()}/fd/{fd}", read_only=True, size=len(image), name="seed")
 
 

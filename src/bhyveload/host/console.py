@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import struct
 import termios
+
+from bhyveload.libc import write_all
 
 _HOLD = 1 << 16
 _NOTHING = struct.pack("i", 0)
@@ -50,15 +51,11 @@ class FdConsole:
             known, data = data[: self._skip], data[self._skip :]
             self._skip -= len(known)
             self.shown += len(known)
-        while data:
-            try:
-                done = os.write(self.out_fd, data)
-                self.shown += done
-                data = data[done:]
-            except BlockingIOError:
-                select.select((), (self.out_fd,), ())
-            except OSError:
-                return
+        try:
+            write_all(self.out_fd, data)
+        except OSError:
+            return
+        self.shown += len(data)
 
     def discard(self) -> int:
         """Forget what is held back; how many bytes have been shown before."""

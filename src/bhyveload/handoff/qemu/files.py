@@ -16,6 +16,7 @@ from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.listening import listening, listening_at
 from bhyveload.handoff.qemu.overlay import temporary_overlay
 from bhyveload.handoff.qemu.tap import open_tap
+from bhyveload.libc import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +158,7 @@ class Descriptors:
 
     def secret(self, text: str) -> str:
         fd = self.keep(os.memfd_create("secret", os.MFD_CLOEXEC))
-        os.write(fd, os.fsencode(text))
+        write_all(fd, os.fsencode(text))
         return f"file=/proc/self/fd/{fd}"
 
     def keep(self, fd: int) -> int:
