@@ -215,7 +215,7 @@ def run(
     Raises HandoffError, VmNotLoaded.
     """
     from bhyveload.handoff.network import parse_network
-    from bhyveload.handoff.qemu.session import run as run_qemu  # subprocess and the like: not on the way of a load
+    from bhyveload.handoff.qemu.run import run as run_qemu  # subprocess and the like: not on the way of a load
 
     _flush_streams()
     network = parse_network(net)

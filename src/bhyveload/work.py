@@ -11,7 +11,8 @@ from bhyveload.guest.session import Guest
 from bhyveload.handoff.disks import Disk, disks_of
 from bhyveload.handoff.network import parse_network
 from bhyveload.handoff.qemu.overlay import unnamed_file
-from bhyveload.handoff.qemu.session import Qemu, run_options
+from bhyveload.handoff.qemu.run import run_options
+from bhyveload.handoff.qemu.session import Qemu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

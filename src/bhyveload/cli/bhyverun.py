@@ -148,7 +148,7 @@ def _options(
 ) -> QemuOptions:
     """``more``: disks behind all others, as they are."""
     from bhyveload.handoff.qemu.overlay import put_on_top
-    from bhyveload.handoff.qemu.session import run_options
+    from bhyveload.handoff.qemu.run import run_options
 
     instead, beside = named
     deadline = deadline_of(arguments.timeout)  # the guest has its own, once it runs

@@ -16,9 +16,9 @@ from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.network import TAP
 from bhyveload.handoff.outcome import SAVED
 from bhyveload.handoff.pvh.extents import data_extents
+from bhyveload.handoff.pvh.stub_file import stub_file
 from bhyveload.handoff.qemu.command import flags_of
 from bhyveload.handoff.qemu.overlay import put_on_top
-from bhyveload.handoff.qemu.session import stub_file
 from bhyveload.libc import write_all
 from bhyveload.new_file import NewFile
 from bhyveload.running.saved_format import (

@@ -12,43 +12,33 @@ can come before somebody listens.  It runs in a box (box.py) and has every file 
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import re
 import socket
 import subprocess
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from bhyveload.confined.deadline import FOREVER
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.backend import RunResult
 from bhyveload.handoff.console import Console
-from bhyveload.handoff.disks import disks_of, refuse_twice, unpacked
 from bhyveload.handoff.loop import Loop
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
-from bhyveload.handoff.pvh.pvh_image import write_stub_elf
-from bhyveload.handoff.pvh.stub import build_stub
+from bhyveload.handoff.pvh.stub_file import stub_file
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
+from bhyveload.handoff.qemu.failures import cannot_start, failure
 from bhyveload.handoff.qemu.files import Descriptors, lent
 from bhyveload.handoff.qemu.migration import Restoring, Saving
+from bhyveload.handoff.qemu.monitor import POWER_BUTTON, REGISTERS, button_heard
 from bhyveload.handoff.qemu.processors import halted_at
 from bhyveload.handoff.qemu.qmp import Qmp, version_of
-from bhyveload.printable import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from bhyveload.confined.deadline import Deadline
-    from bhyveload.handoff.backend import Session
-    from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
-    from bhyveload.handoff.network import Network
-    from bhyveload.image.progress import Progress
 
 _REASONS = {
     "guest-reset": REBOOTED,
@@ -57,94 +47,11 @@ _REASONS = {
     "guest-panic": HALTED,
 }
 _FAILED = "host-signal"  # somebody ended QEMU
-_DENIED = ("Permission denied", "Operation not permitted")
-_BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sandbox lets it open them by name"
 _HALT_POLL = 0.5  # seconds
 _END_LIMIT = 5.0
 _MESSAGES_MAX = 1 << 16
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _DUMP = "dump-guest-memory"
-_PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
-_SCI_EN, _NO_PORT = 1, 0xFFFF
-_PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]+)")
-_IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
-
-
-def run(
-    vm: LoadedMachine,
-    *,
-    accel: str = "auto",
-    cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
-    net: Network | None = None,
-    timeout: float | None = None,
-    extra: Sequence[str] = (),
-    progress: Progress | None = None,
-    console: tuple[int, int] = (0, 1),
-    started: Callable[[Session], None] | None = None,
-) -> RunResult:
-    """Run ``vm`` until it ends, with its console on the two file descriptors ``console`` (input, output).
-
-    ``disks``: None for those that bhyveload was given.  ``timeout``: seconds until the run is stopped.  ``extra``:
-    further arguments for QEMU.  ``started`` gets the running session, for signal handlers and the like.
-    The VM's memory file is not changed; its disks are.
-
-    Raises HandoffError: the VM cannot be handed over, QEMU is not installed or refuses; VmNotLoaded.
-    """
-    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=net, extra=extra, progress=progress)
-    with contextlib.closing(QemuSession(vm, options)) as session:
-        session.console.attach(*console, patient=True)
-        if started is not None:
-            started(session)
-        return session.wait(timeout)
-
-
-def run_options(
-    vm: LoadedMachine,
-    *,
-    accel: str = "auto",
-    cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
-    net: Network | None = None,
-    extra: Sequence[str] = (),
-    progress: Progress | None = None,
-    deadline: Deadline = FOREVER,
-    **more: Any,
-) -> QemuOptions:
-    """The options of ``run``, with what they leave open decided and the disks as QEMU can have them.
-
-    ``deadline`` for unpacking disks; ``more``: further members of Options.
-    Raises HandoffError, VmNotLoaded, and as disks.unpacked().
-    """
-    _, state = loaded(vm)
-    if accel == "auto":
-        accel = choose_accelerator()
-    given = disks_of(state) if disks is None else disks
-    ready = [disk if disk.overlay else unpacked(disk, progress, deadline) for disk in given]
-    refuse_twice(ready)
-    return QemuOptions(ready, accel, cpus, net, extra, **more)
-
-
-def choose_accelerator() -> str:
-    """ "kvm" where it runs kernels, else "tcg"."""
-    from bhyveload.handoff.kvm_probe import kvm_runs_kernels
-
-    return "kvm" if kvm_runs_kernels() else "tcg"
-
-
-def stub_file(vm: LoadedMachine) -> int:
-    """A file descriptor of an unnamed file that holds the stub's ELF image.  Raises HandoffError, VmNotLoaded."""
-    stub = build_stub(*loaded(vm))
-    try:
-        fd = os.memfd_create("bhyverun stub", os.MFD_CLOEXEC)
-    except OSError as error:
-        raise HandoffError(f"the start-up stub: {error.strerror}") from None
-    try:
-        write_stub_elf(fd, stub)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 class Qemu:
@@ -185,7 +92,7 @@ class QemuSession:
             try:
                 self._start(vm, options, ours, theirs)
             except OSError as error:
-                raise HandoffError(f"{PROGRAM}: {error.strerror}", _hint(error)) from None
+                raise cannot_start(error) from None
             self._kept = ours.pop_all()
 
     def _start(self, vm: LoadedMachine, options: QemuOptions, ours: ExitStack, theirs: ExitStack) -> None:
@@ -275,7 +182,7 @@ class QemuSession:
         if now >= self._next_poll:
             self._next_poll = now + _HALT_POLL
             if self._running:
-                self._monitor("info registers -a")
+                self._monitor(REGISTERS)
         self.loop.turn(min(seconds, self._next_poll - now))
 
     def on_running(self, call: Callable[[], None] | None) -> None:
@@ -390,14 +297,12 @@ class QemuSession:
         self._qmp.send("human-monitor-command", **{"command-line": command})
 
     def _monitor_says(self, answer: object) -> None:
-        port = _PORT.match(answer) if isinstance(answer, str) else None
-        if port is None:
+        heard = button_heard(answer)
+        if heard is None:
             self._look_for_halt(answer)
             return
-        value = int(port[1], 16)
-        listens = value & _SCI_EN and value != _NO_PORT
         for unheard in self._unheard:
-            if listens:
+            if heard:
                 self._qmp.send("system_powerdown")
             else:
                 unheard()
@@ -416,7 +321,7 @@ class QemuSession:
             self._qmp.send("system_powerdown")
             return
         self._unheard.append(unheard)
-        self._monitor(f"i /h {_PM1_CONTROL:#x}")
+        self._monitor(POWER_BUTTON)
 
     def dump(self, fd: int, told: Callable[[str], None]) -> bool:
         if self._dumped is not None or not self._running:
@@ -470,13 +375,7 @@ class QemuSession:
             messages = "".join(line for line in messages.splitlines(True) if "terminating on signal" not in line)
         if not self._outcome or self._failed:
             if status or self._failed:
-                used = _IN_USE.search(messages)
-                if used:
-                    raise HandoffError(
-                        f"{self._names.get(used[1], used[1])}: is in use by another program", "is it a running guest's?"
-                    )
-                reason = _failure(status, messages)
-                raise HandoffError(reason, _BOX_HINT if self._confined and reason.endswith(_DENIED) else "")
+                raise failure(status, messages, self._names, self._confined)
             self._outcome = STOPPED
         if self._outcome == REBOOTED and self._triple_fault:
             self._outcome = TRIPLE_FAULT
@@ -496,18 +395,3 @@ def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
     ours.callback(os.close, read)
     theirs.callback(os.close, write)
     return read, write
-
-
-def _hint(error: OSError) -> str:
-    if error.errno == errno.EAGAIN:
-        return "too many processes run already"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "--no-sandbox runs it with all your rights"
-    return ""
-
-
-def _failure(status: int, messages: str) -> str:
-    lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    reason = lines[-1] if lines else (f"ended with status {status}" if status >= 0 else f"died by signal {-status}")
-    reason = mask(reason)
-    return reason if reason.startswith(PROGRAM) else f"{PROGRAM}: {reason}"

@@ -1,0 +1,84 @@
+"""Run a loaded VM under QEMU from its first instruction to its end."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from bhyveload.confined.deadline import FOREVER
+from bhyveload.handoff.disks import disks_of, refuse_twice, unpacked
+from bhyveload.handoff.machine import loaded
+from bhyveload.handoff.qemu.command import QemuOptions
+from bhyveload.handoff.qemu.session import QemuSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bhyveload.confined.deadline import Deadline
+    from bhyveload.handoff.backend import RunResult, Session
+    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.machine import LoadedMachine
+    from bhyveload.handoff.network import Network
+    from bhyveload.image.progress import Progress
+
+
+def run(
+    vm: LoadedMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: Network | None = None,
+    timeout: float | None = None,
+    extra: Sequence[str] = (),
+    progress: Progress | None = None,
+    console: tuple[int, int] = (0, 1),
+    started: Callable[[Session], None] | None = None,
+) -> RunResult:
+    """Run ``vm`` until it ends, with its console on the two file descriptors ``console`` (input, output).
+
+    ``disks``: None for those that bhyveload was given.  ``timeout``: seconds until the run is stopped.  ``extra``:
+    further arguments for QEMU.  ``started`` gets the running session, for signal handlers and the like.
+    The VM's memory file is not changed; its disks are.
+
+    Raises HandoffError: the VM cannot be handed over, QEMU is not installed or refuses; VmNotLoaded.
+    """
+    options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=net, extra=extra, progress=progress)
+    with contextlib.closing(QemuSession(vm, options)) as session:
+        session.console.attach(*console, patient=True)
+        if started is not None:
+            started(session)
+        return session.wait(timeout)
+
+
+def run_options(
+    vm: LoadedMachine,
+    *,
+    accel: str = "auto",
+    cpus: int = 1,
+    disks: Sequence[Disk] | None = None,
+    net: Network | None = None,
+    extra: Sequence[str] = (),
+    progress: Progress | None = None,
+    deadline: Deadline = FOREVER,
+    **more: Any,
+) -> QemuOptions:
+    """The options of ``run``, with what they leave open decided and the disks as QEMU can have them.
+
+    ``deadline`` for unpacking disks; ``more``: further members of Options.
+    Raises HandoffError, VmNotLoaded, and as disks.unpacked().
+    """
+    _, state = loaded(vm)
+    if accel == "auto":
+        accel = choose_accelerator()
+    given = disks_of(state) if disks is None else disks
+    ready = [disk if disk.overlay else unpacked(disk, progress, deadline) for disk in given]
+    refuse_twice(ready)
+    return QemuOptions(ready, accel, cpus, net, extra, **more)
+
+
+def choose_accelerator() -> str:
+    """ "kvm" where it runs kernels, else "tcg"."""
+    from bhyveload.handoff.kvm_probe import kvm_runs_kernels
+
+    return "kvm" if kvm_runs_kernels() else "tcg"

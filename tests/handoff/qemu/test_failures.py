@@ -1,0 +1,39 @@
+"""Why QEMU could not run, in words for the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from bhyveload.handoff.qemu.failures import cannot_start, failure
+
+NAMES = {"/dev/fdset/3": "a.img"}
+
+
+@pytest.mark.parametrize(
+    ("status", "messages", "message"),
+    [
+        (1, "", "qemu-system-x86_64: ended with status 1"),
+        (-9, " \n", "qemu-system-x86_64: died by signal 9"),
+        (1, "warning: x\nqemu-system-x86_64: -m: bad\x1b[2J\n", "qemu-system-x86_64: -m: bad?[2J"),
+        (1, "Is another process using the image [/dev/fdset/3]?\n", "a.img: is in use by another program"),
+        (1, "Is another process using the image [x]?\n", "x: is in use by another program"),
+    ],
+)
+def test_the_last_line_is_the_reason(status: int, messages: str, message: str) -> None:
+    assert failure(status, messages, NAMES, confined=True).message == message
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_the_box_is_named_where_it_may_be_the_reason(confined: bool) -> None:
+    error = failure(1, "-drive file=x: Could not open 'x': Permission denied", NAMES, confined)
+    assert ("--no-sandbox" in error.hint) == confined
+
+
+def test_what_the_host_said() -> None:
+    for number, hint in ((errno.EAGAIN, "too many processes"), (errno.EACCES, "--no-sandbox"), (errno.ENOENT, "")):
+        error = cannot_start(OSError(number, os.strerror(number)))
+        assert error.message == f"qemu-system-x86_64: {os.strerror(number)}"
+        assert error.hint.startswith(hint) and bool(error.hint) == bool(hint)
