@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bhyveload.errors import BhyveloadError, FileSystemError
 from bhyveload.freebsd_errno import EFBIG, EINVAL, EIO, ELOOP, ENOENT, ENOTDIR, EROFS
 from bhyveload.fs import iso9660
+from bhyveload.fs.iso9660_directory import IsoNode
 from bhyveload.fs.stat import DT_DIR, DT_REG, S_IFLNK, S_IFMT
 from support.devices import Hostless
 from support.images import require, run_tool
@@ -388,6 +389,6 @@ def test_permissions_owners_and_times_are_the_medium_s(tmp_path: Path) -> None:
 
 def test_without_rock_ridge_the_record_s_own_date_counts() -> None:
     fs = mounted("plain")
-    stat = fs.stat(next(node for _, node in fs.children(fs.root) if isinstance(node, iso9660.IsoNode)))
+    stat = fs.stat(next(node for _, node in fs.children(fs.root) if isinstance(node, IsoNode)))
     assert stat.mode & 0o777 == 0o555
     assert 1_500_000_000 < stat.mtime < 2_000_000_000
