@@ -65,14 +65,14 @@ def boot(loader: Loader, argv: list[str]) -> int:
     run_commands(loader)
     words = argv[1:]
     if words and not words[0].startswith("-"):
-        if find_file(loader) is not None:
+        if find_file(loader.preloaded) is not None:
             return loader.fail_with(f"can't boot '{words[0]}', kernel module already loaded")
         if load_kernel_or_module(loader, words[0], words[1:]) != 0:
             return CMD_ERROR
         words = []
-    if find_file(loader) is None and load_a_kernel(loader, words[1:]):
+    if find_file(loader.preloaded) is None and load_a_kernel(loader, words[1:]):
         words = []  # the first of them is lost: the loader's own quirk
-    kernel = find_file(loader)
+    kernel = find_file(loader.preloaded)
     if kernel is None:
         return loader.fail("no bootable kernel")
     if words:

@@ -49,7 +49,7 @@ def load(loader: Loader, argv: list[str]) -> int:
 def _load_typed(loader: Loader, type_: str, words: list[str]) -> int:
     if len(words) != 1 or not type_:
         return loader.fail("invalid load type", CMD_CRIT)
-    if find_file(loader, words[0], type_) is not None:
+    if find_file(loader.preloaded, words[0], type_) is not None:
         return loader.fail_with(f"warning: file '{words[0]}' already loaded", CMD_WARN)
     if modules.load_raw(loader, words[0], type_):
         return CMD_OK

@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from struct import pack
 
-from bhyveload.boot_formats.elf_format import ELF64, Header
-from bhyveload.boot_formats.modinfo_format import MODINFOMD_ELFHDR
-from bhyveload.errors import KernelError
-from bhyveload.freebsd_errno import EFTYPE
-from bhyveload.loader.kernel.metadata import build
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.loader.kernel.preloaded import PreloadedFile
-    from bhyveload.loader.state import Loader
+    from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.loader.kernel.metadata import Placement
 
 STACK, PML4, PDPT, PD, GDT = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
 PAGE_SIZE = 4096
@@ -42,15 +36,8 @@ def page_tables() -> bytes:
     return top + middle + pages
 
 
-def exec_kernel(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
-    """elf64_exec: leaves with GuestReady.  Raises KernelError(EFTYPE, ENOMEM)."""
-    data = kernel.find_metadata(MODINFOMD_ELFHDR)
-    if data is None:
-        raise KernelError(EFTYPE, f"{kernel.name} is not a kernel")
-    entry = Header(ELF64, data).e_entry
-    placement = build(loader, kernel, howto, wide=True)
-    loader.facts["placement"] = placement
-    host = loader.host
+def exec_kernel(host: LoaderCallbacks, entry: int, placement: Placement) -> NoReturn:
+    """elf64_exec: leaves with GuestReady at ``entry``."""
     host.copyin(pack("<III", 0, placement.modulep, placement.kernend).ljust(PAGE_SIZE, b"\0"), STACK)
     tables = memoryview(page_tables())
     for number, address in enumerate((PML4, PDPT, PD)):

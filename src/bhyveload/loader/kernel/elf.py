@@ -63,14 +63,14 @@ from bhyveload.loader.kernel.guest import (
     signed,
     zero,
 )
-from bhyveload.loader.kernel.metadata import find_file
 from bhyveload.loader.kernel.preloaded import PreloadedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.boot_formats.elf_format import ElfClass, Segment
+    from bhyveload.host.interface import GuestCopy
+    from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.files.open_file import OpenFile
-    from bhyveload.loader.state import Loader
 
 # What is held in our own memory of a file: section headers and section names
 MAX_TABLE = 16 * MIB
@@ -130,55 +130,60 @@ def acceptable(elf: ElfClass, data: bytes) -> bool:
     return (header.e_version, header.e_machine) == (EV_CURRENT, elf.machine)
 
 
-def load(loader: Loader, elf: ElfClass, path: str, dest: int) -> PreloadedFile:
-    """elfN_loadfile: load the kernel or shared module ``path``; modules go to ``dest``.
+def refuse_wrong_kind(
+    console: LoaderConsole, elf: ElfClass, path: str, header: Header, page: bytes, kernel: PreloadedFile | None
+) -> None:
+    """Raise KernelError unless a file with that header can be loaded next, ``kernel`` being loaded: EPERM (order of
+    loading, or no kernel), EFTYPE (neither a kernel nor a shared module)."""
+    if header.e_type == ET_EXEC:
+        if kernel is not None:
+            console.print(f"{elf.name}_loadfile: kernel already loaded\n")
+            raise KernelError(EPERM, f"{path} is a second kernel: {kernel.name} is loaded", "unload it first")
+        if header.e_entry < PAGE_SIZE:
+            console.print(f"{elf.name}_loadfile: not a kernel (maybe static binary?)\n")
+            raise KernelError(EPERM, f"{path} is not a kernel: it starts at address {header.e_entry:#x}")
+    elif header.e_type != ET_DYN:
+        raise KernelError(EFTYPE, f"{path} {describe_foreign(page)}")
+    elif kernel is None:
+        console.print(f"{elf.name}_loadfile: can't load module before kernel\n")
+        raise KernelError(EPERM, f"{path} is a module: load a kernel first")
 
-    Raises KernelError: EFTYPE (not for this handler), EPERM (order of loading), EIO (damaged), ENOMEM (memory too
-    small), ENOEXEC (segments overlap); FileSystemError when the file cannot be opened.
+
+def load(
+    guest: GuestCopy,
+    console: LoaderConsole,
+    elf: ElfClass,
+    file: OpenFile,
+    header: Header,
+    page: bytes,
+    path: str,
+    dest: int,
+) -> PreloadedFile:
+    """The rest of elfN_loadfile: load ``file``, whose header and first page were accepted; modules go to ``dest``.
+
+    Raises KernelError: EIO (damaged), ENOMEM (memory too small), ENOEXEC (segments overlap).
     """
-    file = loader.files.open(path)
-    try:
-        header, page = read_header(file, elf)
-        kernel = find_file(loader, None, KERNEL_TYPE)
-        if header.e_type == ET_EXEC:
-            _refuse_non_kernel(loader, elf, path, header, kernel)
-            base = header.e_entry & ~(PAGE_SIZE - 1)
-            preloaded = PreloadedFile(path, KERNEL_TYPE)
-            loader.environment.set("kernelname", path)
-            offset = -(base & _KERNEL_OFFSET_MASK[elf.word]) & WORD_MASK
-        elif header.e_type == ET_DYN:
-            if kernel is None:
-                loader.print(f"{elf.name}_loadfile: can't load module before kernel\n")
-                raise KernelError(EPERM, f"{path} is a module: load a kernel first")
-            preloaded = PreloadedFile(path, MODULE_TYPE)
-            offset = round_up(dest, PAGE_SIZE)
-        else:
-            raise KernelError(EFTYPE, f"{path} {describe_foreign(page)}")
-        verbose = loader.console.module_verbose
-        if verbose >= MODULE_VERBOSE_FULL:
-            if header.e_type == ET_EXEC:
-                loader.print(f"{path} entry at {header.e_entry:#x}\n")
-        elif verbose > MODULE_VERBOSE_SILENT:
-            loader.print(f"{path} ")
-        image = _Image(loader, elf, file, header, page, preloaded, offset)
-        image.load()
-        symbols = dynamic.read(loader, elf, preloaded, image.dynamic, offset)
-        if preloaded.size == 0 or preloaded.addr == 0:
-            raise KernelError(EIO, f"{path} has nothing to load")
-        preloaded.add_metadata(MODINFOMD_ELFHDR, header.raw)
-        dynamic.look_for_kernphys(loader, elf, symbols)
-        return preloaded
-    finally:
-        file.close()
-
-
-def _refuse_non_kernel(loader: Loader, elf: ElfClass, path: str, header: Header, kernel: PreloadedFile | None) -> None:
-    if kernel is not None:
-        loader.print(f"{elf.name}_loadfile: kernel already loaded\n")
-        raise KernelError(EPERM, f"{path} is a second kernel: {kernel.name} is loaded", "unload it first")
-    if header.e_entry < PAGE_SIZE:
-        loader.print(f"{elf.name}_loadfile: not a kernel (maybe static binary?)\n")
-        raise KernelError(EPERM, f"{path} is not a kernel: it starts at address {header.e_entry:#x}")
+    is_kernel = header.e_type == ET_EXEC
+    preloaded = PreloadedFile(path, KERNEL_TYPE if is_kernel else MODULE_TYPE)
+    if is_kernel:
+        base = header.e_entry & ~(PAGE_SIZE - 1)
+        offset = -(base & _KERNEL_OFFSET_MASK[elf.word]) & WORD_MASK
+    else:
+        offset = round_up(dest, PAGE_SIZE)
+    verbose = console.module_verbose
+    if verbose >= MODULE_VERBOSE_FULL:
+        if is_kernel:
+            console.print(f"{path} entry at {header.e_entry:#x}\n")
+    elif verbose > MODULE_VERBOSE_SILENT:
+        console.print(f"{path} ")
+    image = _Image(guest, console, elf, file, header, page, preloaded, offset)
+    image.load()
+    symbols = dynamic.read(guest, console, elf, preloaded, image.dynamic, offset)
+    if preloaded.size == 0 or preloaded.addr == 0:
+        raise KernelError(EIO, f"{path} has nothing to load")
+    preloaded.add_metadata(MODINFOMD_ELFHDR, header.raw)
+    dynamic.look_for_kernphys(console, elf, symbols)
+    return preloaded
 
 
 class _Image:
@@ -186,7 +191,8 @@ class _Image:
 
     def __init__(
         self,
-        loader: Loader,
+        guest: GuestCopy,
+        console: LoaderConsole,
         elf: ElfClass,
         file: OpenFile,
         header: Header,
@@ -194,14 +200,15 @@ class _Image:
         preloaded: PreloadedFile,
         offset: int,
     ) -> None:
-        self.loader = loader
+        self.guest = guest
+        self.console = console
         self.elf = elf
         self.file = file
         self.header = header
         self.page = page
         self.preloaded = preloaded
         self.offset = offset
-        self.verbose = loader.console.module_verbose
+        self.verbose = console.module_verbose
         self.first = 0
         self.last = 0
         self.segments: list[Segment] = []
@@ -209,10 +216,10 @@ class _Image:
 
     def load(self) -> None:
         """Copy segments and symbols; sets addr, size and metadata of the preloaded file.  Raises KernelError."""
-        loader, elf, header = self.loader, self.elf, self.header
+        console, elf, header = self.console, self.elf, self.header
         size = elf.phdr.size
         if header.e_phoff + header.e_phnum * size > len(self.page):
-            loader.print(f"{elf.name}_loadimage: program header not within first page\n")
+            console.print(f"{elf.name}_loadimage: program header not within first page\n")
             raise KernelError(EIO, f"{self.preloaded.name}: its program headers are not within the first page")
         headers = [elf.segment(self.page, header.e_phoff + index * size) for index in range(header.e_phnum)]
         self.segments = [segment for segment in headers if segment.p_type == PT_LOAD]
@@ -227,10 +234,10 @@ class _Image:
             self._load_sections()
         except KernelError as error:
             if error.errno != EIO and self.verbose > MODULE_VERBOSE_SILENT:  # ours: end the line that was begun
-                loader.print("\n")
+                console.print("\n")
             raise
         if self.verbose > MODULE_VERBOSE_SILENT:
-            loader.print("\n")
+            console.print("\n")
         length = self.last - self.first
         if length >= REACH:
             raise KernelError(EIO, f"{self.preloaded.name}: its segments lie {length // MIB} MiB apart")
@@ -265,7 +272,7 @@ class _Image:
             return  # cut short: that is what reading it is going to say
         # What follows the segments: about as much as the rest of the file, and the variables
         rest = max(0, known - sum(segment.p_filesz for segment in self.segments))
-        refuse_if_too_small(self.loader.host, self._what(), top, min(rest, REACH) + MIB)
+        refuse_if_too_small(self.guest, self._what(), top, min(rest, REACH) + MIB)
 
     def _what(self) -> str:
         return f"{'kernel' if self.header.e_type == ET_EXEC else 'module'} {self.preloaded.name}"
@@ -275,24 +282,24 @@ class _Image:
         return (value & WORD_MASK).to_bytes(8, "little")[: self.elf.word]
 
     def _load_segment(self, segment: Segment) -> None:
-        loader, page = self.loader, self.page
+        guest, console, page = self.guest, self.console, self.page
         start = (segment.p_vaddr + self.offset) & WORD_MASK
         filesz, memsz = segment.p_filesz, segment.p_memsz
         self._announce(segment, start)
         cached = max(0, len(page) - segment.p_offset)  # copied whole, even when the segment is shorter
         if cached:
-            copyin(loader.host, page[segment.p_offset :], start)
+            copyin(guest, page[segment.p_offset :], start)
         if filesz > cached and not kern_pread(
-            loader.host, self.file, start + cached, filesz - cached, (segment.p_offset + cached) & WORD_MASK
+            guest, self.file, start + cached, filesz - cached, (segment.p_offset + cached) & WORD_MASK
         ):
-            loader.print(f"\n{self.elf.name}_loadimage: read failed\n")
+            console.print(f"\n{self.elf.name}_loadimage: read failed\n")
             raise KernelError(EIO, f"{self.preloaded.name}: the file ends within a segment")
         if filesz < memsz:
             if self.verbose >= MODULE_VERBOSE_FULL:
-                loader.print(f" (bss: {start + filesz:#x}-{start + memsz - 1:#x})")
-            zero(loader.host, start + filesz, memsz - filesz)
+                console.print(f" (bss: {start + filesz:#x}-{start + memsz - 1:#x})")
+            zero(guest, start + filesz, memsz - filesz)
         if self.verbose >= MODULE_VERBOSE_FULL:
-            loader.print("\n")
+            console.print("\n")
         if self.first == 0 or self.first > start:
             self.first = start
         self.last = max(self.last, start + memsz)
@@ -301,13 +308,13 @@ class _Image:
         filesz, memsz = segment.p_filesz, segment.p_memsz
         if self.verbose >= MODULE_VERBOSE_FULL:
             last = (start + memsz - 1) & WORD_MASK
-            self.loader.print(f"Segment: {filesz:#x}@{segment.p_offset:#x} -> {start:#x}-{last:#x}")
+            self.console.print(f"Segment: {filesz:#x}@{segment.p_offset:#x} -> {start:#x}-{last:#x}")
         elif self.verbose > MODULE_VERBOSE_SILENT:
             if not segment.p_flags & PF_W:
-                self.loader.print(f"text={filesz:#x} ")
+                self.console.print(f"text={filesz:#x} ")
             else:
                 bss = f"+{memsz - filesz:#x}" if filesz < memsz else ""
-                self.loader.print(f"data={filesz:#x}{bss} ")
+                self.console.print(f"data={filesz:#x}{bss} ")
 
     # Section headers, constructors and symbols
 
@@ -318,7 +325,7 @@ class _Image:
             return
         table = pread(self.file, header.e_shoff, size) if size <= MAX_TABLE else None
         if table is None:
-            self.loader.print(f"\n{self.elf.name}_loadimage: failed to read section headers")
+            self.console.print(f"\n{self.elf.name}_loadimage: failed to read section headers")
             return
         self.preloaded.add_metadata(MODINFOMD_SHDR, table)
         count = min(header.e_shnum, size // shdr.size)
@@ -363,37 +370,37 @@ class _Image:
 
     def _load_symbols(self, tables: list[list[int]]) -> None:
         """Copy symbol table and string table behind the segments, each with its size in front."""
-        loader, elf = self.loader, self.elf
+        guest, console, elf = self.guest, self.console, self.elf
         verbose = self.verbose
         if verbose >= MODULE_VERBOSE_FULL:
-            loader.print("syms=[")
+            console.print("syms=[")
         at = ssym = self.last
         for index, section in enumerate(tables):
             start, size = section[SH_OFFSET], section[SH_SIZE]
-            copyin(loader.host, self._word(size), at)
+            copyin(guest, self._word(size), at)
             at += elf.word
             if verbose >= MODULE_VERBOSE_FULL:
                 name = {SHT_SYMTAB: "symtab", SHT_STRTAB: "strtab"}.get(section[SH_TYPE], "WHOA!!")
-                loader.print(f"\n{name}: {size:#x}@{start:#x} -> {at:#x}-{at + size:#x}")
+                console.print(f"\n{name}: {size:#x}@{start:#x} -> {at:#x}-{at + size:#x}")
             elif verbose > MODULE_VERBOSE_SILENT:
-                loader.print(f"{'+' if index else ''}{elf.word:#x}+{size:#x}")
+                console.print(f"{'+' if index else ''}{elf.word:#x}+{size:#x}")
             try:
                 self.file.lseek(signed(start))
             except FileSystemError:
-                loader.print(f"\n{elf.name}_loadimage: could not seek for symbols - skipped!")
+                console.print(f"\n{elf.name}_loadimage: could not seek for symbols - skipped!")
                 return
             known = self.file.file.size
             here = min(size, max(0, known - start)) if known >= 0 else size
             if at < REACH and here == size:
-                refuse_if_too_small(loader.host, self._what(), at + size, MIB)
-            done = read_into(loader.host, self.file, at, size)
+                refuse_if_too_small(guest, self._what(), at + size, MIB)
+            done = read_into(guest, self.file, at, size)
             if done != size:
                 shown = done & WORD_MASK
-                loader.print(f"\n{elf.name}_loadimage: could not read symbols - skipped! ({shown} != {size})")
+                console.print(f"\n{elf.name}_loadimage: could not read symbols - skipped! ({shown} != {size})")
                 return
             at = round_up(at + size, elf.word)
         self.last = at
         if verbose >= MODULE_VERBOSE_FULL:
-            loader.print("]")
+            console.print("]")
         self.preloaded.add_metadata(MODINFOMD_SSYM, self._word(ssym))
         self.preloaded.add_metadata(MODINFOMD_ESYM, self._word(at))

@@ -8,29 +8,25 @@ from __future__ import annotations
 
 from struct import pack
 
-from bhyveload.boot_formats.elf_format import ELF32, Header
 from bhyveload.boot_formats.modinfo_format import (
     BASE_MEMORY,
     BOOTINFO,
     BOOTINFO_SIZE_13,
     BOOTINFO_VERSION,
     EXTENDED_MEMORY,
-    MODINFOMD_ELFHDR,
     MODINFOMD_ESYM,
     MODINFOMD_SSYM,
     RB_BOOTINFO,
 )
-from bhyveload.errors import KernelError
-from bhyveload.freebsd_errno import EFTYPE
-from bhyveload.loader.kernel.metadata import build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from bhyveload.compat import LoaderVersion
+    from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.kernel.metadata import Placement
     from bhyveload.loader.kernel.preloaded import PreloadedFile
-    from bhyveload.loader.state import Loader
 
 GUEST_STACK, GUEST_BOOTINFO, GUEST_GDT = 0x1000, 0x2000, 0x3000
 _STACK_SIZE = 4096
@@ -41,18 +37,14 @@ _ENTRY_MASK = 0xFFFFFF
 _U32 = 0xFFFFFFFF
 
 
-def exec_kernel(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
-    """elf32_exec: leaves with GuestReady.  Raises KernelError(EFTYPE, ENOMEM)."""
-    data = kernel.find_metadata(MODINFOMD_ELFHDR)
-    if data is None:
-        raise KernelError(EFTYPE, f"{kernel.name} is not a kernel")
-    entry = Header(ELF32, data).e_entry & _ENTRY_MASK
-    placement = build(loader, kernel, howto, wide=False)
-    loader.facts["placement"] = placement
-    host = loader.host
-    bootinfo, kernel_name = bootinfo_block(loader, kernel, placement)
-    host.copyin(bootinfo, GUEST_BOOTINFO)
-    host.copyin(kernel_name, GUEST_BOOTINFO + len(bootinfo))
+def exec_kernel(
+    host: LoaderCallbacks, entry: int, placement: Placement, howto: int, bootinfo: tuple[bytes, bytes]
+) -> NoReturn:
+    """elf32_exec: leaves with GuestReady at ``entry``, of which the low 24 bits count.  ``bootinfo``: as
+    ``bootinfo_block`` has it."""
+    block, kernel_name = bootinfo
+    host.copyin(block, GUEST_BOOTINFO)
+    host.copyin(kernel_name, GUEST_BOOTINFO + len(block))
     words = pack(
         "<9I",
         _RETURN_ADDRESS,
@@ -68,18 +60,19 @@ def exec_kernel(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
     host.copyin(words.rjust(_STACK_SIZE, b"\0"), GUEST_STACK)
     host.setreg(ESP, GUEST_STACK + _STACK_SIZE - len(words))
     host.setgdt(GUEST_GDT, _GDT_ENTRIES * 8 - 1)
-    host.exec(entry)
+    host.exec(entry & _ENTRY_MASK)
 
 
-def bootinfo_block(loader: Loader, kernel: PreloadedFile, placement: Placement) -> tuple[bytes, bytes]:
-    """(struct bootinfo, the kernel's path with its NUL, which lies behind it)."""
+def bootinfo_block(
+    low: int, version: LoaderVersion, kernel: PreloadedFile, kernelname: str, placement: Placement
+) -> tuple[bytes, bytes]:
+    """(struct bootinfo, the kernel's path with its NUL, which lies behind it); ``low``: bytes of low memory."""
     ssym, esym = (
         int.from_bytes((kernel.find_metadata(type_) or b"")[:4], "little") for type_ in (MODINFOMD_SSYM, MODINFOMD_ESYM)
     )
     if ssym == 0 or esym == 0:
         ssym = esym = 0
-    low, _ = loader.host.getmem()
-    size = BOOTINFO.size if loader.version == "current" else BOOTINFO_SIZE_13
+    size = BOOTINFO.size if version == "current" else BOOTINFO_SIZE_13
     block = BOOTINFO.pack(
         BOOTINFO_VERSION,
         GUEST_BOOTINFO + size,
@@ -95,5 +88,5 @@ def bootinfo_block(loader: Loader, kernel: PreloadedFile, placement: Placement) 
         placement.envp,
         placement.modulep,
     ).ljust(size, b"\0")
-    name = (loader.environment.get("kernelname") or "").encode("latin-1", "replace")
+    name = kernelname.encode("latin-1", "replace")
     return block, name[: GUEST_GDT - GUEST_BOOTINFO - size - 1] + b"\0"

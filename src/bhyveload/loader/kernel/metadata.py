@@ -35,13 +35,19 @@ from bhyveload.loader.kernel.guest import BOOT_MAP_END, MIB, PAGE_SIZE, REACH, r
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bhyveload.compat import LoaderVersion
+    from bhyveload.host.interface import GuestCopy
+    from bhyveload.loader.environment import Environment
     from bhyveload.loader.kernel.preloaded import PreloadedFile
-    from bhyveload.loader.state import Loader
 
 
-def find_file(loader: Loader, name: str | None = None, type_: str | None = None) -> PreloadedFile | None:
+def find_file(
+    files: Sequence[PreloadedFile], name: str | None = None, type_: str | None = None
+) -> PreloadedFile | None:
     """file_findfile: the first loaded file of that name and type; None matches all."""
-    for file in loader.preloaded:
+    for file in files:
         if (name is None or file.name == name) and (type_ is None or file.type == type_):
             return file
     return None
@@ -58,13 +64,16 @@ class Placement:
         self.kernend = kernend
 
 
-def build(loader: Loader, kernel: PreloadedFile, howto: int, wide: bool) -> Placement:
-    """bi_load64 (``wide``) and the common part of bi_load32: put environment and module information into memory.
+def build(
+    guest: GuestCopy, files: Sequence[PreloadedFile], kernel: PreloadedFile, environment: bytes, howto: int, wide: bool
+) -> Placement:
+    """bi_load64 (``wide``) and the common part of bi_load32: put ``environment`` (environment_block) and module
+    information behind ``files``, one of which is ``kernel``.
 
     Raises KernelError(ENOMEM) when they, or a preloaded file, do not fit.
     """
     end = 0
-    for file in loader.preloaded:
+    for file in files:
         file_end = file.addr + file.size
         if file_end > REACH:
             raise KernelError(
@@ -72,38 +81,37 @@ def build(loader: Loader, kernel: PreloadedFile, howto: int, wide: bool) -> Plac
             )
         end = max(end, file_end)
     envp = round_up(end, PAGE_SIZE)
-    environment = environment_block(loader)
     modulep = round_up(envp + len(environment), PAGE_SIZE)
     without = kernel.metadata
     # userboot's 32-bit path hands over its GELI keys, of which it never has any
     keys = [] if wide else [(MODINFOMD_KEYBUF, bytes(KEYBUF_SIZE))]
     kernel.metadata = [
         *keys,
-        (MODINFOMD_SMAP, smap(*loader.host.getmem())),
+        (MODINFOMD_SMAP, smap(*guest.getmem())),
         (MODINFOMD_KERNEND, bytes(8)),
         (MODINFOMD_ENVP, U64.pack(envp)),
         (MODINFOMD_HOWTO, U32.pack(howto & 0xFFFFFFFF)),
         *without,
     ]
     align = 8 if wide else 4
-    kernend = round_up(modulep + sum(_room(record, align) for record in records(loader.preloaded, wide)), PAGE_SIZE)
+    kernend = round_up(modulep + sum(_room(record, align) for record in records(files, wide)), PAGE_SIZE)
     try:
-        _refuse_unbootable(loader, kernel, kernend)
+        _refuse_unbootable(guest, kernel, kernend)
     except KernelError:
         kernel.metadata = without
         raise
     kernel.metadata[len(keys) + 1] = MODINFOMD_KERNEND, U64.pack(kernend)
-    loader.host.copyin(environment, envp)
-    _copy_records(loader, modulep, records(loader.preloaded, wide), align)
+    guest.copyin(environment, envp)
+    _copy_records(guest, modulep, records(files, wide), align)
     return Placement(envp, modulep, kernend)
 
 
-def environment_block(loader: Loader) -> bytes:
+def environment_block(environment: Environment, version: LoaderVersion) -> bytes:
     """bi_copyenv, md_copyenv: name=value NUL in order of names, one more NUL behind the last."""
     parts = [
         f"{variable.name}={variable.value or ''}\0"
-        for variable in loader.environment.sorted()
-        if variable.kenv or loader.version != "current"
+        for variable in environment.sorted()
+        if variable.kenv or version != "current"
     ]
     return ("".join(parts) + "\0").encode("latin-1", "replace")
 
@@ -116,7 +124,7 @@ def smap(low: int, high: int) -> bytes:
     return b"".join(SMAP_ENTRY.pack(base, size & (1 << 64) - 1, SMAP_TYPE_MEMORY) for base, size in entries)
 
 
-def _refuse_unbootable(loader: Loader, kernel: PreloadedFile, kernend: int) -> None:
+def _refuse_unbootable(guest: GuestCopy, kernel: PreloadedFile, kernend: int) -> None:
     if kernend > BOOT_MAP_END:
         raise KernelError(
             ENOMEM,
@@ -124,10 +132,10 @@ def _refuse_unbootable(loader: Loader, kernel: PreloadedFile, kernend: int) -> N
             "but a kernel starts with the first 1024 MiB mapped",
             "load less",
         )
-    refuse_if_too_small(loader.host, f"kernel {kernel.name} with its modules and variables", kernend)
+    refuse_if_too_small(guest, f"kernel {kernel.name} with its modules and variables", kernend)
 
 
-def records(files: list[PreloadedFile], wide: bool) -> list[bytes]:
+def records(files: Sequence[PreloadedFile], wide: bool) -> list[bytes]:
     """bi_copymodules64, md_copymodules: every record with its header and without padding, the terminator last."""
     found: list[bytes] = []
 
@@ -152,7 +160,7 @@ def _room(record: bytes, align: int) -> int:
     return RECORD.size + round_up(len(record) - RECORD.size, align)
 
 
-def _copy_records(loader: Loader, at: int, found: list[bytes], align: int) -> None:
+def _copy_records(guest: GuestCopy, at: int, found: list[bytes], align: int) -> None:
     """Copy records in; padding is not written, it keeps what memory held before."""
     run: list[bytes] = []  # neighbours without padding between them
     size = 0
@@ -161,7 +169,7 @@ def _copy_records(loader: Loader, at: int, found: list[bytes], align: int) -> No
         size += len(record)
         room = _room(record, align)
         if room != len(record):
-            loader.host.copyin_pieces(run, size, at)
+            guest.copyin_pieces(run, size, at)
             at += size - len(record) + room
             run, size = [], 0
-    loader.host.copyin_pieces(run, size, at)
+    guest.copyin_pieces(run, size, at)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bhyveload.boot_formats.elf_format import ElfClass
+    from bhyveload.host.interface import GuestCopy
     from bhyveload.loader.kernel.preloaded import PreloadedFile
-    from bhyveload.loader.state import Loader
 
     Relocate = Callable[[bytearray, int], None]
 
@@ -29,30 +29,29 @@ class ModuleSet:
     """A modmetadata set at [start, stop) of guest memory.
 
     Its pointers are moved by ``offset``, or become what ``relocate`` makes of a copy of the memory at an address, where
-    that is given.  ``dependencies`` is False for a kernel, which must not have any; ``report_unknown`` says unknown
-    types on the console, as the handler of objects does.
+    that is given.  ``dependencies`` is False for a kernel, which must not have any; ``say`` is told of unknown types,
+    as the handler of objects tells the user.
     """
 
     def __init__(
         self,
-        loader: Loader,
+        guest: GuestCopy,
         elf: ElfClass,
         start: int,
         stop: int,
         offset: int = 0,
         relocate: Relocate | None = None,
         dependencies: bool = True,
-        report_unknown: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        self.loader = loader
-        self.memory = GuestReader(loader.host)
+        self.memory = GuestReader(guest)
         self.elf = elf
         self.start = start
         self.stop = stop
         self.offset = offset
         self.relocate = relocate
         self.dependencies = dependencies
-        self.report_unknown = report_unknown
+        self.say = say
 
     def read(self, file: PreloadedFile) -> int:
         """Note modules and dependencies in ``file``; how many VERSION records there were.  Raises KernelError."""
@@ -67,8 +66,8 @@ class ModuleSet:
             elif kind == MDT_DEPEND:
                 if self.dependencies:
                     self._depend(file, data, name)
-            elif self.report_unknown and kind not in (MDT_MODULE, MDT_PNP_INFO):
-                self.loader.print(f"unknown type {kind}\n")
+            elif self.say is not None and kind not in (MDT_MODULE, MDT_PNP_INFO):
+                self.say(f"unknown type {kind}\n")
         return versions
 
     def _moved(self, count: int) -> Iterator[tuple[int, int, int]]:

@@ -19,6 +19,7 @@ from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bhyveload.host.interface import GuestCopy
     from bhyveload.loader.files.open_file import OpenFile
     from bhyveload.loader.kernel import hints as linker_hints
     from bhyveload.loader.kernel.hints import Dependency, PnpOptions, Versions
@@ -192,7 +193,7 @@ def load_kernel_or_module(loader: Loader, name: str, args: list[str] | None = No
     path = search(loader, name, KLD_EXTENSIONS)
     if path is None:
         return _not_found(loader, name)
-    if find_file(loader, path) is not None:
+    if find_file(loader.preloaded, path) is not None:
         loader.fail_with(f"warning: KLD '{path}' already loaded")
         return 0
     error, file = load_file(loader, path, loader.loadaddr)
@@ -238,7 +239,7 @@ def _load_dependencies(loader: Loader, file: PreloadedFile, depth: int) -> bool:
 
 def load_raw(loader: Loader, name: str, type_: str) -> bool:
     """file_loadraw: put a file into memory as it is; False with the loader's message set."""
-    if find_file(loader) is None:
+    if find_file(loader.preloaded) is None:
         loader.fail("can't load file before kernel")
         return False
     path = search(loader, name)
@@ -255,7 +256,7 @@ def load_raw(loader: Loader, name: str, type_: str) -> bool:
     if talk:
         loader.print(f"{path} ")
     try:
-        size = _read_raw(loader, file, path, start)
+        size = _read_raw(loader.host, file, path, start)
     except KernelError as error:
         loader.diagnosis = f"{error.message}: {error.hint}" if error.hint else error.message
         loader.fail_with(f"error reading '{path}': {strerror(error.errno)}")
@@ -270,12 +271,12 @@ def load_raw(loader: Loader, name: str, type_: str) -> bool:
     return True
 
 
-def _read_raw(loader: Loader, file: OpenFile, path: str, start: int) -> int:
+def _read_raw(guest: GuestCopy, file: OpenFile, path: str, start: int) -> int:
     """Copy a whole file to ``start``; its size.  Raises KernelError: EIO, ENOMEM (memory too small for it)."""
     size = file.file.size
-    refuse_if_too_small(loader.host, f"file {path}", start + max(0, size), MIB)
-    low, _ = loader.host.getmem()
-    done = read_into(loader.host, file, start, low - start)
+    refuse_if_too_small(guest, f"file {path}", start + max(0, size), MIB)
+    low, _ = guest.getmem()
+    done = read_into(guest, file, start, low - start)
     try:
         more = size < 0 and done == low - start and file.read(1)
     except FileSystemError:
@@ -284,7 +285,7 @@ def _read_raw(loader: Loader, file: OpenFile, path: str, start: int) -> int:
     if done < 0:
         raise KernelError(EIO, f"{path} cannot be read")
     if more:
-        refuse_if_too_small(loader.host, f"file {path}", low + 1, MIB)
+        refuse_if_too_small(guest, f"file {path}", low + 1, MIB)
     return done
 
 

@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from bhyveload.boot_formats.elf_format import ElfClass, Header
+    from bhyveload.host.interface import GuestCopy
+    from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.files.open_file import OpenFile
-    from bhyveload.loader.state import Loader
 
 _PLACED = (SHT_PROGBITS, SHT_NOBITS, SHT_X86_64_UNWIND, SHT_INIT_ARRAY, SHT_FINI_ARRAY)
 _MODMETADATA_SET = b"set_modmetadata_set\0"
@@ -60,23 +61,25 @@ _MAX_NAMES = MIB
 _MAX_RELOCATED, _MAX_TABLES, _MAX_RELOCATIONS = 1024, 8, 1 << 20
 
 
-def load(loader: Loader, elf: ElfClass, file: OpenFile, header: Header, path: str, dest: int) -> PreloadedFile:
+def load(
+    guest: GuestCopy, console: LoaderConsole, elf: ElfClass, file: OpenFile, header: Header, path: str, dest: int
+) -> PreloadedFile:
     """The rest of elfN_obj_loadfile: load ``file``, whose header was accepted, at ``dest`` rounded up to a page.
 
     Raises KernelError: EIO (damaged), ENOMEM (memory too small).
     """
-    verbose = loader.console.module_verbose > MODULE_VERBOSE_SILENT
+    verbose = console.module_verbose > MODULE_VERBOSE_SILENT
     base = round_up(dest, PAGE_SIZE)
     if verbose:
-        loader.print(f"{path} ")
+        console.print(f"{path} ")
     preloaded = PreloadedFile(path, OBJECT_TYPE, base)
     try:
-        preloaded.size = _Object(loader, elf, file, header, path, base).load(preloaded)
+        preloaded.size = _Object(guest, console, elf, file, header, path, base).load(preloaded)
         if verbose:
-            loader.print(f"size {preloaded.size:#x} at {base:#x}")
+            console.print(f"size {preloaded.size:#x} at {base:#x}")
     finally:
         if verbose:
-            loader.print("\n")
+            console.print("\n")
     if preloaded.size == 0:
         raise KernelError(EIO, f"{path} has nothing to load")
     preloaded.add_metadata(MODINFOMD_ELFHDR, header.raw)
@@ -86,8 +89,18 @@ def load(loader: Loader, elf: ElfClass, file: OpenFile, header: Header, path: st
 class _Object:
     """elfN_obj_loadimage: one object on its way into memory.  A section's sh_addr is its guest address, 0: none."""
 
-    def __init__(self, loader: Loader, elf: ElfClass, file: OpenFile, header: Header, path: str, base: int) -> None:
-        self.loader = loader
+    def __init__(
+        self,
+        guest: GuestCopy,
+        console: LoaderConsole,
+        elf: ElfClass,
+        file: OpenFile,
+        header: Header,
+        path: str,
+        base: int,
+    ) -> None:
+        self.guest = guest
+        self.console = console
         self.elf = elf
         self.file = file
         self.header = header
@@ -100,14 +113,14 @@ class _Object:
 
     def load(self, preloaded: PreloadedFile) -> int:
         """Copy the object into memory; its size there.  Raises KernelError."""
-        loader, shdr = self.loader, self.elf.shdr
+        guest, shdr = self.guest, self.elf.shdr
         table = pread(self.file, self.header.e_shoff, self.header.e_shnum * shdr.size)
         if table is None:
             self._fail("read section headers failed")
         self.sections = [list(fields) for fields in shdr.iter_unpack(table)]
         end = self._place()
-        refuse_if_too_small(loader.host, f"module {self.path}", end, MIB)
-        zero(loader.host, self.base, end - self.base)
+        refuse_if_too_small(guest, f"module {self.path}", end, MIB)
+        zero(guest, self.base, end - self.base)
         self._read_sections()
         preloaded.add_metadata(MODINFOMD_SHDR, b"".join([shdr.pack(*section) for section in self.sections]))
         modules = self._module_set()
@@ -119,7 +132,7 @@ class _Object:
         return end - self.base
 
     def _fail(self, text: str) -> NoReturn:
-        self.loader.print(f"\n{self.elf.name}_obj_loadimage: {text}\n")
+        self.console.print(f"\n{self.elf.name}_obj_loadimage: {text}\n")
         raise KernelError(EIO, f"{self.path}: {text}")
 
     def _place(self) -> int:
@@ -173,7 +186,7 @@ class _Object:
                 by_offset.setdefault(section[SH_OFFSET], section)
         for offset in sorted(by_offset):
             section = by_offset[offset]
-            if not kern_pread(self.loader.host, self.file, section[SH_ADDR], section[SH_SIZE], offset):
+            if not kern_pread(self.guest, self.file, section[SH_ADDR], section[SH_SIZE], offset):
                 self._fail("read failed")
 
     # Module metadata
@@ -181,13 +194,13 @@ class _Object:
     def _module_set(self) -> ModuleSet | None:
         """obj_lookup_set: the section set_modmetadata_set, if there is one."""
         names = self.sections[self.header.e_shstrndx]
-        text = copyout(self.loader.host, names[SH_ADDR], min(names[SH_SIZE], _MAX_NAMES)) + b"\0"
+        text = copyout(self.guest, names[SH_ADDR], min(names[SH_SIZE], _MAX_NAMES)) + b"\0"
         for section in self.sections:
             at = section[SH_NAME]
             if section[SH_TYPE] == SHT_PROGBITS and at and text.startswith(_MODMETADATA_SET, at):
                 start = section[SH_ADDR]
                 stop = start + section[SH_SIZE]
-                return ModuleSet(self.loader, self.elf, start, stop, relocate=self._relocate, report_unknown=True)
+                return ModuleSet(self.guest, self.elf, start, stop, relocate=self._relocate, say=self.console.print)
         return None
 
     def _relocate(self, value: bytearray, address: int) -> None:
@@ -224,14 +237,15 @@ class _Object:
         known = sum(relocations.count for relocations in self._relocations.values())
         if known + section[SH_SIZE] // self.elf.rel.size > _MAX_RELOCATIONS:
             raise KernelError(EIO, "too many relocations of module metadata")
-        return Relocations(self.loader, section[SH_ADDR], section[SH_SIZE], base, section[SH_TYPE] == SHT_RELA)
+        address, size, addend = section[SH_ADDR], section[SH_SIZE], section[SH_TYPE] == SHT_RELA
+        return Relocations(self.guest, self.console.print, address, size, base, addend)
 
     def _symbol_address(self, index: int) -> int:
         """obj_symaddr: where a symbol of the object lies, 0 when it is not in it."""
         size = self.elf.sym.size
         if index >= self.symtab[SH_SIZE] // size:
             return 0
-        data = copyout(self.loader.host, self.symtab[SH_ADDR] + index * size, size)
+        data = copyout(self.guest, self.symtab[SH_ADDR] + index * size, size)
         _, _, shndx, value = self.elf.symbol(data)
         if shndx == SHN_UNDEF or shndx >= len(self.sections):
             return 0

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.state import Loader
+    from bhyveload.host.interface import GuestCopy
 
     SymbolAddress = Callable[[int], int]
 
@@ -28,19 +28,22 @@ _WORD = 8
 
 class Relocations:
     """An amd64 REL or RELA table in guest memory at ``address``, for data whose r_offset 0 is at ``base``.
+    ``say``: where complaints go.
 
     Raises KernelError(EIO) when the table is larger than any real one.
     """
 
-    def __init__(self, loader: Loader, address: int, size: int, base: int, has_addend: bool) -> None:
+    def __init__(
+        self, guest: GuestCopy, say: Callable[[str], None], address: int, size: int, base: int, has_addend: bool
+    ) -> None:
         if size > _MAX_TABLE:
             raise KernelError(EIO, f"a relocation table of {size // MIB} MiB")
         self.base = base
-        self._loader = loader
+        self._say = say
         self._words = 3 if has_addend else 2
         entry = self._words * _WORD
         self.count = size // entry
-        self._table = copyout(loader.host, address, self.count * entry)
+        self._table = copyout(guest, address, self.count * entry)
         self._offsets = memoryview(self._table).cast("Q")[:: self._words].tolist() if self.count else []
         self._order: list[int] | None = None  # numbers of the entries by offset, unless that is the table's own order
         ordered = sorted(self._offsets)
@@ -77,6 +80,6 @@ class Relocations:
         elif kind == R_X86_64_IRELATIVE:
             return
         else:
-            self._loader.print(f"\nunhandled relocation type {kind}\n")
+            self._say(f"\nunhandled relocation type {kind}\n")
             raise KernelError(EFTYPE, f"module metadata needs a relocation of type {kind}")
         value[at : at + _WORD] = ((target + addend) & WORD_MASK).to_bytes(_WORD, "little")

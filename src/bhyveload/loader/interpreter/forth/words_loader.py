@@ -334,7 +334,7 @@ def loader_words(machine: Machine, loader: Loader) -> dict[str, Run]:
 
     def findfile() -> None:
         type_ = pop_text()
-        file = find_file(loader, pop_text(), type_)
+        file = find_file(loader.preloaded, pop_text(), type_)
         push(0 if file is None else record(file))
 
     def ccall() -> None:
