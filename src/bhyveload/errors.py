@@ -6,6 +6,9 @@
      │    ├── ImageError       a disk image's container (qcow2, vmdk, ...) is damaged or unknown
      │    ├── PartitionError   a partition table is damaged, or the named partition is absent
      │    ├── FileSystemError  a file system said no; ``errno`` is FreeBSD's number
+     │    │    ├── NoFileSystem  there is none of that kind
+     │    │    ├── PathError   too many symbolic links, names too long
+     │    │    └── Unsupported it is whole, and uses something that is not supported
      │    ├── KernelError      a kernel or module cannot be loaded; ``errno`` is FreeBSD's number
      │    ├── MemoryAccessError a guest address lies outside guest memory
      │    └── ReportError      what the confined child sent back is malformed
@@ -85,6 +88,18 @@ class FileSystemError(DataError):
     def __init__(self, errno: int, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.errno = errno
+
+
+class NoFileSystem(FileSystemError):
+    """There is no file system of that kind.  Any other refusal is about one that is there."""
+
+
+class PathError(FileSystemError):
+    """A path cannot be followed: too many symbolic links, names that are too long.  More than its ``errno`` says."""
+
+
+class Unsupported(FileSystemError):
+    """It is whole, and made in a way that this reader, or FreeBSD's, does not take; the hint says what helps."""
 
 
 class KernelError(DataError):

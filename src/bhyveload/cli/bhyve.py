@@ -26,12 +26,12 @@ from bhyveload.errors import (
     HandoffError,
     UsageError,
     VmBusy,
-    VmNameError,
     VmNotFound,
     VmNotLoaded,
     VmStorageError,
 )
 from bhyveload.printable import escape
+from bhyveload.vm.directory import refused_name
 from bhyveload.vm.store import VirtualMachine
 
 if TYPE_CHECKING:
@@ -200,14 +200,15 @@ def _opened(name: str, compat: LoaderVersion) -> VirtualMachine:
     """The VM ``name``, loaded and ours alone.  Raises BhyveError in bhyve's words (bhyverun.c:do_open)."""
     words = "no bootrom was configured" if compat == "current" else "virtual machine cannot be booted"
     opening = "vm_openf" if compat == "current" else "vm_create"
+    reason, hint = refused_name(name)
+    if reason:
+        raise BhyveError(f"{opening}: {reason}", hint=hint)
     try:
         return VirtualMachine.open(name, require_loaded=True)
     except (VmNotFound, VmNotLoaded) as error:
         raise BhyveError(words, hint=f"{error.message}: {error.hint}") from None
     except VmBusy as error:
         raise BhyveError("could not activate CPU 0: Device busy", EX_OSERR, hint=error.message) from None
-    except VmNameError as error:
-        raise BhyveError(error.message.replace("vm_create", opening), hint=error.hint) from None
     except VmStorageError as error:
         raise BhyveError(f"{opening}: {error.message}", hint=error.hint) from None
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from bhyveload.cli.messages import escape
 from bhyveload.errors import HostError
+from bhyveload.printable import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ is searched block by block, nothing is remembered between opens but what parsing
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, NoFileSystem, PathError
 from bhyveload.freebsd_errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS
 from bhyveload.fs.iso9660_directory import Directories, IsoNode, blocks_of
 from bhyveload.fs.iso9660_format import (
@@ -141,12 +141,12 @@ class Iso9660FileSystem:
             if node.link is not None and (follow or pending):
                 hops += 1
                 if hops > MAXSYMLINKS:
-                    raise FileSystemError(ELOOP, f"{escape_bytes(path)}: too many symbolic links")
+                    raise PathError(ELOOP, f"{escape_bytes(path)}: too many symbolic links")
                 if node.link.startswith(b"/"):
                     del trail[1:]
                 pending += _components(node.link)[1 if pending and node.link.endswith(b"/") else 0 :]
                 if len(pending) > MAX_PATH:
-                    raise FileSystemError(ENAMETOOLONG, f"{escape_bytes(path)}: symbolic links make the path too long")
+                    raise PathError(ENAMETOOLONG, f"{escape_bytes(path)}: symbolic links make the path too long")
             elif node is not trail[-1]:
                 trail.append(node)
         return trail[-1]
@@ -253,7 +253,7 @@ def probe(device: Device, twiddle: Twiddle, strict: bool = False) -> Iso9660File
             if block_size != ISO_DEFAULT_BLOCK_SIZE:
                 raise FileSystemError(EINVAL, f"iso9660: logical blocks of {block_size} bytes, not 2048")
             return _mount(device, twiddle, descriptor, strict)
-    raise FileSystemError(EINVAL, "iso9660: no primary volume descriptor")
+    raise NoFileSystem(EINVAL, "iso9660: no primary volume descriptor")
 
 
 def describe(facts: dict[str, Any], size: Callable[[int], str]) -> str:

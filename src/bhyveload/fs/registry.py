@@ -6,7 +6,7 @@ The loader, its diagnosis and bhyvedisk all go by this list.  A further one is a
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, NoFileSystem
 from bhyveload.freebsd_errno import EINVAL
 from bhyveload.need import declare, need
 
@@ -63,7 +63,7 @@ class Kind:
     def probe(self, device: Device, twiddle: Twiddle, strict: bool = False) -> ProbedFileSystem:
         """Mount it.  ``strict``: nothing is found that FreeBSD's loader does not find.
 
-        Raises FileSystemError: EINVAL and ENOENT (without a hint) where there is none, others when it cannot be read.
+        Raises NoFileSystem where there is none, any other FileSystemError when it cannot be read.
         """
         if self.signature is not None:
             try:
@@ -73,7 +73,7 @@ class Kind:
                 raise
             if not found:
                 twiddle(1)
-                raise FileSystemError(EINVAL, f"no {self.title}")
+                raise NoFileSystem(EINVAL, f"no {self.title}")
         return self.load().probe(device, twiddle, strict)
 
 

@@ -7,7 +7,7 @@ blocks are, silently.
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, PathError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT, ENOTDIR
 from bhyveload.fs.stat import DT_UNKNOWN, S_IFDIR, S_IFLNK, S_IFMT, Stat
 from bhyveload.fs.ufs_file import UfsFile, UfsNode
@@ -114,14 +114,14 @@ class UfsFileSystem:
             if node.mode & S_IFMT != S_IFDIR:
                 raise FileSystemError(ENOTDIR, f"{_shown(path[:position])}: not a directory")
             if len(name) > UFS_MAXNAMLEN:
-                raise FileSystemError(ENOENT, f"{_shown(name)}: name too long")
+                raise PathError(ENOENT, f"{_shown(name)}: name too long")
             parent = node
             node = self._inode(self._search(parent, name))
             position = end
             if node.mode & S_IFMT == S_IFLNK and (follow or path[end:].strip(b"/")):
                 links += 1
                 if node.size + len(path) - end > MAXPATHLEN or links > MAXSYMLINKS:
-                    raise FileSystemError(ENOENT, f"{_shown(name)}: too many or too long symbolic links")
+                    raise PathError(ENOENT, f"{_shown(name)}: too many or too long symbolic links")
                 path = (self.readlink(node) + path[end:]).partition(b"\0")[0]
                 position = 0
                 node = self._inode(UFS_ROOTINO if path.startswith(b"/") else parent.ino)

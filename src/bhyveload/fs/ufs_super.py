@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, NoFileSystem
 from bhyveload.freebsd_errno import EILSEQ, EINVAL, EIO, ENOENT
 from bhyveload.fs.ufs_format import (
     CK_SUPERBLOCK,
@@ -152,7 +152,7 @@ def find_superblock(device: Device) -> Superblock:
             return Superblock(raw, fields, location)
     if why:
         raise FileSystemError(ENOENT, f"ufs: the superblock is damaged: {why}", "fsck_ffs(8) can use a backup")
-    raise FileSystemError(ENOENT, "ufs: no UFS file system here")
+    raise NoFileSystem(ENOENT, "ufs: no UFS file system here")
 
 
 def check_summary(device: Device, superblock: Superblock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError, InputError
+from bhyveload.errors import FileSystemError, InputError, PathError
 from bhyveload.freebsd_errno import EFTYPE, EISDIR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOTDIR, strerror
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFREG
 from bhyveload.inspect.listing import checksum_line, long_line, shown
@@ -53,8 +53,8 @@ class Guest:
     def _failure(self, error: FileSystemError, path: bytes) -> FileSystemError | InputError:
         where = f"{self.device}{shown(b'/' + path.lstrip(b'/'))}"
         if error.errno in _NAMING:
-            plain = strerror(error.errno)
-            return InputError(f"{where}: {plain if error.message.endswith(plain) else error.message}", error.hint)
+            reason = error.message if isinstance(error, PathError) else strerror(error.errno)
+            return InputError(f"{where}: {reason}", error.hint)
         return FileSystemError(error.errno, f"{where}: {error.message}", error.hint)
 
     def list(self, path: bytes, long: bool = False, recursive: bool = False) -> None:

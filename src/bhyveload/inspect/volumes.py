@@ -5,7 +5,7 @@ Sources: stand/userboot/userboot/main.c (extract_currdev), stand/common/disk.c, 
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError, PartitionError, UsageError
+from bhyveload.errors import FileSystemError, NoFileSystem, PartitionError, UsageError
 from bhyveload.freebsd_errno import ENOENT, ENXIO
 from bhyveload.fs.registry import mounted, titles
 from bhyveload.loader.files.devices import parse_device
@@ -95,7 +95,7 @@ def _probe(device: Device) -> tuple[ProbedFileSystem | FileSystemError, bool]:
     if fs is not None:
         return fs, False
     refusal = refusals[0]  # the first kind's: the others have a signature, without which they say nothing
-    if refusal.errno == ENOENT and not refusal.hint:  # simply no UFS: a damaged one comes with an advice
+    if isinstance(refusal, NoFileSystem):
         return FileSystemError(ENOENT, f"no file system that can be read here ({', '.join(titles())})"), False
     return refusal, True
 

@@ -6,7 +6,7 @@ met is looked at once more, without a trace on the console.
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, NoFileSystem, PathError
 from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTDIR
 from bhyveload.fs.registry import mounted
 from bhyveload.loader.boot_device import places
@@ -94,19 +94,21 @@ def _device_trouble(loader: Loader, spec: DeviceSpec, image: str) -> tuple[str, 
             return "the disk is empty: it has no bytes at all", "is the path right, and the download complete?"
         device = loader.disks.open(spec)
         table = loader.disks.table(spec.kind, spec.unit)
-        fs, refusals = mounted(device, lambda divisor: None)
-        if fs is None:
-            raise refusals[0]
     except FileSystemError as error:
-        if error.errno not in (EINVAL, ENOENT) or error.hint:  # there is one, damaged
-            return error.message, error.hint or hint
-        table = loader.disks.table(spec.kind, spec.unit)
-        if spec.slice > 0:
-            return f"no file system that can be read: {error.message}", hint
-        if table.kind == NONE:
-            return "neither a partition table nor a file system that can be read", hint
-        return f"no partition to boot from in its {table.kind} table: {error.message}", hint
-    return None
+        refusal, absent = error, error.errno in (EINVAL, ENOENT)
+    else:
+        fs, refusals = mounted(device, lambda divisor: None)
+        if fs is not None:
+            return None
+        refusal, absent = refusals[0], isinstance(refusals[0], NoFileSystem)
+    if not absent:  # there is one, damaged
+        return refusal.message, refusal.hint or hint
+    table = loader.disks.table(spec.kind, spec.unit)
+    if spec.slice > 0:
+        return f"no file system that can be read: {refusal.message}", hint
+    if table.kind == NONE:
+        return "neither a partition table nor a file system that can be read", hint
+    return f"no partition to boot from in its {table.kind} table: {refusal.message}", hint
 
 
 def _cut_short(loader: Loader, spec: DeviceSpec) -> str:
@@ -138,7 +140,7 @@ def _kernel_trouble(loader: Loader) -> tuple[str, str]:
         except FileSystemError as error:
             if error.errno not in (ENOENT, ENOTDIR):
                 return f"{path}: {error.message}", _DAMAGED
-            if "symbolic link" in error.message:
+            if isinstance(error, PathError):
                 return f"{path}: {error.message}", "look where the links lead: bhyvedisk ls -l"
             return _absent(path)
     return loader.diagnosis, ""

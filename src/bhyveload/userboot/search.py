@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from bhyveload.errors import FileSystemError, HostError, InputError, LoaderError
-from bhyveload.freebsd_errno import ENOENT, ENOTCAPABLE
+from bhyveload.freebsd_errno import EINVAL, ENOENT, ENOTCAPABLE, strerror
 from bhyveload.fs.stat import S_IFMT, S_IFREG
 from bhyveload.host.directory import open_host_directory
 
@@ -24,6 +24,7 @@ MAX_LOADER_SIZE = 64 << 20
 MAX_INTERPRETER = 16
 DIRECTORIES = ("/usr/local/share/bhyveload", "/usr/share/bhyveload")
 FREEBSD_DIRECTORIES = ("/boot",)
+_REASONS = {ENOTCAPABLE: "leads out of its directory", EINVAL: "neither a file nor a folder"}
 _ALLOWED = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -128,7 +129,7 @@ def find_loader(directories: Sequence[str], interpreter: bytes | None = None) ->
         except FileSystemError as error:
             if error.errno == ENOENT:
                 continue
-            reason = "leads out of its directory" if error.errno == ENOTCAPABLE else error.message.rpartition(": ")[2]
+            reason = _REASONS.get(error.errno) or strerror(error.errno)
             raise InputError(f"{directory}/{name}: {reason}") from None
         finally:
             folder.close()

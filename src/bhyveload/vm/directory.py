@@ -60,13 +60,20 @@ def not_ours(info: os.stat_result) -> tuple[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raises VmNameError unless ``name`` can be a VM's name: 1 to 229 bytes, printable, no "/", not "." or ".."."""
+    """Raises VmNameError unless ``name`` can be a VM's name."""
+    reason, hint = refused_name(name)
+    if reason:
+        raise VmNameError(f"vm_create: {reason}", hint)
+
+
+def refused_name(name: str) -> tuple[str, str]:
+    """What vmm(4) has against a VM's ``name``, and what it should be like: 1 to 229 bytes, printable, no "/", not "."
+    or "..".  ("", ""): nothing."""
     if len(os.fsencode(name)) > NAME_LIMIT:
-        raise VmNameError("vm_create: File name too long", f"a VM's name has at most {NAME_LIMIT} bytes")
+        return "File name too long", f"a VM's name has at most {NAME_LIMIT} bytes"
     if not name or name in (".", "..") or "/" in name or not name.isprintable():
-        raise VmNameError(
-            "vm_create: Invalid argument", "a VM's name is not empty, has no '/' and no control characters"
-        )
+        return "Invalid argument", "a VM's name is not empty, has no '/' and no control characters"
+    return "", ""
 
 
 def list_machines(directory: str | None = None) -> list[str]:

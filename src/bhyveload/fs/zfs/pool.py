@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, Unsupported
 from bhyveload.freebsd_errno import EINVAL, EIO, ENOENT
 from bhyveload.printable import mask
 
@@ -105,20 +105,20 @@ class Pool:
     def open(self) -> None:
         """Read the MOS: salt, features, configuration, checkpoint (zfs_spa_init).
 
-        Raises FileSystemError: EIO and others; the loader's words go to the printer."""
+        Raises FileSystemError, for ``explain``: EIO and others; the loader's words go to the printer."""
         pointer = zf.BLKPTR.pack(*self.uberblock.rootbp)
         try:
             data = self.blocks.read_bp(blkptr.decode(pointer))
             mos = Objset(data, self.objects)
         except FileSystemError as error:
-            raise self._refused(f"ZFS: can't read MOS of pool {self.name}", error.message) from error
+            raise self._refused(f"ZFS: can't read MOS of pool {self.name}") from error
         if mos.os_type != zf.DMU_OST_META:
-            raise self._refused(f"ZFS: corrupted MOS of pool {self.name}", "")
+            raise self._refused(f"ZFS: corrupted MOS of pool {self.name}")
         self.mos = mos
         try:
             directory = mos.dnode(zf.DMU_POOL_DIRECTORY_OBJECT)
         except FileSystemError as error:
-            raise self._refused(f"ZFS: failed to read pool {self.name} directory object", error.message) from error
+            raise self._refused(f"ZFS: failed to read pool {self.name} directory object") from error
         try:
             salt = zap.lookup_array(self.objects, directory, b"org.illumos:checksum_salt", 1)
             self.blocks.salt = blkptr.Salt(bytes(salt[:32]).ljust(32, b"\0"))
@@ -127,14 +127,11 @@ class Pool:
         try:
             self._check_features(mos)
         except FileSystemError as error:
-            self.printer(f"ZFS: pool {self.name} is not supported")
-            raise FileSystemError(
-                EIO, f"ZFS: pool {self.name} is not supported: {error.message}", error.hint
-            ) from error
+            raise self._refused(f"ZFS: pool {self.name} is not supported") from error
         try:
             config_object = zap.lookup(self.objects, directory, b"config")
         except FileSystemError as error:
-            raise self._refused("ZFS: can not read MOS config", error.message) from error
+            raise self._refused("ZFS: can not read MOS config") from error
         config = self._load_nvlist(mos, config_object)
         self._load_checkpoint(directory)
         self._update_vdevs(config)
@@ -142,21 +139,23 @@ class Pool:
         self.version = config.uint64(b"version") or 0
 
     def explain(self, error: FileSystemError) -> FileSystemError:
-        """Why the pool cannot be opened, in a user's words: nearly always disks that were not named."""
+        """Why ``open`` failed, in a user's words: nearly always disks that were not named."""
+        why = error.__cause__
+        words, hint = error.message, error.hint
         missing = [
             item.name for item in self.root.leaves() if item.leaf is None and item.type in (vdev.DISK, vdev.FILE)
         ]
-        if error.hint or not missing or not self.root.children:
-            return error
-        names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        words = error.message.partition(": ZFS: ")[0]
-        return FileSystemError(
-            error.errno, f"{words}: these devices are missing: {names}", f"name all disks of {self.name} with -d"
-        )
+        if missing and self.root.children and not isinstance(why or error, Unsupported):
+            names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+            words, hint = f"{words}: these devices are missing: {names}", f"name all disks of {self.name} with -d"
+        elif isinstance(why, FileSystemError):
+            words, hint = f"{words}: {why.message}", why.hint
+        return FileSystemError(error.errno, words, hint)
 
-    def _refused(self, words: str, reason: str) -> FileSystemError:
+    def _refused(self, words: str) -> FileSystemError:
+        """What to raise, from its reason if there is one."""
         self.printer(words)
-        return FileSystemError(EIO, f"{words}: {reason}" if reason else words)
+        return FileSystemError(EIO, words)
 
     def _check_features(self, mos: Objset) -> None:
         directory = mos.dnode(zf.DMU_POOL_DIRECTORY_OBJECT)
@@ -173,7 +172,7 @@ class Pool:
             self.features[feature] = value[0] if value else 0
             if feature and value and value[0] and feature not in accepted:
                 self.printer(f"ZFS: unsupported feature: {feature}")
-                raise FileSystemError(EIO, f"it uses the feature {feature}", features.hint(feature))
+                raise Unsupported(EIO, f"it uses the feature {feature}", features.hint(feature))
 
     def _load_nvlist(self, mos: Objset, number: int) -> NvList:
         dnode = mos.dnode(number)
@@ -186,7 +185,7 @@ class Pool:
         try:
             return nvlist.decode(data)
         except FileSystemError as error:
-            raise self._refused("ZFS: can't find vdev details", error.message) from error
+            raise self._refused("ZFS: can't find vdev details") from error
 
     def _load_checkpoint(self, directory: Dnode) -> None:
         try:
@@ -200,14 +199,14 @@ class Pool:
             data = self.blocks.read(zf.BLKPTR.pack(*checkpoint.rootbp))
             self.checkpoint_mos = Objset(data, self.objects)
         except FileSystemError as error:
-            raise self._refused("ZFS: can not read checkpoint data.", error.message) from error
+            raise self._refused("ZFS: can not read checkpoint data.") from error
         self.checkpoint = checkpoint
 
     def _update_vdevs(self, config: NvList) -> None:
         """Top-level vdevs that no label told of, newer states (vdev_init_from_nvlist)."""
         tree = config.nvlist(b"vdev_tree")
         if tree is None or config.uint64(b"pool_guid") is None or config.uint64(b"vdev_children") is None:
-            raise self._refused("ZFS: can't find vdev details", "")
+            raise self._refused("ZFS: can't find vdev details")
         if config.uint64(b"pool_guid") != self.guid:
             raise FileSystemError(EINVAL, f"ZFS: pool {self.name}: the configuration is another pool's")
         for guid, child in vdev.children_of(tree):

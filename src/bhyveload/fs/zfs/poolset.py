@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, Unsupported
 from bhyveload.freebsd_errno import EINVAL, EIO, ENXIO
 from bhyveload.printable import mask
 
@@ -93,9 +93,8 @@ class PoolSet:
             raise FileSystemError(EIO, f"ZFS: {name} is {item.leaf.name} again")
         try:
             self._add_vdevs(pool, config, guid, txg)
-        except FileSystemError as error:
-            if error.hint:
-                self.refused.append(FileSystemError(error.errno, f"{name}: {error.message}", error.hint))
+        except Unsupported as error:
+            self.refused.append(Unsupported(error.errno, f"{name}: {error.message}", error.hint))
             raise
         item = self.known.get(guid)
         if item is None or item.children or item.top not in pool.root.children:
@@ -124,9 +123,7 @@ class PoolSet:
                 self.say(f"ZFS: unsupported feature: {feature}")
                 unknown = unknown or feature
         if unknown:
-            self.refused.append(
-                FileSystemError(EIO, f"ZFS: {name}: unsupported feature {unknown}", features.hint(unknown))
-            )
+            self.refused.append(Unsupported(EIO, f"ZFS: {name}: unsupported feature {unknown}", features.hint(unknown)))
             raise self.refused[-1]
         state = config.uint64(b"state")
         if state is None or state == zf.POOL_STATE_DESTROYED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import Unsupported
 from bhyveload.freebsd_errno import EINVAL
 
 from . import blake3_python, edonr, skein
@@ -39,7 +39,7 @@ def digest(checksum: int, salt: Salt, data: Buffer) -> bytes:
     """The 32 bytes.  Raises FileSystemError (EINVAL): this host's OpenSSL lacks SHA-512/256."""
     if checksum == zf.ZIO_CHECKSUM_SHA512:
         if not _has_sha512_256:
-            raise FileSystemError(
+            raise Unsupported(
                 EINVAL, "ZFS: this Python's OpenSSL lacks SHA-512/256", "use an OpenSSL built with sha512-256"
             )
         return hashlib.new("sha512_256", data).digest()

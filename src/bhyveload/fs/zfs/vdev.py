@@ -6,7 +6,7 @@ which the first ``psize`` are given to ``verify`` (None: nothing is verified, as
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, Unsupported
 from bhyveload.freebsd_errno import EINVAL, EIO, EOPNOTSUPP
 from bhyveload.printable import mask
 
@@ -208,7 +208,7 @@ def from_config(guid: int, config: NvList, types: tuple[str, ...], printer: Call
     if kind not in types:
         message = f"ZFS: can only boot from disk, mirror, raidz1, raidz2 and raidz3 vdevs, got: {kind}"
         printer(message)
-        raise FileSystemError(EIO, message, "bhyvedisk reads it; FreeBSD boots from disks and partitions only")
+        raise Unsupported(EIO, message, "bhyvedisk reads it; FreeBSD boots from disks and partitions only")
     nparity = config.uint64(b"nparity") or 0
     if kind == RAIDZ and not 1 <= nparity <= 3:
         message = f"ZFS: invalid raidz parity: {nparity}"

@@ -7,7 +7,7 @@ would say of its copies that cannot be read is said again.
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, Unsupported
 from bhyveload.freebsd_errno import EINVAL, EIO
 
 from . import blkptr, checksum
@@ -139,7 +139,8 @@ class BlockReader:
             except FileSystemError as failure:
                 error = failure
         self.say("ZFS: i/o error - all block copies unavailable")
-        raise FileSystemError(error.errno, f"ZFS: all copies of a block are unavailable: {error.message}", error.hint)
+        kind = Unsupported if isinstance(error, Unsupported) else FileSystemError
+        raise kind(error.errno, f"ZFS: all copies of a block are unavailable: {error.message}", error.hint)
 
     def _plain(self, bp: BlockPointer, vdev: Vdev, offset: int) -> Buffer:
         size = bp.psize

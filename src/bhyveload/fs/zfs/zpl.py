@@ -7,7 +7,7 @@ directories, data past the last block) this is right instead.
 
 from __future__ import annotations
 
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, PathError
 from bhyveload.freebsd_errno import EINVAL, EIO, EMLINK, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS
 from bhyveload.fs.stat import S_IFDIR, S_IFLNK, S_IFMT, Stat
 
@@ -128,7 +128,7 @@ class ZfsFileSystem:
                     dnode = self.objset.dnode(number)
                 continue
             if len(component) > zf.NAME_MAX:
-                raise FileSystemError(ENAMETOOLONG, "ZFS: a component longer than 255 bytes")
+                raise PathError(ENAMETOOLONG, "ZFS: a component longer than 255 bytes")
             if self._attributes(dnode).mode & S_IFMT != S_IFDIR:
                 raise FileSystemError(ENOTDIR, "ZFS: not a directory")
             number = zap.lookup(self.objects, dnode, component) & zf.ZFS_DIRENT_OBJ_MASK
@@ -138,10 +138,10 @@ class ZfsFileSystem:
             if found.mode & S_IFMT != S_IFLNK or (not follow and not rest):
                 continue
             if links >= zf.ZFS_MAX_SYMLINKS:
-                raise FileSystemError(EMLINK, f"ZFS: more than {zf.ZFS_MAX_SYMLINKS} symbolic links")
+                raise PathError(EMLINK, f"ZFS: more than {zf.ZFS_MAX_SYMLINKS} symbolic links")
             links += 1
             if found.size + len(rest) + 1 > zf.PATH_MAX:
-                raise FileSystemError(ENAMETOOLONG, "ZFS: a path longer than 1023 bytes")
+                raise PathError(ENAMETOOLONG, "ZFS: a path longer than 1023 bytes")
             rest = self._link_text(dnode, found) + rest
             if rest.startswith(b"/"):
                 del stack[1:]
