@@ -116,6 +116,9 @@ class Typed:
         self._keys = keys
         self._ahead = ahead
 
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
     def write(self, data: bytes) -> None:
         """Nothing."""
 

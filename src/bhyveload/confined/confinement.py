@@ -37,7 +37,8 @@ class Subject:
         others: Sequence[int] = (),
         consequence: str = "",
     ) -> None:
-        if sandbox is not None and getattr(host_directory, "walks", False) and not sandbox.may_walk:
+        walks = host_directory is not None and host_directory.walks
+        if sandbox is not None and walks and not sandbox.may_walk:
             raise HostError(
                 "-h needs openat2(2) (Linux 5.6) or Landlock, and this kernel or container has neither",
                 "--no-sandbox reads the folder with all your rights",
@@ -61,8 +62,8 @@ class Subject:
         if self._sandbox is None:
             return
         descriptors = [2, report, *self._others]
-        for name in ("in_fd", "out_fd"):
-            descriptors.append(getattr(self.console, name, -1))
+        if self.console is not None:
+            descriptors += self.console.descriptors()
         if self._memory is not None:
             descriptors += self._memory.descriptors()
         written = []
@@ -71,5 +72,6 @@ class Subject:
             if not disk.read_only:
                 written += [(fd, disk.size) for fd in disk.descriptors()]
         folder = self._host_directory
-        self._sandbox.enter(descriptors, getattr(folder, "fd", -1), written, getattr(folder, "walks", False))
+        fd, walks = (-1, False) if folder is None else (folder.fd, folder.walks)
+        self._sandbox.enter(descriptors, fd, written, walks)
         need.confine()

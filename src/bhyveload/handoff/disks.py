@@ -184,14 +184,11 @@ def _decompressed(disk: Disk, progress: Progress | None, deadline: Deadline) -> 
 def _flat(path: str, progress: Progress | None, deadline: Deadline) -> str:
     """QEMU's VMDK driver follows names in a guest's image: so our own reader makes one raw image of it."""
     from bhyveload.image.cache import flattened
-    from bhyveload.image.disk import ImageDisk
-    from bhyveload.image.open import open_disk
+    from bhyveload.image.disk import open_image
     from bhyveload.sandbox import Sandbox
 
-    opened = open_disk(path, read_only=True, format="vmdk", progress=progress, deadline=deadline)
+    opened = open_image(path, "vmdk", progress=progress, deadline=deadline)
     try:
-        if not isinstance(opened, ImageDisk):
-            raise HandoffError(f"{path}: is no VMDK image any more", "load the VM again")
         return flattened(opened, progress, Sandbox(), deadline)
     finally:
         opened.close()

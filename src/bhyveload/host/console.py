@@ -36,6 +36,9 @@ class FdConsole:
         self._skip = 0
         self._terminal = os.isatty(out_fd)
 
+    def descriptors(self) -> tuple[int, ...]:
+        return self.in_fd, self.out_fd
+
     def write(self, data: bytes) -> None:
         """Send bytes; a console that nobody reads any more is no error (write's result is ignored, as in C)."""
         self._held.append(data)

@@ -183,10 +183,7 @@ class HostFile:
 
 
 class HostDirectory:
-    """The ``-h`` folder (host/interface.py), held as an O_PATH descriptor ``fd``.
-
-    ``walks``: names are looked up one component after the other, because there is no openat2(2).
-    """
+    """The ``-h`` folder (host/interface.py), held as an O_PATH descriptor."""
 
     def __init__(self, fd: int, beneath: Callable[[int, bytes, int], int] | None = None) -> None:
         """``beneath``: how names are looked up; None: openat2 where it is to be had."""

@@ -56,6 +56,10 @@ class Console(Protocol):
 class HeldConsole(Console, Protocol):
     """A Console for a loader that may have to start over (need.py): what it said before is not said again."""
 
+    def descriptors(self) -> Sequence[int]:
+        """What it reads and writes through: the confined loader may keep these."""
+        ...
+
     def discard(self) -> int:
         """Forget what is held back; how many bytes went out before, skipped ones counted."""
         ...
@@ -89,7 +93,14 @@ class HostFile(Protocol):
 
 
 class HostDirectory(Protocol):
-    """The directory given with ``-h``."""
+    """The directory given with ``-h``.
+
+    ``fd``: what is beneath may be opened through it.  ``walks``: names are looked up one component after the other,
+    because the kernel cannot be told to stay beneath (openat2(2)).
+    """
+
+    fd: int
+    walks: bool
 
     def open(self, name: bytes) -> HostFile:
         """Open ``name`` beneath the directory.  Raises FileSystemError (ENOENT, EINVAL for a FIFO or device,

@@ -19,7 +19,7 @@ import os
 import stat
 
 from bhyveload.confined.confinement import Subject
-from bhyveload.confined.deadline import SURVEY_SECONDS
+from bhyveload.confined.deadline import FOREVER, SURVEY_SECONDS
 from bhyveload.confined.reports import IMAGE, IN_BLOCKS, MAX_DISK
 from bhyveload.confined.run import run
 from bhyveload.errors import FileSystemError, ImageError, InputError, ReportError
@@ -111,6 +111,18 @@ class ImageDisk(ReadOnlyImage):
     def close(self) -> None:
         self._device = None
         super().close()
+
+
+def open_image(
+    path: str,
+    form: str,
+    *,
+    allow_backing: bool = False,
+    progress: Progress | None = None,
+    deadline: Deadline = FOREVER,
+) -> ImageDisk:
+    """The disk in ``path``, which is known to be a ``form`` and not raw; only to be read.  Raises as open_disk()."""
+    return Opener(allow_backing, progress, True, deadline).open(open_raw(path, read_only=True), form)
 
 
 class Opener:

@@ -69,6 +69,9 @@ class MemoryFile:
 class MemoryFolder:
     """A HostDirectory with these files."""
 
+    fd = -1
+    walks = False
+
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
 

@@ -91,12 +91,11 @@ def put_on_top(disk: Disk) -> Disk:
 
 def _check_overlay(path: str, below: str, disk: Disk) -> None:
     """Whether the file at ``path`` stands on this disk.  Our own confined reader looks at it."""
-    from bhyveload.image.disk import ImageDisk
-    from bhyveload.image.open import open_disk
+    from bhyveload.image.disk import open_image
 
-    top = open_disk(path, read_only=True, format="qcow2", allow_backing=True)
+    top = open_image(path, "qcow2", allow_backing=True)
     try:
-        backing = top.backing[0][0] if isinstance(top, ImageDisk) and top.backing else ""
+        backing = top.backing[0][0] if top.backing else ""
         if not backing or not os.path.samefile(backing, below):
             raise HandoffError(
                 f"--overlay {disk.overlay}: stands on {backing or 'nothing'}, not on {disk.name}", "name another file"
