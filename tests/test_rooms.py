@@ -112,6 +112,16 @@ def test_nobody_asks_what_a_machine_or_a_device_is() -> None:
     assert asked == []
 
 
+def test_no_two_classes_have_one_name() -> None:
+    """Who reads one in a message, a signature or a search must know which it is."""
+    where: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(f"{name}:{node.lineno}")
+    assert {name: places for name, places in where.items() if len(places) > 1} == {}
+
+
 def test_names_for_need_and_relative_imports_are_seen() -> None:
     assert "bhyveload.loader.zfs.pools" in used_by("bhyveload.loader.main", by_name=True)
     assert "bhyveload.loader.zfs.pools" not in used_by("bhyveload.loader.main")

@@ -11,7 +11,7 @@ import pytest
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.emulations import Address
-from bhyveload.bhyve.guest import Guest, Topology, guest_of, memory_of, pins_of, topology_of
+from bhyveload.bhyve.guest import BhyveGuest, Topology, guest_of, memory_of, pins_of, topology_of
 from bhyveload.bhyve.identity import disk_serial, mac_address, machine_uuid, parse_mac
 from bhyveload.bhyve.usage import SHORT_OPTIONS
 from bhyveload.cli.getopt import getopt
@@ -29,7 +29,7 @@ def command_line(words: list[str], compat: LoaderVersion = "current") -> Command
     return line
 
 
-def guest(*words: str, name: str = "vm1", compat: LoaderVersion = "current") -> Guest:
+def guest(*words: str, name: str = "vm1", compat: LoaderVersion = "current") -> BhyveGuest:
     return guest_of(command_line(list(words), compat).config, name, compat, "host")
 
 
@@ -138,23 +138,29 @@ A = Address(0, 2, 0)
         ),
         ("2,nvme,/i", dev.Nvme(A, dev.Backing("/i"), 0, "NVME-2-0", 16, 0)),
         ("2,nvme,ram=16,ser=X,maxq=2,sectsz=4096", dev.Nvme(A, None, 16, "X", 2, 4096)),
-        ("2,virtio-net", dev.Network(A, "virtio-net", None, mac_address("vm1", 2, 0), 0)),
-        ("2,virtio-net,tap0,mtu=1400", dev.Network(A, "virtio-net", dev.Tap("tap0"), mac_address("vm1", 2, 0), 1400)),
+        ("2,virtio-net", dev.Nic(A, "virtio-net", None, mac_address("vm1", 2, 0), 0)),
+        (
+            "2,virtio-net,tap0,mtu=1400",
+            dev.Nic(A, "virtio-net", dev.Tap("tap0"), mac_address("vm1", 2, 0), 1400),
+        ),
         (
             "2,virtio-net,vmnet3,mac=2:4:6:8:a:c",
-            dev.Network(A, "virtio-net", dev.Tap("vmnet3"), "02:04:06:08:0a:0c", 0),
+            dev.Nic(A, "virtio-net", dev.Tap("vmnet3"), "02:04:06:08:0a:0c", 0),
         ),
-        ("2,virtio-net,br7,type=tap", dev.Network(A, "virtio-net", dev.Tap("br7"), mac_address("vm1", 2, 0), 0)),
-        ("2,e1000,slirp", dev.Network(A, "e1000", dev.Slirp(False, ()), mac_address("vm1", 2, 0), 0)),
+        ("2,virtio-net,br7,type=tap", dev.Nic(A, "virtio-net", dev.Tap("br7"), mac_address("vm1", 2, 0), 0)),
+        ("2,e1000,slirp", dev.Nic(A, "e1000", dev.Slirp(False, ()), mac_address("vm1", 2, 0), 0)),
         (
             "2,e1000,slirp,open,hostfwd=tcp::2222-:22;udp::53-:53",
-            dev.Network(A, "e1000", dev.Slirp(True, ("tcp::2222-:22", "udp::53-:53")), mac_address("vm1", 2, 0), 0),
+            dev.Nic(A, "e1000", dev.Slirp(True, ("tcp::2222-:22", "udp::53-:53")), mac_address("vm1", 2, 0), 0),
         ),
         (
             "2,virtio-net,vale0:p",
-            dev.Network(A, "virtio-net", dev.OtherNetwork("vale", "vale0:p"), mac_address("vm1", 2, 0), 0),
+            dev.Nic(A, "virtio-net", dev.OtherNetwork("vale", "vale0:p"), mac_address("vm1", 2, 0), 0),
         ),
-        ("2,virtio-net,eth0", dev.Network(A, "virtio-net", dev.OtherNetwork("", "eth0"), mac_address("vm1", 2, 0), 0)),
+        (
+            "2,virtio-net,eth0",
+            dev.Nic(A, "virtio-net", dev.OtherNetwork("", "eth0"), mac_address("vm1", 2, 0), 0),
+        ),
         ("2,virtio-rnd", dev.Random(A)),
         ("2,virtio-console,a=/s", dev.VirtioConsole(A, (dev.ConsolePort(0, "a", "/s"),))),
         ("2,virtio-9p,t=/d,ro", dev.Share(A, "t", "/d", True)),
@@ -209,7 +215,7 @@ def test_serial_ports_belong_to_the_lpc_bridge() -> None:
         dev.Stdio(),
         dev.Tcp("127.0.0.1", 99),
         None,
-        dev.Terminal("/dev/nmdm0A"),
+        dev.TerminalPort("/dev/nmdm0A"),
     ]
     v6 = guest("-s", "1,lpc", "-l", "com1,tcp=[::1]:99").serial_ports[0]
     assert v6.backend == dev.Tcp("::1", 99)

@@ -22,7 +22,7 @@ from bhyveload.confined.confinement import Subject
 from bhyveload.confined.deadline import Deadline
 from bhyveload.confined.run import run
 from bhyveload.host.console import FdConsole
-from bhyveload.host.directory import HostDirectory, _open_walking, open_host_directory
+from bhyveload.host.directory import HostFolder, _open_walking, open_host_directory
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.need import load_all
 from bhyveload.sandbox import Sandbox
@@ -551,14 +551,14 @@ def test_late_imports_are_loud() -> None:
 
 
 @pytest.fixture
-def walked(folder: Path) -> Iterator[HostDirectory]:
-    directory = HostDirectory(os.open(folder, os.O_PATH | os.O_DIRECTORY), _open_walking)
+def walked(folder: Path) -> Iterator[HostFolder]:
+    directory = HostFolder(os.open(folder, os.O_PATH | os.O_DIRECTORY), _open_walking)
     assert directory.walks
     yield directory
     directory.close()
 
 
-def test_a_folder_is_looked_through_without_openat2(walked: HostDirectory) -> None:
+def test_a_folder_is_looked_through_without_openat2(walked: HostFolder) -> None:
     def look() -> list[object]:
         listing = walked.open(b"boot")
         names = []
@@ -572,7 +572,7 @@ def test_a_folder_is_looked_through_without_openat2(walked: HostDirectory) -> No
         assert "leads out of the host folder" in try_confined(partial(walked.open, name), folder=walked)
 
 
-def test_the_walk_s_calls_lead_nowhere_else(walked: HostDirectory, secret: Path) -> None:
+def test_the_walk_s_calls_lead_nowhere_else(walked: HostFolder, secret: Path) -> None:
     """openat and readlinkat pass the filter then: Landlock and the empty root hold, and nothing is opened to write."""
     landlock = only(landlock=True, seccomp=True)
     fd = walked.fd
@@ -585,7 +585,7 @@ def test_the_walk_s_calls_lead_nowhere_else(walked: HostDirectory, secret: Path)
     assert try_confined(lambda: os.open("boot/kernel", READ, dir_fd=fd)) == "EACCES", "without a folder"
 
 
-def test_a_folder_that_could_not_be_looked_through_is_refused_before_the_fork(walked: HostDirectory) -> None:
+def test_a_folder_that_could_not_be_looked_through_is_refused_before_the_fork(walked: HostFolder) -> None:
     """openat(2) in the filter without Landlock would open everything."""
     said = try_confined(lambda: 5, folder=walked, sandbox=only(seccomp=True))
     assert said == "-h needs openat2(2) (Linux 5.6) or Landlock, and this kernel or container has neither"

@@ -10,7 +10,7 @@ from bhyveload import need
 from bhyveload.errors import FileSystemError
 from bhyveload.fs import iso9660, registry, ufs
 from bhyveload.fs.interface import FileSystemModule
-from bhyveload.fs.registry import Kind, Signature
+from bhyveload.fs.registry import FileSystemKind, Signature
 from bhyveload.image.raw import open_raw
 from bhyveload.inspect.survey import describe, survey
 from bhyveload.inspect.volumes import DiskVolumes
@@ -24,7 +24,7 @@ LINE = ("emptyfs", "Empty", "support.empty_fs")
 def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A disk with that file system; the registry has its line."""
     signature = Signature(0, 512, 0, empty_fs.MAGIC) if request.param == "by signature" else None
-    monkeypatch.setattr(registry, "DISK", (*registry.DISK, Kind(*LINE, signature)))
+    monkeypatch.setattr(registry, "DISK", (*registry.DISK, FileSystemKind(*LINE, signature)))
     monkeypatch.setattr("bhyveload.loader.files.files.DISK", registry.DISK)
     path = tmp_path / "disk.img"
     path.write_bytes(empty_fs.MAGIC.ljust(1 << 20, b"\0"))
@@ -65,7 +65,7 @@ def test_a_module_is_asked_for_only_where_its_signature_is(tmp_path: Path) -> No
         def write(self, offset: int, data: bytes | memoryview) -> None:
             raise AssertionError
 
-    kind = Kind("nowhere", "Nowhere", "support.there_is_no_such_module", Signature(0, 512, 0, b"NOWHERE"))
+    kind = FileSystemKind("nowhere", "Nowhere", "support.there_is_no_such_module", Signature(0, 512, 0, b"NOWHERE"))
     turns: list[int] = []
     with pytest.raises(FileSystemError, match="no Nowhere"):
         kind.probe(Zeros(), turns.append)

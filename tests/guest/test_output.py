@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bhyveload.guest import prompts, typed
 from bhyveload.guest.checksum import cksum
-from bhyveload.guest.output import Output
+from bhyveload.guest.output import CommandOutput
 from bhyveload.guest.watch import Watch
 
 MARKERS = typed.Markers(b"0123456789abcdef", 7)
@@ -21,7 +21,7 @@ KERNEL = b"usb0: <a device> at usbus0\r\n"
 
 def through(stream: bytes, cuts: list[int], clean: bool = True) -> tuple[int | None, bytes]:
     """Status and output when the stream comes in the pieces that ``cuts`` make of it."""
-    output = Output(MARKERS, clean)
+    output = CommandOutput(MARKERS, clean)
     text, at = b"", 0
     for cut in [*sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]:
         text += output.feed(stream[at:cut])
@@ -62,7 +62,7 @@ def test_a_terminal_that_makes_cr_lf(parts: list[bytes], cuts: list[int]) -> Non
 
 
 def test_a_hundred_megabytes_in_little_memory() -> None:
-    output = Output(MARKERS)
+    output = CommandOutput(MARKERS)
     output.feed(MARKERS.begin)
     piece = b"0123456789abcdef" * 4096 + b"<"
     total = sum(len(output.feed(piece)) for _ in range(1600))
@@ -73,14 +73,14 @@ def test_a_hundred_megabytes_in_little_memory() -> None:
 
 
 def test_the_beginning_of_a_line_is_given_out_after_a_while() -> None:
-    output = Output(MARKERS)
+    output = CommandOutput(MARKERS)
     assert output.feed(MARKERS.begin + b"Password") == b""
     assert output.idle() == b"Password"
     assert output.feed(b" please\n" + MARKERS.end + b"1>") == b" please\n"
 
 
 def test_a_torn_beginning_loses_the_output_and_not_the_status() -> None:
-    output = Output(MARKERS)
+    output = CommandOutput(MARKERS)
     assert output.feed(MARKERS.begin[:9] + KERNEL + MARKERS.begin[9:] + b"text" + MARKERS.end + b"4>") == b""
     assert (output.status, output.torn) == (4, True)
 

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bhyveload.handoff.console import Console, Escape
+from bhyveload.handoff.console import Escape, GuestConsole
 from bhyveload.handoff.loop import Loop
 from bhyveload.running.runner import key_name, parse_key
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Loop, Console, socket.socket]]:
+def ends() -> Iterator[tuple[Loop, GuestConsole, socket.socket]]:
     """The console and the guest's side of it."""
     ours, guest = socket.socketpair()
     guest.setblocking(False)
     loop = Loop()
-    console = Console(loop, ours)
+    console = GuestConsole(loop, ours)
     yield loop, console, guest
     console.close()
     guest.close()
@@ -38,7 +38,7 @@ def pipe() -> tuple[int, int]:
     return read, write
 
 
-def test_everybody_hears_the_guest_and_may_type(ends: tuple[Loop, Console, socket.socket]) -> None:
+def test_everybody_hears_the_guest_and_may_type(ends: tuple[Loop, GuestConsole, socket.socket]) -> None:
     loop, console, guest = ends
     one, two = pipe(), pipe()
     keys = pipe()
@@ -55,7 +55,7 @@ def test_everybody_hears_the_guest_and_may_type(ends: tuple[Loop, Console, socke
     assert os.read(one[0], 100) == b"more"
 
 
-def test_the_guest_waits_for_a_patient_listener(ends: tuple[Loop, Console, socket.socket]) -> None:
+def test_the_guest_waits_for_a_patient_listener(ends: tuple[Loop, GuestConsole, socket.socket]) -> None:
     loop, console, guest = ends
     read, write = pipe()
     console.attach(-1, write, patient=True)
@@ -79,7 +79,7 @@ def test_the_guest_waits_for_a_patient_listener(ends: tuple[Loop, Console, socke
     assert heard == said  # not a byte is lost
 
 
-def test_others_that_do_not_keep_up(ends: tuple[Loop, Console, socket.socket]) -> None:
+def test_others_that_do_not_keep_up(ends: tuple[Loop, GuestConsole, socket.socket]) -> None:
     """A client of a socket is dropped; a pseudo-terminal that nobody reads loses what is old."""
     loop, console, guest = ends
     released = []
@@ -106,7 +106,7 @@ def test_others_that_do_not_keep_up(ends: tuple[Loop, Console, socket.socket]) -
     assert text.endswith(b"0299")
 
 
-def test_who_comes_late_hears_what_was_said_last(ends: tuple[Loop, Console, socket.socket]) -> None:
+def test_who_comes_late_hears_what_was_said_last(ends: tuple[Loop, GuestConsole, socket.socket]) -> None:
     loop, console, guest = ends
     guest.send(b"early words")
     turn(loop)
@@ -116,7 +116,7 @@ def test_who_comes_late_hears_what_was_said_last(ends: tuple[Loop, Console, sock
     assert os.read(read, 100) == b"early words"
 
 
-def test_the_guest_s_end(ends: tuple[Loop, Console, socket.socket]) -> None:
+def test_the_guest_s_end(ends: tuple[Loop, GuestConsole, socket.socket]) -> None:
     loop, console, guest = ends
     read, write = pipe()
     console.attach(-1, write, patient=True)
@@ -129,7 +129,7 @@ def test_the_guest_s_end(ends: tuple[Loop, Console, socket.socket]) -> None:
     console.type(b"nobody hears this")
 
 
-def test_a_reader_that_went_away(ends: tuple[Loop, Console, socket.socket]) -> None:
+def test_a_reader_that_went_away(ends: tuple[Loop, GuestConsole, socket.socket]) -> None:
     loop, console, guest = ends
     read, write = pipe()
     console.attach(-1, write, patient=True)

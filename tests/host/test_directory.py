@@ -33,14 +33,14 @@ from bhyveload.fs.hostdir import HostFileSystem
 from bhyveload.fs.stat import DT_DIR, DT_LNK, DT_REG
 from bhyveload.host import directory
 from bhyveload.host.callbacks import LoaderCallbacks
-from bhyveload.host.directory import HostDirectory, open_host_directory
+from bhyveload.host.directory import HostFolder, open_host_directory
 from bhyveload.vm.memory import GuestMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bhyveload.fs.interface import FileSystem
-    from bhyveload.host.interface import HostDirectory as HostDirectoryProtocol
+    from bhyveload.host.interface import HostDirectory
 
 WAYS = [directory._openat2, directory._open_walking]
 
@@ -98,14 +98,14 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=WAYS, ids=["openat2", "walk"])
-def host(tree: Path, request: pytest.FixtureRequest) -> Iterator[HostDirectory]:
+def host(tree: Path, request: pytest.FixtureRequest) -> Iterator[HostFolder]:
     fd = os.open(tree, os.O_PATH | os.O_DIRECTORY)
-    opened = HostDirectory(fd, request.param)
+    opened = HostFolder(fd, request.param)
     yield opened
     opened.close()
 
 
-def refused(host: HostDirectoryProtocol, name: bytes) -> int:
+def refused(host: HostDirectory, name: bytes) -> int:
     with pytest.raises(FileSystemError) as caught:
         host.open(name)
     return caught.value.errno
@@ -115,7 +115,7 @@ def refused(host: HostDirectoryProtocol, name: bytes) -> int:
     "name",
     [b"/boot/loader.conf", b"boot/loader.conf", b"/link", b"/dir/loader.conf", b"/boot/up", b"/chain", b"/./boot//up"],
 )
-def test_files(host: HostDirectory, name: bytes) -> None:
+def test_files(host: HostFolder, name: bytes) -> None:
     file = host.open(name)
     assert not file.is_directory
     assert (file.size, file.mode & 0o170000) == (4, 0o100000)
@@ -127,7 +127,7 @@ def test_files(host: HostDirectory, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [b"", b"/", b".", b"/.", b"/boot/..", b"/dir/../boot/..", b"/boot/kernel/../.."])
-def test_the_folder_itself(host: HostDirectory, tree: Path, name: bytes) -> None:
+def test_the_folder_itself(host: HostFolder, tree: Path, name: bytes) -> None:
     folder = host.open(name)
     assert folder.is_directory
     assert folder.ino == tree.stat().st_ino
@@ -165,7 +165,7 @@ def test_the_folder_itself(host: HostDirectory, tree: Path, name: bytes) -> None
         b"/cwd/secret",
     ],
 )
-def test_no_way_out(host: HostDirectory, name: bytes) -> None:
+def test_no_way_out(host: HostFolder, name: bytes) -> None:
     assert refused(host, name) == ENOTCAPABLE
 
 
@@ -186,23 +186,23 @@ def test_no_way_out(host: HostDirectory, name: bytes) -> None:
         (b"/" + b"n" * 300, ENAMETOOLONG),
     ],
 )
-def test_refusals(host: HostDirectory, name: bytes, number: int) -> None:
+def test_refusals(host: HostFolder, name: bytes, number: int) -> None:
     assert refused(host, name) == number
 
 
-def test_sockets_and_devices(host: HostDirectory, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_and_devices(host: HostFolder, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
         assert refused(host, b"/socket") == EINVAL
-    devices = HostDirectory(os.open("/dev", os.O_PATH | os.O_DIRECTORY))
+    devices = HostFolder(os.open("/dev", os.O_PATH | os.O_DIRECTORY))
     assert refused(devices, b"/null") == EINVAL
     assert refused(devices, b"/zero") == EINVAL
     devices.close()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable(host: HostDirectory, tree: Path) -> None:
+def test_unreadable(host: HostFolder, tree: Path) -> None:
     (tree / "empty").chmod(0)
     assert refused(host, b"/empty") == EACCES
 
@@ -210,7 +210,7 @@ def test_unreadable(host: HostDirectory, tree: Path) -> None:
 @pytest.mark.parametrize("beneath", WAYS, ids=["openat2", "walk"])
 def test_kernel_links_of_proc(beneath: Callable[[int, bytes, int], int]) -> None:
     """`-h /proc/self`: cwd, root and fd/N jump out of the tree without being links of the ordinary kind."""
-    process = HostDirectory(os.open("/proc/self", os.O_PATH | os.O_DIRECTORY), beneath)
+    process = HostFolder(os.open("/proc/self", os.O_PATH | os.O_DIRECTORY), beneath)
     secret = os.open("/etc/passwd", os.O_RDONLY)
     for name in (b"/root", b"/cwd", b"/root/etc/passwd", b"/exe", b"/fd/%d" % secret):
         assert refused(process, name) in (ELOOP, ENOTCAPABLE)
@@ -219,7 +219,7 @@ def test_kernel_links_of_proc(beneath: Callable[[int, bytes, int], int]) -> None
     process.close()
 
 
-def test_read_and_seek_errors(host: HostDirectory) -> None:
+def test_read_and_seek_errors(host: HostFolder) -> None:
     file = host.open(b"/boot/loader.conf")
     for offset, whence in ((-1, 0), (1 << 63, 0), (0, 3), (0, 9), (-5, 2)):
         with pytest.raises(FileSystemError) as caught:
@@ -231,7 +231,7 @@ def test_read_and_seek_errors(host: HostDirectory) -> None:
     assert caught.value.errno == EINVAL
 
 
-def test_descriptors_are_given_back(host: HostDirectory) -> None:
+def test_descriptors_are_given_back(host: HostFolder) -> None:
     gc.collect()
     gc.collect()  # what earlier tests left open is closed now, not in between
     before = len(os.listdir("/proc/self/fd"))
@@ -260,7 +260,7 @@ def test_large_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beneath", WAYS, ids=["openat2", "walk"])
 def test_races(tree: Path, beneath: Callable[[int, bytes, int], int]) -> None:
     """While somebody swaps folders for links out, FIFOs for files and moves folders away, nothing leaks or hangs."""
-    host = HostDirectory(os.open(tree, os.O_PATH | os.O_DIRECTORY), beneath)
+    host = HostFolder(os.open(tree, os.O_PATH | os.O_DIRECTORY), beneath)
     (tree / "a").mkdir()
     (tree / "a" / "key").write_text("inner")
     (tree / "b").symlink_to("../outside")
@@ -315,7 +315,7 @@ def test_a_file_that_turns_into_a_fifo_is_refused(tree: Path) -> None:
             os.mkfifo(tree / "empty")
         return opened
 
-    host = HostDirectory(os.open(tree, os.O_PATH | os.O_DIRECTORY), beneath)
+    host = HostFolder(os.open(tree, os.O_PATH | os.O_DIRECTORY), beneath)
     assert refused(host, b"/empty") == EINVAL
     host.close()
 
@@ -344,11 +344,11 @@ def test_kernel_without_openat2(tree: Path, monkeypatch: pytest.MonkeyPatch) -> 
     host.close()
 
 
-def callbacks_of(host: HostDirectory | None) -> LoaderCallbacks:
+def callbacks_of(host: HostFolder | None) -> LoaderCallbacks:
     return LoaderCallbacks(Silent(), GuestMemory(os.memfd_create("guest"), 1 << 20, 0), host_directory=host)
 
 
-def test_host_file_system(host: HostDirectory, tree: Path) -> None:
+def test_host_file_system(host: HostFolder, tree: Path) -> None:
     fs: FileSystem = HostFileSystem(callbacks_of(host))
     kernel = fs.lookup(b"/boot/kernel/kernel")
     expected = (tree / "boot/kernel/kernel").read_bytes()

@@ -27,7 +27,7 @@ from bhyveload.partition.slices import (
     open_slice,
     slice_name,
 )
-from bhyveload.partition.table import Table, best_partition, read_table
+from bhyveload.partition.table import PartitionTable, best_partition, read_table
 from support.ufs_images import MemoryDisk
 
 SECTOR = 512
@@ -58,15 +58,15 @@ def sfdisk(tmp_path: Path, size: int, script: str, *options: str) -> tuple[bytea
     return bytearray(path.read_bytes()), table
 
 
-def table_of(content: bytearray) -> Table:
+def table_of(content: bytearray) -> PartitionTable:
     return read_table(MemoryDisk(content))
 
 
-def places(table: Table) -> list[tuple[int, int, int, str]]:
+def places(table: PartitionTable) -> list[tuple[int, int, int, str]]:
     return [(entry.index, entry.start, entry.size, entry.type) for entry in table.entries]
 
 
-def best(table: Table) -> int | None:
+def best(table: PartitionTable) -> int | None:
     entry = best_partition(table)
     return entry.index if entry else None
 

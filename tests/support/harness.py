@@ -13,6 +13,7 @@ from bhyveload.confined.deadline import Deadline
 from bhyveload.device import Device
 from bhyveload.host.callbacks import (
     GuestReady,
+    InputEnded,
     LoaderCallbacks,
     LoaderEnd,
     LoaderExit,
@@ -21,7 +22,6 @@ from bhyveload.host.callbacks import (
 )
 from bhyveload.host.interface import HostDirectory
 from bhyveload.loader.batch import lock_variables
-from bhyveload.loader.console import InputEnded
 from bhyveload.loader.main import loader_main
 from bhyveload.loader.report import describe
 from bhyveload.loader.state import Loader, Options

@@ -12,7 +12,7 @@ import time
 from types import FrameType
 
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.kvm import Machine
+from bhyveload.handoff.kvm import KvmMachine
 from bhyveload.handoff.kvm_format import KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN
 from bhyveload.handoff.machine import LoadedMachine, loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, TIMED_OUT, TRIPLE_FAULT
@@ -51,7 +51,7 @@ def run_kvm(vm: LoadedMachine, timeout: float) -> KvmResult:
     entry = entry_state(state)
     begin = time.monotonic()
     console = bytearray()
-    machine = Machine()
+    machine = KvmMachine()
     outcome = TIMED_OUT
     old = signal.signal(signal.SIGALRM, _time_up)
     try:
@@ -77,7 +77,7 @@ def _time_up(_signal: int, _frame: FrameType | None) -> None:
     raise _TimeUp
 
 
-def _serve(machine: Machine, console: bytearray) -> str:
+def _serve(machine: KvmMachine, console: bytearray) -> str:
     """COM1 and the ways to end; every other port and address reads as ones."""
     while True:
         reason = machine.run()

@@ -22,7 +22,7 @@ import pytest
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EROFS
 from bhyveload.host.callbacks import GuestReady, LoaderCallbacks, LoaderExit, SwapInterpreter, loader_environment
-from bhyveload.host.directory import HostDirectory, open_host_directory
+from bhyveload.host.directory import HostFolder, open_host_directory
 from bhyveload.userboot.run import prepare
 from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
@@ -110,7 +110,7 @@ def patterned_disk() -> MemoryDisk:
     return MemoryDisk(b"".join(sectors) * 8)  # the pattern repeats every 256 sectors
 
 
-def folder(directory: Path) -> HostDirectory:
+def folder(directory: Path) -> HostFolder:
     """The host directory that testboot.c expects."""
     directory.mkdir()
     (directory / "file").write_bytes(b"hello, loader")

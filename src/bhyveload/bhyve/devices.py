@@ -75,7 +75,7 @@ class OtherNetwork(NamedTuple):
     name: str
 
 
-class Network(NamedTuple):
+class Nic(NamedTuple):
     """``model``: "virtio-net" or "e1000"; ``backend``: None for a cable that leads nowhere; ``mtu``: 0 if not given."""
 
     address: Address
@@ -120,7 +120,7 @@ class Stdio(NamedTuple):
     """The terminal (or whatever standard input and output are)."""
 
 
-class Terminal(NamedTuple):
+class TerminalPort(NamedTuple):
     """A terminal device, one end of an nmdm(4) pair among them."""
 
     path: str
@@ -139,7 +139,7 @@ class UnixSocket(NamedTuple):
     path: str
 
 
-Backend = Stdio | Terminal | Tcp | UnixSocket
+Backend = Stdio | TerminalPort | Tcp | UnixSocket
 
 
 class SerialPort(NamedTuple):
@@ -202,7 +202,7 @@ Device = (
     VirtioBlock
     | Ahci
     | Nvme
-    | Network
+    | Nic
     | Random
     | VirtioConsole
     | Share

@@ -68,7 +68,7 @@ class DebugServer(NamedTuple):
     wait: bool
 
 
-class Guest(NamedTuple):
+class BhyveGuest(NamedTuple):
     """``pins``: virtual processor -> the host's; ``x2apic``: None when nobody said; ``smbios``: table -> field -> text,
     as bhyve_config(5) names them."""
 
@@ -145,11 +145,11 @@ def memory_of(config: Config, compat: LoaderVersion) -> int:
         raise BhyveError(f"invalid memsize '{text}'", EX_USAGE) from None
 
 
-def guest_of(config: Config, name: str, compat: LoaderVersion, hostname: str) -> Guest:
+def guest_of(config: Config, name: str, compat: LoaderVersion, hostname: str) -> BhyveGuest:
     """The whole machine.  ``hostname``: the host's, for the UUID.  Raises BhyveError, as bhyve at its start."""
     topology = topology_of(config)
     serial_ports, devices = start_devices(config, name, compat)
-    return Guest(
+    return BhyveGuest(
         name=name,
         compat=compat,
         topology=topology,

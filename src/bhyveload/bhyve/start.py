@@ -131,7 +131,7 @@ def _console(start: Start, text: str | None, device: str) -> dev.Backend | None:
         return dev.UnixSocket(text[5:])
     if not text or "\0" in text:
         raise start.failed(unable, number=errno.ENOENT)
-    return dev.Terminal(text)
+    return dev.TerminalPort(text)
 
 
 def _virtio_block(start: Start, address: Address, node: ConfigNode) -> dev.Device:
@@ -203,7 +203,7 @@ def _network(start: Start, address: Address, node: ConfigNode, model: str) -> de
         mtu = leading_number(mtu_text)
         if not _MTU_MIN <= mtu <= _MTU_MAX:
             raise start.failed(f"Invalid mtu {mtu_text}")
-    return dev.Network(address, model, _net_backend(start, node), mac, mtu)
+    return dev.Nic(address, model, _net_backend(start, node), mac, mtu)
 
 
 # net_backends.c, by prefix and in the order of their set; a longer name must come before its beginning.

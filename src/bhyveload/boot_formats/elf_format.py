@@ -148,7 +148,7 @@ ELF32 = ElfClass(
 )
 
 
-class Header:
+class ElfHeader:
     """The ELF header (Elf_Ehdr): ``raw`` as in the file."""
 
     __slots__ = (

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bhyveload.bhyve.config import Config
-    from bhyveload.bhyve.guest import Guest
+    from bhyveload.bhyve.guest import BhyveGuest
     from bhyveload.compat import LoaderVersion
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import QemuOptions
@@ -270,7 +270,7 @@ def _refuse(config: Config) -> None:
         raise HandoffError("-n is not possible for a VM that bhyveload has loaded", "leave it out")
 
 
-def _warn_of_the_ineffective(program: str, request: StartRequest, guest: Guest, vm: VirtualMachine) -> None:
+def _warn_of_the_ineffective(program: str, request: StartRequest, guest: BhyveGuest, vm: VirtualMachine) -> None:
     state = vm.state or {}
     flags = state.get("flags")
     flags = flags if isinstance(flags, dict) else {}
@@ -284,7 +284,7 @@ def _warn_of_the_ineffective(program: str, request: StartRequest, guest: Guest, 
         warn(program, "-f: no effect, only boot ROMs look there")
 
 
-def _options(program: str, request: StartRequest, guest: Guest, vm: VirtualMachine, accel: str) -> QemuOptions:
+def _options(program: str, request: StartRequest, guest: BhyveGuest, vm: VirtualMachine, accel: str) -> QemuOptions:
     from bhyveload.handoff.qemu.guest.machine import backings_of, guest_options
 
     paths = [backing.path for backing in backings_of(guest)]
@@ -293,7 +293,7 @@ def _options(program: str, request: StartRequest, guest: Guest, vm: VirtualMachi
     return guest_options(guest, accel, loaded, user=user, confined=request.confined)
 
 
-def _owner_of_shares(guest: Guest) -> str | None:
+def _owner_of_shares(guest: BhyveGuest) -> str | None:
     """Whom root's QEMU becomes to reach the folders that the guest shares: their owner, where there is one and it is
     not root; else None (nobody)."""
     from bhyveload.bhyve.devices import Share

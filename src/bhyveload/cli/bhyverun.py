@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import QemuOptions
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
     from bhyveload.running.saving import Keeper
 
 EXIT_ERROR = 4
@@ -181,7 +181,7 @@ def _options(
 def _debugged(program: str, port: int) -> dict[str, Any]:
     """gdb's socket on the loopback; the guest starts when gdb lets it."""
 
-    def socket(files: Files) -> list[str]:
+    def socket(files: QemuFiles) -> list[str]:
         try:
             where = files.listener("127.0.0.1", port)
         except OSError as error:

@@ -5,7 +5,7 @@ What a report says is looked at by whoever asked for it only after it has been c
 
 from __future__ import annotations
 
-from bhyveload.confined.shape import LEFT_OUT, Choice, Flag, Number, Optional, Record, Sequence, Table, Text
+from bhyveload.confined.shape import LEFT_OUT, Choice, Entries, Fields, Flag, Number, Optional, Sequence, Text
 from bhyveload.vm.registers import DESCRIPTORS, GENERAL, SEGMENTS
 
 _U32 = Number(0, (1 << 32) - 1)
@@ -15,8 +15,8 @@ _SIGNED = Number(-(1 << 63))
 _WORD = Text(64)
 
 # What every child can say: that it lacks a module, or what went wrong.
-NEED = Record({"need": Text(200), "shown": Optional(Number(0, (1 << 31) - 1), 0)})
-ERROR = Record(
+NEED = Fields({"need": Text(200), "shown": Optional(Number(0, (1 << 31) - 1), 0)})
+ERROR = Fields(
     {
         "error": _WORD,
         "message": Text(4096),
@@ -27,25 +27,25 @@ ERROR = Record(
 )
 
 # The loader's: docs/state-json.md, "loaded" and "vcpus".
-VCPU = Record(
+VCPU = Fields(
     {
-        "registers": Table(_U64, frozenset(GENERAL)),
-        "selectors": Table(Number(0, 0xFFFF), frozenset(SEGMENTS)),
-        "descriptors": Table(Record({"base": _U64, "limit": _U32, "access": _U32}), frozenset(DESCRIPTORS)),
+        "registers": Entries(_U64, frozenset(GENERAL)),
+        "selectors": Entries(Number(0, 0xFFFF), frozenset(SEGMENTS)),
+        "descriptors": Entries(Fields({"base": _U64, "limit": _U32, "access": _U32}), frozenset(DESCRIPTORS)),
     }
 )
-_FILE = Record(
+_FILE = Fields(
     {
         "name": Text(),
         "type": Text(),
         "args": Optional(Text()),
         "address": _U64,
         "size": _U64,
-        "modules": Sequence(Record({"name": Text(), "version": _SIGNED})),
+        "modules": Sequence(Fields({"name": Text(), "version": _SIGNED})),
     }
 )
-_PARTITION = Record({"disk": _WORD, "scheme": _WORD, "start": _U64, "size": _U64})
-LOADED = Record(
+_PARTITION = Fields({"disk": _WORD, "scheme": _WORD, "start": _U64, "size": _U64})
+LOADED = Fields(
     {
         "interpreter": Text(),
         "compat": _WORD,
@@ -56,13 +56,13 @@ LOADED = Record(
         "howto": _SIGNED,
         "entry": _U64,
         "files": Sequence(_FILE),
-        "environment": Table(Text()),
+        "environment": Entries(Text()),
         "calls": Sequence(Text()),
         "notes": Sequence(Text()),
         "kernel": Optional(_FILE),
         "modulep": Optional(_U64, 0),  # of a guest without a stack
         "kernend": Optional(_U64, 0),
-        "timings": Table(_U64),
+        "timings": Entries(_U64),
         "vcpu": VCPU,
         "needed": Optional(Sequence(Text(200), 256), LEFT_OUT),  # need.used()
     }
@@ -71,14 +71,14 @@ LOADER = Choice(
     "end",
     {
         "exec": LOADED,
-        "exit": Record({"code": Number(-(1 << 63), (1 << 63) - 1)}),
-        "swap": Record({"interpreter": Text(256)}),
+        "exit": Fields({"code": Number(-(1 << 63), (1 << 63) - 1)}),
+        "swap": Fields({"interpreter": Text(256)}),
     },
 )
 
 # A disk image's: what is in its headers, or which other files it consists of.
 MAX_DISK = (1 << 62) - 1  # bytes
-IMAGE = Record(
+IMAGE = Fields(
     {
         "size": Optional(Number(0, MAX_DISK), LEFT_OUT),
         "sector_size": Optional(Number(512, 4096), 512),
@@ -89,19 +89,19 @@ IMAGE = Record(
         "form": Optional(Text(), ""),
     }
 )
-IN_BLOCKS = Record({"in_blocks": Flag(), "form": Optional(_WORD, "")})
-BLOCKS = Record({"blocks": Number(0, (1 << 40) - 1)})
-UNPACKED = Record({"size": Number(0, MAX_DISK)})
+IN_BLOCKS = Fields({"in_blocks": Flag(), "form": Optional(_WORD, "")})
+BLOCKS = Fields({"blocks": Number(0, (1 << 40) - 1)})
+UNPACKED = Fields({"size": Number(0, MAX_DISK)})
 
 # bhyvedisk's reader's.
-_PART = Record({"kind": _WORD, "start": _U128, "size": _U128, "shown": _U64, "name": Text(2000), "boots": Flag()})
-LAYOUT = Record(
+_PART = Fields({"kind": _WORD, "start": _U128, "size": _U128, "shown": _U64, "name": Text(2000), "boots": Flag()})
+LAYOUT = Fields(
     {
         "notes": Sequence(Text(2000), 100),
-        "strips": Sequence(Record({"title": Text(8000), "parts": Sequence(_PART, 2000)}), 100),
+        "strips": Sequence(Fields({"title": Text(8000), "parts": Sequence(_PART, 2000)}), 100),
     }
 )
-LOOKED = Record(
+LOOKED = Fields(
     {
         "layout": Optional(LAYOUT),
         "no disk": Optional(Flag(), False),
@@ -112,7 +112,7 @@ LOOKED = Record(
 )
 
 # The ZFS boot environments on the guest's disks.
-_BOOT_ENVIRONMENT = Record(
+_BOOT_ENVIRONMENT = Fields(
     {
         "name": Text(),
         "created": _U64,
@@ -120,10 +120,10 @@ _BOOT_ENVIRONMENT = Record(
         "boot_once": Flag(),
     }
 )
-POOLS = Record(
+POOLS = Fields(
     {
         "pools": Sequence(
-            Record(
+            Fields(
                 {
                     "name": Text(),
                     "boot_environments": Optional(Sequence(_BOOT_ENVIRONMENT), LEFT_OUT),

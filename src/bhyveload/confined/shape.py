@@ -92,7 +92,7 @@ class Sequence:
         return [self._shape.check(item) for item in value]
 
 
-class Table:
+class Entries:
     """A dict of at most ``limit`` values of one shape, under any names, or under some of ``names``."""
 
     def __init__(self, shape: Shape, names: Collection[str] | None = None, limit: int = MAX_ITEMS) -> None:
@@ -114,7 +114,7 @@ def _name(name: Any) -> str:
     return name
 
 
-class Record:
+class Fields:
     """A dict with these members, in this order; others are dropped."""
 
     def __init__(self, members: Mapping[str, Shape]) -> None:

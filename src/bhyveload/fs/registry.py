@@ -34,7 +34,7 @@ class Signature:
         return device.read(self.offset, self.size)[self.at : self.at + len(self.magic)] == self.magic
 
 
-class Kind:
+class FileSystemKind:
     """One kind of file system.
 
     ``name``: libsa's; ``title``: in words; ``module``: what reads it, asked for (need.py) only where ``signature`` is
@@ -78,8 +78,8 @@ class Kind:
 
 
 DISK = (
-    Kind("ufs", "UFS", "bhyveload.fs.ufs"),
-    Kind("cd9660", "ISO 9660", "bhyveload.fs.iso9660", Signature(16 * 2048, 2048, 1, b"CD001"), by_unit=True),
+    FileSystemKind("ufs", "UFS", "bhyveload.fs.ufs"),
+    FileSystemKind("cd9660", "ISO 9660", "bhyveload.fs.iso9660", Signature(16 * 2048, 2048, 1, b"CD001"), by_unit=True),
 )
 
 
@@ -88,7 +88,7 @@ for _kind in DISK:
         _kind.load()  # every run would ask for it, and start over
 
 
-def kind_named(name: str) -> Kind | None:
+def kind_named(name: str) -> FileSystemKind | None:
     return next((kind for kind in DISK if kind.name == name), None)
 
 

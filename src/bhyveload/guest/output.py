@@ -22,7 +22,7 @@ _NOISE = re.compile(
 )
 
 
-class Output:
+class CommandOutput:
     """One command.  ``clean``: the terminal passes bytes on as they are; otherwise LF comes as CR LF."""
 
     __slots__ = ("_begun", "_clean", "_cr", "_line_start", "_markers", "_pending", "status", "torn")

@@ -11,7 +11,7 @@ from bhyveload.errors import GuestEnded, GuestError, GuestTimedOut, UsageError
 from bhyveload.guest import prompts, typed
 from bhyveload.guest.checksum import cksum
 from bhyveload.guest.exchange import check_place, give_out, mounted, no_disk, take_in
-from bhyveload.guest.output import Output
+from bhyveload.guest.output import CommandOutput
 from bhyveload.guest.watch import Watch
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Guest:
         self._ready = False
         self._tail = b""
         self._heard_at = time.monotonic()
-        self._output: Output | None = None
+        self._output: CommandOutput | None = None
         self._sink: Callable[[bytes], None] = _nowhere
         session.console.hear(self._hear)
 
@@ -293,7 +293,7 @@ class Guest:
                     raise GuestError("the guest's shell does not answer", "it must be a sh(1)")
                 hellos += 1
                 markers = self._markers()
-                self._output, self._sink = Output(markers, clean=False), _nowhere
+                self._output, self._sink = CommandOutput(markers, clean=False), _nowhere
                 self.session.console.type(typed.hello(markers))
                 greet_at = now + _HELLO
             elif (quiet >= _HIDDEN and prompts.hidden_login(self._tail)) or (quiet >= _NUDGE and sent):
@@ -336,7 +336,7 @@ class Guest:
         self, keys: bytes, markers: typed.Markers, sink: Callable[[bytes], None], deadline: float | None
     ) -> int:
         """Type ``keys``; the status that stands in the end marker, what comes before it goes to ``sink``."""
-        output = self._output = Output(markers, self._clean)
+        output = self._output = CommandOutput(markers, self._clean)
         self._sink = sink
         self._tail = b""
         self.session.console.type(keys)
@@ -353,7 +353,7 @@ class Guest:
             )
         return output.status
 
-    def _interrupt(self, output: Output) -> None:
+    def _interrupt(self, output: CommandOutput) -> None:
         """Ctrl-C; a shell that does not come back is not used again."""
         self._sink = _nowhere
         self.session.console.type(b"\3")

@@ -9,7 +9,7 @@ from bhyveload.handoff.outcome import EXIT_STATUS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.handoff.console import Console
+    from bhyveload.handoff.console import GuestConsole
     from bhyveload.handoff.loop import Loop
     from bhyveload.handoff.machine import LoadedMachine
 
@@ -46,7 +46,7 @@ class Session(Protocol):
         ...
 
     @property
-    def console(self) -> Console:
+    def console(self) -> GuestConsole:
         """The guest's console."""
         ...
 

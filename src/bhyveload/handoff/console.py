@@ -36,7 +36,7 @@ class Port:
 
     def __init__(
         self,
-        console: Console,
+        console: GuestConsole,
         in_fd: int,
         out_fd: int,
         patient: bool,
@@ -122,7 +122,7 @@ class Escape:
         return bytes(out)
 
 
-class Console:
+class GuestConsole:
     """Between the guest's end, a socket, and its listeners.  Lives on ``loop``."""
 
     def __init__(self, loop: Loop, guest: socket.socket) -> None:

@@ -47,7 +47,7 @@ PROBE_PORT = 0xF4
 _BUSY_TSS_TYPE, _LDT_TYPE = 11, 2
 
 
-class Machine:
+class KvmMachine:
     """One vCPU and guest memory.  Raises HandoffError where KVM is missing or refuses."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def probe_guest_finishes(loops: int = _PROBE_LOOPS, sse: bool = True) -> bool:
     """
     code = b"\xb9" + struct.pack("<I", loops) + _PROBE_LOOP + (_PROBE_SSE if sse else b"") + _PROBE_DONE
     try:
-        machine = Machine()
+        machine = KvmMachine()
     except HandoffError:
         return False
     try:

@@ -41,6 +41,10 @@ class LoaderEnd(BaseException):
     """How a loader leaves.  Not an Exception: no handler of errors may swallow it."""
 
 
+class InputEnded(LoaderEnd):
+    """The loader waits for a key and none can come any more (end of input): it would ask for ever."""
+
+
 class GuestReady(LoaderEnd):
     """exec was called: registers are set, the guest can run."""
 

@@ -120,7 +120,7 @@ def _components(name: bytes) -> list[bytes]:
     return names
 
 
-class HostFile:
+class HostFolderFile:
     """A regular file or folder beneath the ``-h`` folder (host/interface.py); closed when it is forgotten, too."""
 
     def __init__(self, fd: int, status: os.stat_result) -> None:
@@ -182,7 +182,7 @@ class HostFile:
         self.close()
 
 
-class HostDirectory:
+class HostFolder:
     """The ``-h`` folder (host/interface.py), held as an O_PATH descriptor."""
 
     def __init__(self, fd: int, beneath: Callable[[int, bytes, int], int] | None = None) -> None:
@@ -191,7 +191,7 @@ class HostDirectory:
         self._beneath = beneath or _lookup_of(fd)
         self.walks = self._beneath is _open_walking
 
-    def open(self, name: bytes) -> HostFile:
+    def open(self, name: bytes) -> HostFolderFile:
         """Open a file or folder; one leading `/` is the folder itself.
 
         Raises FileSystemError: ENOTCAPABLE (the name leads out), EINVAL (neither file nor folder), ENOENT, EACCES and
@@ -209,7 +209,7 @@ class HostDirectory:
         if status.st_mode & S_IFMT not in (S_IFREG, S_IFDIR):
             os.close(fd)
             raise FileSystemError(EINVAL, f"host0: {escape_bytes(name)}: neither a file nor a folder")
-        return HostFile(fd, status)
+        return HostFolderFile(fd, status)
 
     def _type_of(self, name: bytes) -> int:
         fd = self._beneath(self.fd, name, PATH_FLAGS)
@@ -262,10 +262,10 @@ def _refusal(name: bytes, error: OSError) -> FileSystemError:
     return FileSystemError(number, f"host0: {shown}: {error.strerror}")
 
 
-def open_host_directory(path: str | bytes) -> HostDirectory:
+def open_host_directory(path: str | bytes) -> HostFolder:
     """Open the folder for ``-h``.  Raises HostError (bhyveload's EX_OSERR)."""
     try:
-        return HostDirectory(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return HostFolder(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise HostError(f"open {os.fsdecode(path)}: {reason}", "-h takes a folder") from None

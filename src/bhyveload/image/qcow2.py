@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 REPAIR = "qemu-img check -r all repairs it"
 
 
-class Header:
+class Qcow2Header:
     """The header, checked: ``cluster_bits``, ``size`` in bytes, ``l1_offset``, ``l1_size`` in entries."""
 
     __slots__ = (
@@ -165,7 +165,7 @@ class Qcow2Image(ReadOnlyImage):
         """Raises ImageError: damaged, of an unknown kind, or with a backing file and no ``open_backing``."""
         super().__init__(name, source)
         self._file = file = Container(source, name)
-        header = Header(file)
+        header = Qcow2Header(file)
         self.size = header.size
         self._bits = header.cluster_bits
         file.slack = 1 << header.cluster_bits

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NAMING = (ENOENT, ENOTDIR, EISDIR, ELOOP, EMLINK, ENAMETOOLONG)
 
 
-class Guest:
+class GuestFiles:
     """One file system of a guest and where to say what.
 
     ``device``: its name with colon; ``warn``: hears of what cannot be read.  ``damage``: how often it did.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bhyveload.inspect.survey import Facts
     from bhyveload.inspect.volumes import DiskVolumes
-    from bhyveload.partition.table import Table
+    from bhyveload.partition.table import PartitionTable
 
 TABLE, BOOT, SLICE, FILES, POOL, SWAP = "table", "boot", "slice", "files", "pool", "swap"
 OTHER, UNREADABLE, UNUSED = "other", "unreadable", "unused"
@@ -62,7 +62,7 @@ def _booting(facts: Facts) -> set[str]:
     return {name for known in facts["pools"] if known["name"] == pool for name in known["devices"]}
 
 
-def _disk_strips(disk: Facts, table: Table | None, boots: set[str]) -> Iterator[dict[str, Any]]:
+def _disk_strips(disk: Facts, table: PartitionTable | None, boots: set[str]) -> Iterator[dict[str, Any]]:
     form = disk["format"] + (f".{disk['compression']}" if disk["compression"] else "")
     title = f"{disk['name']}: {disk['path']} ({form}, {human_size(disk['size'])}, {table_words(disk['table'])})"
     outer: list[_Area] = []
@@ -108,7 +108,7 @@ def _kind(type_: str, fs: Facts | None) -> str:
     return {FREEBSD_BOOT: BOOT, EFI: BOOT, FREEBSD: SLICE, FREEBSD_SWAP: SWAP, LINUX_SWAP: SWAP}.get(type_, OTHER)
 
 
-def _tables(table: Table, size: int, first: int) -> Iterator[_Area]:
+def _tables(table: PartitionTable, size: int, first: int) -> Iterator[_Area]:
     """The places of the table itself, as far as they lie in front of the ``first`` partition and behind the last."""
     sector = table.sector_size
     if table.kind == GPT:

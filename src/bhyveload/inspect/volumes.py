@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bhyveload.fs import zfs
     from bhyveload.fs.interface import DiskFileSystem, ProbedFileSystem
     from bhyveload.partition.entry import Entry
-    from bhyveload.partition.table import Table
+    from bhyveload.partition.table import PartitionTable
 else:
     zfs = OnDemand("bhyveload.fs.zfs")
 
@@ -57,7 +57,7 @@ class Volume:
         device: Device,
         start: int = 0,
         entry: Entry | None = None,
-        table: Table | None = None,
+        table: PartitionTable | None = None,
         level: int = 0,
     ) -> None:
         self.unit = unit
@@ -111,7 +111,7 @@ class DiskVolumes:
     __slots__ = ("boot_pools", "pools", "tables", "volumes")
 
     def __init__(self, disks: Sequence[Device]) -> None:
-        self.tables: list[Table | FileSystemError] = []
+        self.tables: list[PartitionTable | FileSystemError] = []
         self.volumes: list[Volume] = []
         for unit, disk in enumerate(disks):
             name = f"disk{unit}"
@@ -266,7 +266,7 @@ class DiskVolumes:
             raise PartitionError(f"there is no dataset {name}", f"pools on these disks: {pools}") from None
 
 
-def _partitions(unit: int, prefix: str, disk: Device, table: Table, level: int) -> Iterator[Volume]:
+def _partitions(unit: int, prefix: str, disk: Device, table: PartitionTable, level: int) -> Iterator[Volume]:
     for entry in table.entries:
         suffix = table.name(entry)
         if not suffix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bhyveload.inspect.commands import Guest
+from bhyveload.inspect.commands import GuestFiles
 from bhyveload.inspect.output import Output, OutputFailed
 from bhyveload.inspect.volumes import DiskVolumes
 
@@ -72,7 +72,7 @@ def _carry_out(
     if request.command == "info":
         return _info(images, disks, output, request)
     device, fs = disks.file_system(request.partition, request.dataset)
-    guest = Guest(device, fs, output, warn, sum(image.size for image in images))
+    guest = GuestFiles(device, fs, output, warn, sum(image.size for image in images))
     path = os.fsencode(request.path)
     report: dict[str, Any] = {}
     if request.command == "ls":

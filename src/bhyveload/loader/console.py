@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from bhyveload.errors import LoaderError
-from bhyveload.host.callbacks import LoaderEnd
+from bhyveload.host.callbacks import InputEnded
 from bhyveload.libc import strtol, strtoul, to_int
 from bhyveload.loader.environment import no_unset
 
@@ -28,10 +28,6 @@ _PAGER_PROMPT = " --more--  <space> page down <enter> line down <q> quit "
 _PAGER_BLANK = " " * 56
 _COMMAND_OK, _COMMAND_ERROR = 0, 2
 _MAX_QUESTION = 60  # characters of what scripts ask that an error repeats
-
-
-class InputEnded(LoaderEnd):
-    """The loader waits for a key and none can come any more (end of input)."""
 
 
 class LoaderConsole:

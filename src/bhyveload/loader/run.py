@@ -7,9 +7,8 @@ import time
 from bhyveload import need
 from bhyveload.bootable import FIRST_INTERPRETER
 from bhyveload.errors import LoaderError
-from bhyveload.host.callbacks import GuestReady, LoaderExit, SwapInterpreter
+from bhyveload.host.callbacks import GuestReady, InputEnded, LoaderExit, SwapInterpreter
 from bhyveload.loader.batch import lock_variables
-from bhyveload.loader.console import InputEnded
 from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.main import loader_main
 from bhyveload.loader.report import describe

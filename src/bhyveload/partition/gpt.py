@@ -58,7 +58,7 @@ _TYPES = {
 }
 
 
-class Header:
+class GptHeader:
     """A header that passed its checks; LBAs in sectors."""
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Header:
         self.identity = (fields[1], fields[2], *fields[7:10], *fields[11:14])
 
 
-def check_header(raw: bytes, lba: int, sector_size: int) -> Header | None:
+def check_header(raw: bytes, lba: int, sector_size: int) -> GptHeader | None:
     """The header in sector ``lba``, or None when anything about it is wrong (gpt_checkhdr)."""
     signature, revision, size, crc, _, lba_self, lba_alternate = GPT_HDR.unpack_from(raw)[:7]
     if signature != GPT_HDR_SIG or not GPT_MIN_HDR_SIZE <= size <= sector_size:
@@ -97,7 +97,7 @@ def check_header(raw: bytes, lba: int, sector_size: int) -> Header | None:
         return None
     if lba_self != lba or lba_alternate == lba_self:
         return None
-    header = Header(raw)
+    header = GptHeader(raw)
     if header.entries == 0 or header.entry_size < GPT_ENT.size or sector_size % header.entry_size:
         return None
     return header
@@ -131,14 +131,14 @@ def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, st
     return disk_sectors, guid_text(chosen.guid), _entries(chosen, array), primary is None, media_sectors
 
 
-def _read_backup(read: ReadSectors, lba: int, sector_size: int) -> Header | None:
+def _read_backup(read: ReadSectors, lba: int, sector_size: int) -> GptHeader | None:
     try:
         return check_header(read(lba & 0xFFFFFFFFFFFFFFFF, 1), lba, sector_size)
     except FileSystemError:
         return None
 
 
-def _read_array(read: ReadSectors, header: Header, sector_size: int) -> bytes | None:
+def _read_array(read: ReadSectors, header: GptHeader, sector_size: int) -> bytes | None:
     """The part of the entry array that loader(8) looks at; None when unreadable or its CRC is wrong."""
     length = header.entries * header.entry_size
     count = min(MAXTBLSZ, -(-length // sector_size))
@@ -154,7 +154,7 @@ def _read_array(read: ReadSectors, header: Header, sector_size: int) -> bytes | 
     return array
 
 
-def _entries(header: Header, array: bytes) -> list[Entry]:
+def _entries(header: GptHeader, array: bytes) -> list[Entry]:
     entries = []
     for position in range(min(header.entries, len(array) // header.entry_size)):
         ent_type, ent_uuid, first, last, _, name = GPT_ENT.unpack_from(array, position * header.entry_size)

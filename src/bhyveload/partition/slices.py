@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bhyveload.device import Buffer, Device
     from bhyveload.partition.entry import Entry
-    from bhyveload.partition.table import Table
+    from bhyveload.partition.table import PartitionTable
 
 # d_slice and d_partition of stand/common/disk.h
 SLICENONE = -1
@@ -67,12 +67,14 @@ class Partition:
         """Nothing: the device is not this one's."""
 
 
-def open_partition(disk: Device, table: Table, entry: Entry) -> Partition:
+def open_partition(disk: Device, table: PartitionTable, entry: Entry) -> Partition:
     """The partition that ``entry`` of a table on ``disk`` describes: the one place where a layer over it would go."""
     return Partition(disk, table.byte_offset(entry), table.byte_size(entry))
 
 
-def open_slice(device: Device, slice: int, partition: int, table: Table | None = None) -> tuple[int, int, int, int]:
+def open_slice(
+    device: Device, slice: int, partition: int, table: PartitionTable | None = None
+) -> tuple[int, int, int, int]:
     """Where ``slice`` and ``partition`` lie: (byte offset, resolved slice, resolved partition, length in bytes).
 
     This is disk_open of stand/common/disk.c.  ``table``: the disk's table when it has been read already.
@@ -105,12 +107,12 @@ def open_slice(device: Device, slice: int, partition: int, table: Table | None =
     return _place(inside, _entry(inside, partition), entry.index, partition)
 
 
-def lsdev_lines(table: Table, disk: str, verbose: bool = False) -> list[str]:
+def lsdev_lines(table: PartitionTable, disk: str, verbose: bool = False) -> list[str]:
     """The lines (without newline) that lsdev prints below ``disk`` ("disk0"), sizes with ``verbose``."""
     return _lsdev_lines(table, table, f"    {disk}", verbose, _MAX_NESTING)
 
 
-def _lsdev_lines(whole: Table, table: Table, prefix: str, verbose: bool, depth: int) -> list[str]:
+def _lsdev_lines(whole: PartitionTable, table: PartitionTable, prefix: str, verbose: bool, depth: int) -> list[str]:
     lines = []
     for entry in table.entries:
         name = prefix + table.name(entry)
@@ -125,7 +127,7 @@ def _lsdev_lines(whole: Table, table: Table, prefix: str, verbose: bool, depth: 
     return lines
 
 
-def _listed_inside(whole: Table, entry: Entry) -> Table | None:
+def _listed_inside(whole: PartitionTable, entry: Entry) -> PartitionTable | None:
     """The table that ptable_print lists below an entry: that of the whole disk's slice with the same number.
 
     It opens the disk as if that were no larger than the partition: the backup of a GPT is then not found.
@@ -141,7 +143,7 @@ def _listed_inside(whole: Table, entry: Entry) -> Table | None:
         return None
 
 
-def _listed_size(table: Table, entry: Entry) -> int:
+def _listed_size(table: PartitionTable, entry: Entry) -> int:
     """Bytes: ptable_iso9660read has the one partition of ISO 9660 end behind the last sector, which is one too many."""
     return table.byte_size(entry) + (table.sector_size if table.kind == ISO9660 else 0)
 
@@ -170,7 +172,7 @@ def slice_name(slice: int, partition: int) -> str:
     return name
 
 
-def _entry(table: Table, index: int) -> Entry:
+def _entry(table: PartitionTable, index: int) -> Entry:
     entry = table.entry(index)
     if entry is None:
         letter = chr(ord("a") + index) if index < 26 else str(index)
@@ -178,11 +180,11 @@ def _entry(table: Table, index: int) -> Entry:
     return entry
 
 
-def _place(table: Table, entry: Entry, slice: int, partition: int) -> tuple[int, int, int, int]:
+def _place(table: PartitionTable, entry: Entry, slice: int, partition: int) -> tuple[int, int, int, int]:
     return table.byte_offset(entry), slice, partition, table.byte_size(entry)
 
 
-def _absent(table: Table, slice: int) -> str:
+def _absent(table: PartitionTable, slice: int) -> str:
     if slice != SLICEWILD:
         return f"there is no partition {slice}"
     if not table.entries:

@@ -31,7 +31,7 @@ ISO_DESCRIPTOR_OFFSET = 16 * 2048
 ISO_IDENTIFIER = b"CD001"
 
 
-class Table:
+class PartitionTable:
     """A partition table, read once: keep it as long as the disk is open.
 
     ``start``: byte where the disk or slice begins; ``sectors`` of ``sector_size`` bytes in it; ``guid``: of a GPT;
@@ -65,7 +65,7 @@ class Table:
         mediasize: int | None = None,
     ) -> None:
         self._device = device
-        self._inside: dict[int, Table] = {}
+        self._inside: dict[int, PartitionTable] = {}
         self.start = start
         self.sectors = sectors
         self.sector_size = sector_size
@@ -87,7 +87,7 @@ class Table:
         """How long a partition claims to be, in bytes."""
         return entry.size * self.sector_size
 
-    def inside(self, entry: Entry) -> Table:
+    def inside(self, entry: Entry) -> PartitionTable:
         """The table inside a partition (a BSD label in a slice), read at the first call.  Raises as read_table."""
         nested = self._inside.get(entry.index)
         if nested is None:
@@ -106,7 +106,9 @@ class Table:
         return ""
 
 
-def read_table(device: Device, start: int = 0, sectors: int | None = None, sector_size: int | None = None) -> Table:
+def read_table(
+    device: Device, start: int = 0, sectors: int | None = None, sector_size: int | None = None
+) -> PartitionTable:
     """The partition table of a whole disk, or of the ``sectors`` sectors from byte ``start`` (ptable_open).
 
     Without ``sector_size``: 512 as bhyveload(8) has it, or 4096 when only that shows a GPT (beyond FreeBSD).
@@ -122,7 +124,7 @@ def read_table(device: Device, start: int = 0, sectors: int | None = None, secto
     return table
 
 
-def best_partition(table: Table) -> Entry | None:
+def best_partition(table: PartitionTable) -> Entry | None:
     """The partition that loader(8) boots when none is named; what is in it does not matter (ptable_getbestpart)."""
     ranked = [(rank, place, entry) for place, entry in enumerate(table.entries) if (rank := _rank(table.kind, entry))]
     return min(ranked, default=(0, 0, None))[2]
@@ -147,7 +149,7 @@ def _rank(kind: str, entry: Entry) -> int:
     return rank - 1 if entry.active else rank
 
 
-def _read_table(device: Device, start: int, sectors: int | None, sector_size: int) -> Table:
+def _read_table(device: Device, start: int, sectors: int | None, sector_size: int) -> PartitionTable:
     if sectors is None:
         sectors = max(0, device.size - start) // sector_size
     try:
@@ -156,12 +158,12 @@ def _read_table(device: Device, start: int, sectors: int | None, sector_size: in
         raise FileSystemError(ENXIO, f"partition table: {error.message}") from None
 
 
-def _detect(device: Device, start: int, sectors: int, sector_size: int) -> Table:
+def _detect(device: Device, start: int, sectors: int, sector_size: int) -> PartitionTable:
     """ptable_open: ISO 9660 and a BSD label come before GPT and MBR."""
     read = _sector_reader(device, start, sector_size)
 
-    def table(kind: str, entries: list[Entry]) -> Table:
-        return Table(device, start, sectors, sector_size, kind, entries)
+    def table(kind: str, entries: list[Entry]) -> PartitionTable:
+        return PartitionTable(device, start, sectors, sector_size, kind, entries)
 
     boot_sector = read(0, 1)
     if read(ISO_DESCRIPTOR_OFFSET // sector_size, 1)[1:6] == ISO_IDENTIFIER:
@@ -181,7 +183,7 @@ def _detect(device: Device, start: int, sectors: int, sector_size: int) -> Table
         return table(NONE, [])
     disk_sectors, guid, entries, backup_only, media_sectors = found
     mediasize = media_sectors * sector_size
-    return Table(device, start, disk_sectors, sector_size, GPT, entries, guid, backup_only, mediasize)
+    return PartitionTable(device, start, disk_sectors, sector_size, GPT, entries, guid, backup_only, mediasize)
 
 
 def _sector_reader(device: Device, start: int, sector_size: int) -> ReadSectors:

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from bhyveload.handoff.console import Console, Escape
+from bhyveload.handoff.console import Escape, GuestConsole
 from bhyveload.handoff.loop import Loop
 from bhyveload.running.runner import key_name
 from bhyveload.running.terminal import Terminal
@@ -21,7 +21,7 @@ def attach(runner: Runner, key: bytes, tell: Callable[[str], None]) -> None:
     """Until the guest ends, or the user types ``key`` X.  Raises HostError: nobody answers."""
     runner.ask("console")
     loop = Loop()
-    console = Console(loop, runner.socket)
+    console = GuestConsole(loop, runner.socket)
     left = False
 
     def leave() -> None:

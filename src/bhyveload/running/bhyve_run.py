@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from bhyveload.bhyve.devices import PciSerial, Stdio, Terminal
+from bhyveload.bhyve.devices import PciSerial, Stdio, TerminalPort
 from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
 from bhyveload.handoff.qemu.guest.machine import backings_of
 from bhyveload.handoff.qemu.session import Qemu
@@ -14,13 +14,13 @@ from bhyveload.host.nmdm import is_nmdm, other_end
 from bhyveload.running.background import tell_service_manager
 from bhyveload.running.bhyve_signals import BhyveSignals
 from bhyveload.running.control import ControlSocket
-from bhyveload.running.terminal import Terminal as UsersTerminal
+from bhyveload.running.terminal import Terminal
 from bhyveload.running.title import set_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bhyveload.bhyve.guest import Guest
+    from bhyveload.bhyve.guest import BhyveGuest
     from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.vm.store import VirtualMachine
@@ -35,7 +35,7 @@ _NOTHING_WRONG = (
 )
 
 
-class Ended(NamedTuple):
+class BhyveEnd(NamedTuple):
     """``result`` of the run; ``fatal``: the signal that ended it and should end the program, or 0."""
 
     result: RunResult
@@ -44,20 +44,20 @@ class Ended(NamedTuple):
 
 def run_bhyve_guest(
     vm: VirtualMachine,
-    guest: Guest,
+    guest: BhyveGuest,
     options: QemuOptions,
     *,
     timeout: float | None = None,
     accelerator: str = "",
     tell: Callable[[str], None],
-) -> Ended:
+) -> BhyveEnd:
     """Run ``vm`` as ``guest`` with its ``options``; ``accelerator`` is a sentence about it for ``tell``.
 
     Raises BhyveError, HandoffError, HostError.
     """
     backends = [port.backend for port in guest.serial_ports]
     backends += [device.backend for device in guest.devices if isinstance(device, PciSerial)]
-    terminal = UsersTerminal()
+    terminal = Terminal()
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal)
         signals = stack.enter_context(BhyveSignals(terminal.resume))
@@ -74,10 +74,10 @@ def run_bhyve_guest(
         result = session.wait(timeout)
     if not signals.fatal:
         _tell_the_end(vm.name, options.accel, result, tell)
-    return Ended(result, signals.fatal)
+    return BhyveEnd(result, signals.fatal)
 
 
-def _facts(guest: Guest) -> dict[str, object]:
+def _facts(guest: BhyveGuest) -> dict[str, object]:
     """What bhyvectl tells of the run."""
     disks = [
         {"path": os.path.abspath(backing.path), "read_only": backing.read_only, "keeps": True}
@@ -87,7 +87,7 @@ def _facts(guest: Guest) -> dict[str, object]:
     for port in guest.serial_ports[:1]:
         if isinstance(port.backend, Stdio):
             console = "stdio"
-        elif isinstance(port.backend, Terminal):
+        elif isinstance(port.backend, TerminalPort):
             console = port.backend.path
         elif port.backend is not None:
             console = "=".join(("unix" if len(port.backend) == 1 else "tcp", ":".join(map(str, port.backend))))
@@ -95,10 +95,10 @@ def _facts(guest: Guest) -> dict[str, object]:
     return {"disks": disks, "console": console, "cpus": cpus, "topology": [sockets, cores, threads]}
 
 
-def _other_ends(guest: Guest) -> Iterator[str]:
+def _other_ends(guest: BhyveGuest) -> Iterator[str]:
     """Where users find null modems that are not in /dev."""
     for port in guest.serial_ports:
-        if isinstance(port.backend, Terminal) and is_nmdm(port.backend.path):
+        if isinstance(port.backend, TerminalPort) and is_nmdm(port.backend.path):
             end = other_end(port.backend.path)
             if os.path.dirname(end) != "/dev":
                 yield f"com{port.number + 1}: the other end of {port.backend.path} is {end}"

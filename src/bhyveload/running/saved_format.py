@@ -34,7 +34,7 @@ _FLAGS = ("wired", "incore")
 _LARGEST = (1 << 63) - 1
 
 
-class Layer(NamedTuple):
+class SavedLayer(NamedTuple):
     """A file below a disk, and what must not have changed of it."""
 
     path: str
@@ -62,7 +62,7 @@ class SavedDisk(NamedTuple):
     read_only: bool
     sector_size: int
     size: int
-    layers: tuple[Layer, ...]
+    layers: tuple[SavedLayer, ...]
 
 
 class Saved(NamedTuple):
@@ -79,7 +79,7 @@ class Saved(NamedTuple):
     sizes: dict[str, int]
 
 
-def layer_of(path: str, form: str) -> Layer:
+def layer_of(path: str, form: str) -> SavedLayer:
     """The file ``path`` as it is now.  Raises HandoffError: not there, or nothing that shows when it is changed."""
     try:
         status = os.stat(path)
@@ -87,7 +87,7 @@ def layer_of(path: str, form: str) -> Layer:
         raise HandoffError(f"{path}: {getattr(error, 'strerror', None) or 'not a path'}") from None
     if not stat.S_ISREG(status.st_mode):
         raise HandoffError(f"{path}: is no regular file: whether it changes is not to be seen", "use an image file")
-    return Layer(path, form, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return SavedLayer(path, form, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def processor_of(accel: str) -> str:
@@ -120,7 +120,7 @@ def parse_header(text: bytes, where: str) -> Saved:
         header = restored(json.loads(text))
     except (ValueError, RecursionError):
         raise HandoffError(f"{where}: is no JSON", _HINT) from None
-    check = _Check(where)
+    check = _HeaderCheck(where)
     if not isinstance(header, dict) or check.number(header, "schema", 0, _LARGEST) != SCHEMA:
         raise HandoffError(f"{where}: is of no version that is known here", _HINT)
     memory = check.number(header, "memory", 1 << 20, 1 << 46)
@@ -148,7 +148,7 @@ def parse_header(text: bytes, where: str) -> Saved:
     return saved
 
 
-def _disk(check: _Check, entry: object) -> SavedDisk:
+def _disk(check: _HeaderCheck, entry: object) -> SavedDisk:
     if not isinstance(entry, dict):
         raise check.wrong("disks")
     layers = []
@@ -159,7 +159,7 @@ def _disk(check: _Check, entry: object) -> SavedDisk:
         if not os.path.isabs(path) or "\0" in path:
             raise check.wrong("path")
         numbers = [check.number(below, name, 0, (1 << 64) - 1) for name in ("device", "inode", "size", "modified")]
-        layers.append(Layer(path, check.text(below, "format", 10, _FORMATS), *numbers))
+        layers.append(SavedLayer(path, check.text(below, "format", 10, _FORMATS), *numbers))
     if not layers:
         raise check.wrong("layers")
     read_only = entry.get("read_only")
@@ -172,7 +172,7 @@ def _disk(check: _Check, entry: object) -> SavedDisk:
 _HINT = "save the guest again"
 
 
-class _Check:
+class _HeaderCheck:
     """Typed access to the header; a failure names the member."""
 
     def __init__(self, where: str) -> None:

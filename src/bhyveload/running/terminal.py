@@ -13,7 +13,7 @@ from bhyveload.host.terminal_watcher import Watcher
 
 if TYPE_CHECKING:
     from bhyveload.handoff.backend import Session
-    from bhyveload.handoff.console import Console, Escape, Port
+    from bhyveload.handoff.console import Escape, GuestConsole, Port
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _SLAVE_ONLY = -1
@@ -28,7 +28,7 @@ class Terminal:
         self._modes: list[tuple[int, list[Any]]] = []
         self._flags: list[tuple[int, int]] = []
         self._opened: list[int] = []
-        self._console: Console | None = None
+        self._console: GuestConsole | None = None
         self._port: Port | None = None
         self._watcher: Watcher | None = None
 
@@ -46,7 +46,7 @@ class Terminal:
         """Make it the console of ``session``, with ``escape`` in front of commands for the run itself."""
         self.listen(session.console, escape)
 
-    def listen(self, console: Console, escape: Escape | None) -> None:
+    def listen(self, console: GuestConsole, escape: Escape | None) -> None:
         """Put it on ``console``."""
         self._console = console
         if self._modes:

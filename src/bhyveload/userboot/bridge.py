@@ -14,7 +14,7 @@ import time
 
 from bhyveload.errors import EX_SOFTWARE, DataError, FileSystemError, MemoryAccessError
 from bhyveload.freebsd_errno import EBADF, EFAULT, EINVAL, EIO, EMFILE, ENAMETOOLONG
-from bhyveload.host.callbacks import DIOCGSECTORSIZE, GUEST_ADDRESS_MASK, LoaderEnd, SwapInterpreter
+from bhyveload.host.callbacks import DIOCGSECTORSIZE, GUEST_ADDRESS_MASK, InputEnded, SwapInterpreter
 from bhyveload.userboot.abi import LIBSA_NAME_MAX, FreeBSDStat
 
 TYPE_CHECKING = False
@@ -41,10 +41,6 @@ _SHOW_AFTER = 0.05  # seconds that a character may be held back
 _memmove = ctypes.memmove
 _string_at = ctypes.string_at
 monotonic = time.monotonic
-
-
-class InputEnded(LoaderEnd):
-    """The loader waits for a key and the console's input has ended: it would ask for ever."""
 
 
 class Bridge:

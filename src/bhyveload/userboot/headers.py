@@ -34,7 +34,7 @@ def page_ceil(value: int) -> int:
     return (value + PAGE_SIZE - 1) & -PAGE_SIZE
 
 
-class Segment:
+class MappedSegment:
     """One PT_LOAD: file bytes [offset, offset + filesz) at ``start``, zeros up to ``end`` (the object's addresses)."""
 
     __slots__ = ("end", "filesz", "flags", "offset", "start")
@@ -55,7 +55,9 @@ class Headers:
 
     __slots__ = ("align", "dynamic", "lowest", "relro", "segments", "span")
 
-    def __init__(self, segments: list[Segment], dynamic: tuple[int, int], relro: tuple[int, int], align: int) -> None:
+    def __init__(
+        self, segments: list[MappedSegment], dynamic: tuple[int, int], relro: tuple[int, int], align: int
+    ) -> None:
         self.segments = segments
         self.dynamic = dynamic
         self.relro = relro
@@ -63,7 +65,7 @@ class Headers:
         self.lowest = page_floor(segments[0].start)
         self.span = page_ceil(segments[-1].end) - self.lowest
 
-    def segment_at(self, address: int, length: int) -> Segment | None:
+    def segment_at(self, address: int, length: int) -> MappedSegment | None:
         """The segment that holds [address, address + length) wholly."""
         for segment in self.segments:
             if segment.start <= address and address + length <= segment.end:
@@ -96,7 +98,7 @@ def parse_headers(data: memoryview) -> Headers:
     if phentsize != elf.ELF64.phdr.size or not 0 < phnum <= MAX_SEGMENTS or phoff + phnum * phentsize > len(data):
         refuse(f"{phnum} program headers at {phoff:#x} do not lie in the file")
 
-    segments: list[Segment] = []
+    segments: list[MappedSegment] = []
     dynamic = relro = (0, 0)
     align = PAGE_SIZE
     for index in range(phnum):
@@ -137,7 +139,7 @@ def _check_relro(headers: Headers, relro: tuple[int, int]) -> None:
 
 def _load_segment(
     file_size: int, index: int, flags: int, offset: int, vaddr: int, filesz: int, memsz: int, align: int
-) -> Segment:
+) -> MappedSegment:
     name = f"segment {index}"
     if filesz > memsz or offset + filesz > file_size:
         refuse(f"{name}: {filesz:#x} bytes at {offset:#x} do not lie in the file")
@@ -147,10 +149,10 @@ def _load_segment(
         refuse(f"{name}: alignment {align:#x} does not fit address {vaddr:#x} and offset {offset:#x}")
     if flags & elf.PF_W and flags & elf.PF_X:
         refuse(f"{name} is both writable and executable")
-    return Segment(vaddr, vaddr + memsz, offset, filesz, flags)
+    return MappedSegment(vaddr, vaddr + memsz, offset, filesz, flags)
 
 
-def _check_order(segments: list[Segment]) -> None:
+def _check_order(segments: list[MappedSegment]) -> None:
     if not segments:
         refuse("it has nothing to load")
     end = 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from bhyveload.errors import LoaderError
-from bhyveload.host.callbacks import GuestReady, LoaderExit, SwapInterpreter
-from bhyveload.userboot.bridge import InputEnded
+from bhyveload.host.callbacks import GuestReady, InputEnded, LoaderExit, SwapInterpreter
 from bhyveload.userboot.handover import Handover, read_handover, text
 
 TYPE_CHECKING = False

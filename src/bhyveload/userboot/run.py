@@ -71,7 +71,7 @@ class Prepared:
         loader's frames, on its stack.
 
         GuestReady, LoaderExit (also when loader_main returns: exit status 0, as upstream) or SwapInterpreter for the
-        ways a loader ends; bridge.InputEnded when it waits for a key that cannot come; HostError or VmStorageError when
+        ways a loader ends; InputEnded when it waits for a key that cannot come; HostError or VmStorageError when
         the host failed it; KeyboardInterrupt.  A crash ends the process by a signal.
         """
         self._bridge.leave = leave

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bhyveload.userboot.run import Prepared
     from bhyveload.userboot.search import LoaderObject
 
-    class Options(Protocol):
+    class UserbootOptions(Protocol):
         """loader/state.py's Options."""
 
         batch: bool
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BOOT = b"boot\r"
 
 
-def check_options(options: Options) -> None:
+def check_options(options: UserbootOptions) -> None:
     """Raises UsageError for what a userboot object cannot be told."""
     for given, name in (
         (options.kernel, "--kernel"),
@@ -50,7 +50,7 @@ def check_options(options: Options) -> None:
             )
 
 
-def variables(options: Options) -> list[bytes]:
+def variables(options: UserbootOptions) -> list[bytes]:
     """The options as loader variables.  A guest's loader.conf may set them anew."""
     chosen = (
         (options.batch, b"autoboot_delay=-1"),

@@ -40,7 +40,7 @@ def parse_state(text: bytes, where: str) -> dict[str, object]:
 
 def check_state(state: Any, where: str) -> dict[str, object]:
     """``state``, if it is what a VM can be opened with; ``where`` names its file.  Raises VmStateError."""
-    check = _Check(where)
+    check = _StateCheck(where)
     check.mapping(state, "state")
     if state.get("schema") != 1 or isinstance(state["schema"], bool):
         raise VmStateError(f"{where}: schema {str(state.get('schema'))[:20]} is not known", "load the guest again")
@@ -62,7 +62,7 @@ def check_state(state: Any, where: str) -> dict[str, object]:
     return check.mapping(state, "state")
 
 
-def _check_vcpu(check: _Check, vcpu: object, what: str) -> None:
+def _check_vcpu(check: _StateCheck, vcpu: object, what: str) -> None:
     members = check.mapping(vcpu, what)
     for name in check.names(members, "registers", what, frozenset(GENERAL)):
         check.number(members["registers"], name, f"{what}.registers", (1 << 64) - 1)
@@ -87,7 +87,7 @@ def registers_of(state: dict[str, Any], vcpu: int) -> Registers:
     return Registers.of(state["vcpus"][vcpu])
 
 
-class _Check:
+class _StateCheck:
     """Typed access to the parsed JSON of one file; every failure names the member."""
 
     __slots__ = ("_where",)

@@ -15,7 +15,7 @@ from bhyveload.fs.zfs import bootenv, nvlist, raidz, zap
 from bhyveload.fs.zfs import zfs_format as zf
 from bhyveload.fs.zfs.checksum import seal_embedded
 from bhyveload.fs.zfs.dmu import Dnode
-from bhyveload.fs.zfs.label import Leaf, Reads
+from bhyveload.fs.zfs.label import LeafVdev, Reads
 from support import harness
 from support.zfs_pools import disk, disk_names, open_pools, pool_names, vdev_partition, writable_disk
 from support.zfs_writer import fat_zap, micro_zap, name_hash
@@ -261,7 +261,7 @@ def test_the_loader_takes_any_boot_environment_block(variables: nvlist.NvList, o
     if once:
         benv.set(zf.FREEBSD_BOOTONCE, nvlist.DATA_TYPE_STRING, text)
     benv.set(zf.FREEBSD_NVSTORE, nvlist.DATA_TYPE_NVLIST, variables)
-    leaf = Leaf(vdev_partition(image), "disk0p2", Reads())
+    leaf = LeafVdev(vdev_partition(image), "disk0p2", Reads())
     for label in range(zf.VDEV_LABELS):
         place = leaf.label_offset(label, zf.VDEV_BOOTENV_OFFSET)
         leaf.write(place, seal_embedded(bootenv.encode(benv, zf.VB_NVLIST), (place, 0, 0, 0)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bhyveload.handoff.qemu.files import Descriptors
+from bhyveload.handoff.qemu.files import RunFiles
 
 
 def test_a_disk_past_the_cache(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_disk_past_the_cache(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system has no O_DIRECT")
     with ExitStack() as opened:
-        files = Descriptors(opened)
+        files = RunFiles(opened)
         for number, direct in enumerate((False, True), 1):
             assert files.file(str(disk), read_only=True, direct=direct) == (f"/dev/fdset/{number}", False)
             assert bool(fcntl.fcntl(files.given[-1], fcntl.F_GETFL) & os.O_DIRECT) is direct

@@ -13,7 +13,7 @@ from lupa import lua54
 import stock_like
 from bhyveload.loader.interpreter import lua_base, lua_sandbox, lua_string
 
-OURS = lua_sandbox.Sandbox()
+OURS = lua_sandbox.LuaSandbox()
 OURS.define(
     {"current": lambda: True, "out": lambda text: None, "slurp": lambda path: (None, "none"), "result": lambda *_: None}
 )

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .label import Leaf
+    from .label import LeafVdev
     from .vdev import Vdev
 
     Buffer = bytes | memoryview
@@ -123,7 +123,7 @@ def _write(vdev: Vdev, block: bytes, printer: Callable[[str], None]) -> None:
             printer(f"failed to write bootenv to {vdev.name} label {label}: {EIO}")
 
 
-def _write_label(leaf: Leaf, label: int, block: bytes) -> None:
+def _write_label(leaf: LeafVdev, label: int, block: bytes) -> None:
     """One label; only where its configuration verifies, so that nothing else is overwritten."""
     if leaf.read_label(label, zf.VDEV_PHYS_OFFSET, zf.VDEV_PHYS_SIZE) is None:
         raise FileSystemError(EIO, f"ZFS: label {label} of {leaf.name} is not readable")

@@ -1,7 +1,7 @@
 """The four labels of a leaf: its configuration, its uberblocks, its boot environment block (vdev_label_t).
 
-A ``Leaf`` is an opened device seen as a vdev; what is read of it is counted as libsa's vdev_read would read it, because
-every such read may turn the loader's twiddle (docs/errata.md, "Twiddles").
+A ``LeafVdev`` is an opened device seen as a vdev; what is read of it is counted as libsa's vdev_read would read it,
+because every such read may turn the loader's twiddle (docs/errata.md, "Twiddles").
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def strategy_calls(offset: int, length: int, sector_size: int) -> int:
     return calls + (1 if whole > 0 else 0)
 
 
-class Leaf:
+class LeafVdev:
     """A device as a vdev.  ``psize``: its size as ZFS sees it, which places the labels at its end."""
 
     __slots__ = ("device", "name", "psize", "reads")
@@ -112,7 +112,7 @@ class Leaf:
         return data if verify_embedded(data, (place, 0, 0, 0)) else None
 
 
-def read_config(leaf: Leaf) -> NvList | None:
+def read_config(leaf: LeafVdev) -> NvList | None:
     """The configuration of the label with the highest txg, and the leaf's psize set from it (vdev_label_read_config).
 
     A label without txg, or with txg 0, is taken at once.  None: no label is readable."""
@@ -191,7 +191,7 @@ def decode_uberblock(data: Buffer) -> Uberblock | None:
     return Uberblock(words)
 
 
-def load_uberblock(leaf: Leaf, ashift: int, best: Uberblock) -> Uberblock:
+def load_uberblock(leaf: LeafVdev, ashift: int, best: Uberblock) -> Uberblock:
     """The best uberblock of the leaf's four rings, or ``best`` if none is better (vdev_uberblock_load).
 
     libsa reads and verifies every slot.  Here only the heads are looked at, and whole slots from the best down until

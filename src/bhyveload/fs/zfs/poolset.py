@@ -9,7 +9,7 @@ from bhyveload.printable import mask
 from . import features
 from . import zfs_format as zf
 from .dmu import LastBlock
-from .label import Leaf, Reads, load_uberblock, read_config, required, supported_version
+from .label import LeafVdev, Reads, load_uberblock, read_config, required, supported_version
 from .pool import Pool
 
 TYPE_CHECKING = False
@@ -76,7 +76,7 @@ class PoolSet:
         """Take a device or partition as a vdev; the guid of its pool.
 
         Raises FileSystemError (EIO and others): it is none, or none that can be used."""
-        leaf = Leaf(device, name, self.reads)
+        leaf = LeafVdev(device, name, self.reads)
         if leaf.psize < zf.SPA_MINDEVSIZE:
             raise FileSystemError(EIO, f"ZFS: {name} is too small for a vdev")
         config = read_config(leaf)
@@ -147,7 +147,7 @@ class PoolSet:
             self.say("ZFS: can't find vdev details")
             raise FileSystemError(EINVAL, f"ZFS: pool {pool.name}: a label without vdev tree")
         old = self.known.get(top_guid)
-        kept: dict[int, Leaf] = {}
+        kept: dict[int, LeafVdev] = {}
         if old is not None and old.txg != txg and self.strict != "13.2":
             if old not in pool.root.children:
                 raise FileSystemError(EINVAL, f"ZFS: pool {pool.name}: the vdev {top_guid:#x} occurs twice")

@@ -29,7 +29,7 @@ _MAX_WORK = 512 << 20
 _RAIDZ1_SWAP = 1 << 20
 
 
-class Column:
+class RaidzColumn:
     __slots__ = ("child", "length", "offset")
 
     def __init__(self, child: int, offset: int, length: int) -> None:
@@ -38,7 +38,7 @@ class Column:
         self.length = length
 
 
-def columns_of(offset: int, size: int, ashift: int, children: int, nparity: int) -> list[Column]:
+def columns_of(offset: int, size: int, ashift: int, children: int, nparity: int) -> list[RaidzColumn]:
     """The block's columns, parity first (vdev_raidz_map_alloc).  Raises FileSystemError (EINVAL): impossible layout."""
     if not (1 <= nparity <= 3 and nparity < children <= 255 and 9 <= ashift <= 16):
         raise FileSystemError(EINVAL, f"ZFS: raidz{nparity} over {children} devices, ashift {ashift}")
@@ -54,7 +54,7 @@ def columns_of(offset: int, size: int, ashift: int, children: int, nparity: int)
         if child >= children:
             child -= children
             place += unit
-        result.append(Column(child, place, quotient + (number < big) << ashift))
+        result.append(RaidzColumn(child, place, quotient + (number < big) << ashift))
     if nparity == 1 and offset & _RAIDZ1_SWAP and count > 1:
         p, d = result[0], result[1]
         p.child, d.child = d.child, p.child
@@ -63,7 +63,7 @@ def columns_of(offset: int, size: int, ashift: int, children: int, nparity: int)
 
 
 def read(
-    columns: list[Column],
+    columns: list[RaidzColumn],
     nparity: int,
     read_child: ReadChild,
     healthy: Callable[[int], bool],
@@ -114,7 +114,7 @@ def read(
 
 
 def _combinatorial(
-    columns: list[Column], content: list[Buffer | None], nparity: int, verify: Callable[[Buffer], bool] | None
+    columns: list[RaidzColumn], content: list[Buffer | None], nparity: int, verify: Callable[[Buffer], bool] | None
 ) -> Buffer:
     absent = [number for number, piece in enumerate(content) if piece is None]
     spare = nparity - len(absent)
@@ -142,7 +142,7 @@ def _combinatorial(
 
 
 def _assemble(
-    columns: list[Column], content: list[Buffer | None], nparity: int, verify: Callable[[Buffer], bool] | None
+    columns: list[RaidzColumn], content: list[Buffer | None], nparity: int, verify: Callable[[Buffer], bool] | None
 ) -> Buffer | None:
     """The data with its missing columns computed; None when there is too little parity or the checksum is wrong."""
     missing = [number for number in range(nparity, len(columns)) if content[number] is None]
@@ -158,7 +158,7 @@ def _assemble(
 
 
 def _reconstruct(
-    columns: list[Column], content: list[Buffer | None], nparity: int, missing: list[int]
+    columns: list[RaidzColumn], content: list[Buffer | None], nparity: int, missing: list[int]
 ) -> list[bytes] | None:
     """Solve the parity equations for the missing data columns.  Parity r is the sum of (2^r)^(k-1-j) times data j."""
     parity = [number for number in range(nparity) if content[number] is not None]

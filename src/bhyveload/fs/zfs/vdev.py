@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from .label import Leaf
+    from .label import LeafVdev
     from .nvlist import NvList
 
     Buffer = bytes | memoryview
@@ -81,7 +81,7 @@ class Vdev:
         self.is_log = False
         self.children: list[Vdev] = []
         self.top: Vdev = self
-        self.leaf: Leaf | None = None
+        self.leaf: LeafVdev | None = None
         self.indirect_object = 0
         self.mapping: Moved | None = None
         self.txg = 0

@@ -71,7 +71,7 @@ def lookup_array(objects: ObjectReader, dnode: Dnode, name: bytes, integer_size:
         raise _damaged(dnode, f"type {kind:#x}")
     header = _fat_header(dnode, block)
     hashed = zap_hash(header.salt, name)
-    leaf = Leaf(objects, dnode, header.block_shift, _leaf_number(objects, dnode, header, block, hashed))
+    leaf = ZapLeaf(objects, dnode, header.block_shift, _leaf_number(objects, dnode, header, block, hashed))
     return leaf.lookup(hashed, name, integer_size)
 
 
@@ -180,20 +180,20 @@ def _leaf_number(objects: ObjectReader, dnode: Dnode, header: FatHeader, block: 
     return int.from_bytes(objects.block(dnode, number)[place : place + 8], "little")
 
 
-def leaves(objects: ObjectReader, dnode: Dnode, header: FatHeader) -> Iterator[Leaf]:
+def leaves(objects: ObjectReader, dnode: Dnode, header: FatHeader) -> Iterator[ZapLeaf]:
     """All leaves in block order.  libsa takes blocks 1 to num_leafs; that is right until the pointer table leaves block
     0, then every block that has a leaf's magic number is one."""
     if not header.ptrtbl_numblks:
         for number in range(1, min(header.num_leafs, dnode.maxblkid) + 1):
-            yield Leaf(objects, dnode, header.block_shift, number)
+            yield ZapLeaf(objects, dnode, header.block_shift, number)
         return
     for number in range(1, dnode.maxblkid + 1):
         block = objects.block(dnode, number)
         if _block_type(block) == zf.ZBT_LEAF and int.from_bytes(block[24:28], "little") == zf.ZAP_LEAF_MAGIC:
-            yield Leaf(objects, dnode, header.block_shift, number)
+            yield ZapLeaf(objects, dnode, header.block_shift, number)
 
 
-class Leaf:
+class ZapLeaf:
     """A leaf block: a hash table, then chunks of 24 bytes: entries, and arrays that hold names and values."""
 
     __slots__ = ("_block", "_chunks", "_dnode", "_hash_shift", "count")

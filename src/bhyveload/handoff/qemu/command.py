@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
 
     # What puts further arguments on the command line; every file it names comes from the Files
-    Part = Callable[[Files], Sequence[str]]
+    Part = Callable[[QemuFiles], Sequence[str]]
 
 PROGRAM = "qemu-system-x86_64"
 MAX_CPUS = 255
@@ -122,7 +122,7 @@ def qemu_command(
     vm: LoadedMachine,
     kernel: str,
     options: QemuOptions,
-    files: Files | None = None,
+    files: QemuFiles | None = None,
     *,
     memory_path: str = "",
     console: Sequence[str] = _PRINTED_CONSOLE,
@@ -188,7 +188,7 @@ def flags_of(state: dict[str, object]) -> dict[str, object]:
     return flags if isinstance(flags, dict) else {}
 
 
-def network_arguments(net: Network, files: Files) -> list[str]:
+def network_arguments(net: Network, files: QemuFiles) -> list[str]:
     """The guest's network card.  Raises HandoffError (no such interface)."""
     if net.kind == NONE:
         return []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
 
 _DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"}
 # Each disk has a slot on the PCI bus of its own while there are enough; beyond, eight functions share one.  SeaBIOS
@@ -32,7 +32,7 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def disk_arguments(number: int, disk: Disk, files: Files, count: int = 1) -> list[str]:
+def disk_arguments(number: int, disk: Disk, files: QemuFiles, count: int = 1) -> list[str]:
     """Disk ``number`` of ``count`` as a virtio disk.  Raises HandoffError when QEMU cannot have it."""
     if count > MAX_DISKS:
         raise HandoffError(f"{count} disks: QEMU's machine has room for {MAX_DISKS}", "choose some with --disk")
@@ -45,7 +45,7 @@ def disk_arguments(number: int, disk: Disk, files: Files, count: int = 1) -> lis
     return [*block_node(node, disk, files), "-device", device]
 
 
-def block_node(node: str, disk: Disk, files: Files) -> list[str]:
+def block_node(node: str, disk: Disk, files: QemuFiles) -> list[str]:
     """What makes ``node`` the disk's content, for any device to use as its drive.  Raises HandoffError."""
     if disk.compression:
         raise HandoffError(f"{disk.path}: QEMU cannot use a file compressed with {disk.compression}", "unpack it")
@@ -66,7 +66,7 @@ def block_node(node: str, disk: Disk, files: Files) -> list[str]:
     return ["-blockdev", _json(disk, {"node-name": node, **tree})]
 
 
-def _with_temporary(node: str, disk: Disk, files: Files) -> list[str]:
+def _with_temporary(node: str, disk: Disk, files: QemuFiles) -> list[str]:
     """What the guest writes goes into a file that is gone at the end of the run."""
     below = _tree(disk.path, disk.format, True, disk.backing, files)
     top = files.temporary(disk.size)
@@ -80,7 +80,9 @@ def _over(overlay: str, below: dict[str, Any]) -> dict[str, Any]:
     return {"driver": "qcow2", "read-only": False, "file": file, "backing": below}
 
 
-def _tree(path: str, form: str, read_only: bool, backing: Sequence[tuple[str, str]], files: Files) -> dict[str, Any]:
+def _tree(
+    path: str, form: str, read_only: bool, backing: Sequence[tuple[str, str]], files: QemuFiles
+) -> dict[str, Any]:
     name, protocol = _file(path, form, read_only, files)
     tree: dict[str, Any] = {
         "driver": _DRIVERS[form],
@@ -111,7 +113,7 @@ def _refuse_data_elsewhere(path: str) -> None:
         )
 
 
-def _file(path: str, form: str, read_only: bool, files: Files) -> tuple[str, str]:
+def _file(path: str, form: str, read_only: bool, files: QemuFiles) -> tuple[str, str]:
     """QEMU's (file name, protocol)."""
     if form not in _DRIVERS:
         raise HandoffError(

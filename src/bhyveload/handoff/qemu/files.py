@@ -1,6 +1,6 @@
 """How QEMU comes by files: as descriptors that we opened, never by a path that it opens itself.
 
-``Descriptors`` is for a run: each file is one of QEMU's fd sets and is called /dev/fdset/N.  ``Paths`` is for printing
+``RunFiles`` is for a run: each file is one of QEMU's fd sets and is called /dev/fdset/N.  ``Paths`` is for printing
 a command that somebody else will run: there a file is called by its path.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _GONE = "give the guest's disk with --disk, or --no-disk"
 
 
-class Files(Protocol):
+class QemuFiles(Protocol):
     """What names a file in QEMU's arguments."""
 
     def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
@@ -99,7 +99,7 @@ class Paths:
         return "file=PASSWORD-FILE"
 
 
-class Descriptors:
+class RunFiles:
     """For a run.  ``given`` are the descriptors that QEMU inherits; they are closed with ``opened``.
 
     ``names``: what the user calls the files that QEMU calls /dev/fdset/N."""

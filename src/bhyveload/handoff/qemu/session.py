@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.backend import RunResult
-from bhyveload.handoff.console import Console
+from bhyveload.handoff.console import GuestConsole
 from bhyveload.handoff.loop import Loop
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
@@ -29,7 +29,7 @@ from bhyveload.handoff.pvh.stub_file import stub_file
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
 from bhyveload.handoff.qemu.failures import cannot_start, failure
-from bhyveload.handoff.qemu.files import Descriptors, lent
+from bhyveload.handoff.qemu.files import RunFiles, lent
 from bhyveload.handoff.qemu.migration import Restoring, Saving
 from bhyveload.handoff.qemu.monitor import POWER_BUTTON, REGISTERS, button_heard
 from bhyveload.handoff.qemu.processors import halted_at
@@ -111,7 +111,7 @@ class QemuSession:
             confined=options.confined,
         )
         self.lacks = box.missing
-        files = Descriptors(theirs)
+        files = RunFiles(theirs)
         self._names = files.names
         stub = files.keep(os.dup(options.kernel) if options.kernel >= 0 else stub_file(vm))
         files.given.append(memory.fd)
@@ -134,7 +134,7 @@ class QemuSession:
             command += ["-incoming", "defer"]
         command += ["-d", "cpu_reset", "-D", f"/proc/self/fd/{log_write}"]
         self._qmp = Qmp(qmp[0])
-        self.console = Console(self.loop, guest_end[0])
+        self.console = GuestConsole(self.loop, guest_end[0])
         enter, prepared = box.entry([memory.fd, stub, log_write])
         for fd in prepared:
             theirs.callback(os.close, fd)
@@ -382,7 +382,7 @@ class QemuSession:
         return RunResult(self._outcome, seconds, messages)
 
 
-def _socket_pair(ours: ExitStack, theirs: ExitStack, files: Descriptors) -> tuple[socket.socket, int]:
+def _socket_pair(ours: ExitStack, theirs: ExitStack, files: RunFiles) -> tuple[socket.socket, int]:
     mine, other = socket.socketpair()
     ours.callback(mine.close)
     theirs.callback(other.close)

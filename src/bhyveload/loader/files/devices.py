@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bhyveload.device import Device
     from bhyveload.fs.interface import FileSystem
     from bhyveload.host.callbacks import LoaderCallbacks
-    from bhyveload.partition.table import Table
+    from bhyveload.partition.table import PartitionTable
 
 DEVICE_SWITCH = ("host", "disk", "vdisk", "zfs")
 
@@ -156,7 +156,7 @@ class Disks:
     def __init__(self, host: LoaderCallbacks) -> None:
         self.host = host
         self.vdisks: dict[int, tuple[str, Device]] = {}
-        self._tables: dict[tuple[str, int], Table] = {}
+        self._tables: dict[tuple[str, int], PartitionTable] = {}
 
     def media(self, kind: str, unit: int) -> Device:
         """The whole disk.  Raises FileSystemError(EIO) for a unit that does not exist."""
@@ -167,7 +167,7 @@ class Disks:
             return self.vdisks[unit][1]
         raise FileSystemError(EIO, f"{kind}{unit}: there is no such disk")
 
-    def table(self, kind: str, unit: int) -> Table:
+    def table(self, kind: str, unit: int) -> PartitionTable:
         """The disk's partition table.  Raises FileSystemError."""
         key = kind, unit
         if key not in self._tables:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bhyveload.device import Device
     from bhyveload.fs import compressed, hostdir
     from bhyveload.fs.interface import File, FileSystem
-    from bhyveload.fs.registry import Kind
+    from bhyveload.fs.registry import FileSystemKind
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.environment import Environment
@@ -168,7 +168,9 @@ class Files:
             return self.disks.open(spec)
         return None
 
-    def _lookup(self, kind: Kind | str, spec: DeviceSpec, device: Device | None, name: str) -> tuple[FileSystem, Any]:
+    def _lookup(
+        self, kind: FileSystemKind | str, spec: DeviceSpec, device: Device | None, name: str
+    ) -> tuple[FileSystem, Any]:
         path = name.encode("latin-1", "replace")
         if kind == "zfs":
             if spec.opendata is None:
@@ -201,7 +203,7 @@ class Files:
         fs: FileSystem = pool.mount(pool.find_dataset(spec.dataset))
         return fs
 
-    def _mount_for(self, kind: Kind, spec: DeviceSpec) -> _Mount | None:
+    def _mount_for(self, kind: FileSystemKind, spec: DeviceSpec) -> _Mount | None:
         """The mount that ufs_open takes the superblock from, or cd9660_open the root's record: for UFS it has the
         device's name, for ISO 9660 only its unit."""
         name = spec.format()
@@ -210,7 +212,7 @@ class Files:
                 return mount
         return None
 
-    def _probe(self, kind: Kind, spec: DeviceSpec, device: Device | None, again: bool = False) -> FileSystem:
+    def _probe(self, kind: FileSystemKind, spec: DeviceSpec, device: Device | None, again: bool = False) -> FileSystem:
         """The device's file system of that kind, with the twiddles that finding it costs.
         ``again``: they are not saved by a mount."""
         name = spec.format()
@@ -239,7 +241,7 @@ class Files:
             raise known.error.with_traceback(None)  # else every raise adds to what the one before left
         return known.fs
 
-    def _under(self, kind: Kind, mount: _Mount, name: str, device: Device) -> FileSystem:
+    def _under(self, kind: FileSystemKind, mount: _Mount, name: str, device: Device) -> FileSystem:
         """What cd9660_open takes another device of the unit of a mounted ISO 9660 for: it has the same root."""
         key = mount.device, name
         known = self._probes.get(key)
@@ -250,7 +252,7 @@ class Files:
         assert known.fs is not None
         return known.fs
 
-    def _probe_device(self, kind: Kind, name: str, device: Device) -> _Probe:
+    def _probe_device(self, kind: FileSystemKind, name: str, device: Device) -> _Probe:
         found = _Probe()
         counting = True
 

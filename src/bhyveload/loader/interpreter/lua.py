@@ -37,7 +37,7 @@ _LIBRARIES = (
 
 def prepare() -> None:
     """Make everything ready that cannot be imported once the child is confined: lupa loads its parts at first use."""
-    sandbox = lua_sandbox.Sandbox()
+    sandbox = lua_sandbox.LuaSandbox()
     sandbox.define({"current": lambda: True})
     sandbox.install(lua_base.CHECKS, "checks")
 
@@ -57,7 +57,7 @@ class LuaInterpreter:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self._bottom: int | None = None
-        self._sandbox = lua_sandbox.Sandbox(getattr(loader, "leave", None))
+        self._sandbox = lua_sandbox.LuaSandbox(getattr(loader, "leave", None))
         for primitives in (
             lua_loader.LoaderLibrary(loader, lambda line: self._run(line, nested=True)).primitives(),
             lua_io.IoLibrary(loader).primitives(),

@@ -109,7 +109,7 @@ def _deny(*_: object) -> NoReturn:
     raise AttributeError("not for Lua")
 
 
-class Sandbox:
+class LuaSandbox:
     """One Lua state.  ``leave``: called with the exception that ends the loader; need not return."""
 
     def __init__(self, leave: Leave | None = None, limit: int = MEMORY_LIMIT) -> None:

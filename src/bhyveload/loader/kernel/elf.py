@@ -31,7 +31,7 @@ from bhyveload.boot_formats.elf_format import (
     SH_TYPE,
     SHT_STRTAB,
     SHT_SYMTAB,
-    Header,
+    ElfHeader,
 )
 from bhyveload.boot_formats.modinfo_format import (
     KERNEL_TYPE,
@@ -106,7 +106,7 @@ def describe_foreign(data: bytes) -> str:
     return f"is for machine {EM_NAMES.get(machine, machine)}, not amd64 or i386"
 
 
-def read_header(file: OpenFile, elf: ElfClass) -> tuple[Header, bytes]:
+def read_header(file: OpenFile, elf: ElfClass) -> tuple[ElfHeader, bytes]:
     """load_elf_header: the ELF header and the file's first page.  Raises KernelError(EFTYPE)."""
     try:
         page = file.read(PAGE_SIZE)
@@ -114,7 +114,7 @@ def read_header(file: OpenFile, elf: ElfClass) -> tuple[Header, bytes]:
         raise KernelError(EFTYPE, f"{file.name} cannot be read: {error.message}") from None
     if len(page) <= elf.ehdr.size or not acceptable(elf, page):
         raise KernelError(EFTYPE, f"{file.name} {describe_foreign(page)}")
-    return Header(elf, page), page
+    return ElfHeader(elf, page), page
 
 
 def acceptable(elf: ElfClass, data: bytes) -> bool:
@@ -126,12 +126,12 @@ def acceptable(elf: ElfClass, data: bytes) -> bool:
         or data[EI_VERSION] != EV_CURRENT
     ):
         return False
-    header = Header(elf, data)
+    header = ElfHeader(elf, data)
     return (header.e_version, header.e_machine) == (EV_CURRENT, elf.machine)
 
 
 def refuse_wrong_kind(
-    console: LoaderConsole, elf: ElfClass, path: str, header: Header, page: bytes, kernel: PreloadedFile | None
+    console: LoaderConsole, elf: ElfClass, path: str, header: ElfHeader, page: bytes, kernel: PreloadedFile | None
 ) -> None:
     """Raise KernelError unless a file with that header can be loaded next, ``kernel`` being loaded: EPERM (order of
     loading, or no kernel), EFTYPE (neither a kernel nor a shared module)."""
@@ -154,7 +154,7 @@ def load(
     console: LoaderConsole,
     elf: ElfClass,
     file: OpenFile,
-    header: Header,
+    header: ElfHeader,
     page: bytes,
     path: str,
     dest: int,
@@ -195,7 +195,7 @@ class _Image:
         console: LoaderConsole,
         elf: ElfClass,
         file: OpenFile,
-        header: Header,
+        header: ElfHeader,
         page: bytes,
         preloaded: PreloadedFile,
         offset: int,

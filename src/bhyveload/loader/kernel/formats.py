@@ -3,7 +3,7 @@ docs/errata.md, "Errors that come twice")."""
 
 from __future__ import annotations
 
-from bhyveload.boot_formats.elf_format import ELF32, ELF64, ET_EXEC, ET_REL, Header
+from bhyveload.boot_formats.elf_format import ELF32, ELF64, ET_EXEC, ET_REL, ElfHeader
 from bhyveload.boot_formats.modinfo_format import KERNEL_TYPE, MODINFOMD_ELFHDR
 from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
@@ -51,7 +51,7 @@ def _load_object(loader: Loader, class_: ElfClass, path: str, dest: int) -> Prel
             raise KernelError(EFTYPE, f"{path} cannot be read: {error.message}") from None
         if len(data) < class_.ehdr.size or not elf.acceptable(class_, data):
             raise KernelError(EFTYPE, f"{path} {elf.describe_foreign(data)}")
-        header = Header(class_, data)
+        header = ElfHeader(class_, data)
         if header.e_type != ET_REL:
             raise KernelError(EFTYPE, f"{path} is not an object module")
         if header.e_shnum == 0 or header.e_shoff == 0 or header.e_shentsize != class_.shdr.size:
@@ -106,7 +106,7 @@ def exec_file(loader: Loader, kernel: PreloadedFile, howto: int) -> NoReturn:
     header = kernel.find_metadata(MODINFOMD_ELFHDR)
     if kernel.type != KERNEL_TYPE or header is None:
         raise KernelError(EFTYPE, f"{kernel.name} is not a kernel")
-    entry = Header(class_, header).e_entry
+    entry = ElfHeader(class_, header).e_entry
     environment = environment_block(loader.environment, loader.version)
     placement = build(loader.host, loader.preloaded, kernel, environment, howto, wide=class_ is ELF64)
     loader.facts["placement"] = placement

@@ -49,7 +49,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from bhyveload.boot_formats.elf_format import ElfClass, Header
+    from bhyveload.boot_formats.elf_format import ElfClass, ElfHeader
     from bhyveload.host.interface import GuestCopy
     from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.files.open_file import OpenFile
@@ -62,7 +62,7 @@ _MAX_RELOCATED, _MAX_TABLES, _MAX_RELOCATIONS = 1024, 8, 1 << 20
 
 
 def load(
-    guest: GuestCopy, console: LoaderConsole, elf: ElfClass, file: OpenFile, header: Header, path: str, dest: int
+    guest: GuestCopy, console: LoaderConsole, elf: ElfClass, file: OpenFile, header: ElfHeader, path: str, dest: int
 ) -> PreloadedFile:
     """The rest of elfN_obj_loadfile: load ``file``, whose header was accepted, at ``dest`` rounded up to a page.
 
@@ -95,7 +95,7 @@ class _Object:
         console: LoaderConsole,
         elf: ElfClass,
         file: OpenFile,
-        header: Header,
+        header: ElfHeader,
         path: str,
         base: int,
     ) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bhyveload.device import Buffer, Device
     from bhyveload.loader.state import Loader
-    from bhyveload.partition.table import Table
+    from bhyveload.partition.table import PartitionTable
 
     Probe = Callable[[Device, str], bool]
 
@@ -87,7 +87,9 @@ def _offer(loader: Loader, probe: Probe, device: Device, name: str, shown: bool)
         loader.console.silent = before
 
 
-def _walk(loader: Loader, probe: Probe, table: Table, sectors: int, disk: Device, name: str, depth: int) -> None:
+def _walk(
+    loader: Loader, probe: Probe, table: PartitionTable, sectors: int, disk: Device, name: str, depth: int
+) -> None:
     """The partitions of ``table``, of which FreeBSD's loader reads ``sectors`` sectors."""
     seen = _show_reading(loader, disk, table, sectors)
     for entry in table.entries:
@@ -108,7 +110,7 @@ def _walk(loader: Loader, probe: Probe, table: Table, sectors: int, disk: Device
             loader.console.silent = before
 
 
-def _show_reading(loader: Loader, disk: Device, table: Table, sectors: int) -> set[tuple[int, int]]:
+def _show_reading(loader: Loader, disk: Device, table: PartitionTable, sectors: int) -> set[tuple[int, int]]:
     """The twiddles of reading ``table`` through a raw descriptor; index and start of each entry that this finds."""
     if loader.console.silent:
         return set()

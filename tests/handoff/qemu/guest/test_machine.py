@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.command_line import CommandLine
 from bhyveload.bhyve.emulations import Address
-from bhyveload.bhyve.guest import Guest, guest_of
+from bhyveload.bhyve.guest import BhyveGuest, guest_of
 from bhyveload.bhyve.usage import SHORT_OPTIONS
 from bhyveload.cli.getopt import getopt
 from bhyveload.errors import BhyveError, HandoffError
@@ -28,7 +28,7 @@ from support.bhyve_command import bhyve_command
 from support.bhyve_lines import LINES
 
 
-def guest(words: list[str]) -> Guest:
+def guest(words: list[str]) -> BhyveGuest:
     line = CommandLine("current", lambda _: None)
     options, operands = getopt(words, SHORT_OPTIONS["current"])
     for option, argument in options:
@@ -429,4 +429,4 @@ def test_the_line_for_freebsd_is_one_that_we_take() -> None:
         ("/b", False, 4096),
     ]
     assert one.serial_ports[0].backend == dev.Stdio()
-    assert any(isinstance(device, dev.Network) and device.backend == dev.Tap("tap0") for device in one.devices)
+    assert any(isinstance(device, dev.Nic) and device.backend == dev.Tap("tap0") for device in one.devices)

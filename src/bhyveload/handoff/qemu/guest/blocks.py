@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from bhyveload.bhyve.devices import Backing
     from bhyveload.compat import LoaderVersion
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
 
 
-class Block:
+class BlockNode:
     """One node: its ``name``, the ``arguments`` that make it, and what the device on it must say (``properties``)."""
 
     def __init__(self, name: str, arguments: list[str], properties: list[str], read_only: bool) -> None:
@@ -41,14 +41,14 @@ class Blocks:
     """
 
     def __init__(
-        self, files: Files, compat: LoaderVersion, loaded: Sequence[tuple[str, Disk]], everything: Sequence[str]
+        self, files: QemuFiles, compat: LoaderVersion, loaded: Sequence[tuple[str, Disk]], everything: Sequence[str]
     ) -> None:
         self._files = files
         self._compat = compat
         self._loaded = loaded
         self._everything = [os.path.realpath(path) for path in everything]
 
-    def make(self, name: str, backing: Backing, *, writable: bool = False, lines: Sequence[str] = ()) -> Block:
+    def make(self, name: str, backing: Backing, *, writable: bool = False, lines: Sequence[str] = ()) -> BlockNode:
         """A node for ``backing``.  ``writable``: the device refuses a read-only one, so what is written to such a disk
         goes into a temporary file.
 
@@ -61,10 +61,12 @@ class Blocks:
             properties.append("write-cache=off")
         disk = self._other_format(backing.path)
         if disk is not None:
-            return Block(name, block_node(name, disk.changed(read_only=read_only), self._files), properties, read_only)
+            return BlockNode(
+                name, block_node(name, disk.changed(read_only=read_only), self._files), properties, read_only
+            )
         if read_only and writable:
-            return Block(name, self._temporary(name, backing.path), properties, False)
-        return Block(name, self._raw(name, backing, read_only, shared), properties, read_only)
+            return BlockNode(name, self._temporary(name, backing.path), properties, False)
+        return BlockNode(name, self._raw(name, backing, read_only, shared), properties, read_only)
 
     def _only_readable(self, backing: Backing, lines: Sequence[str]) -> bool:
         """bhyve falls back to reading (block_if.c:blockif_open)."""

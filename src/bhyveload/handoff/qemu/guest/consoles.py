@@ -12,13 +12,13 @@ from bhyveload.host.nmdm import device_of
 if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
     from bhyveload.errors import BhyveError
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
 
 CONSOLE = "console"  # the chardev that the session makes
 
 
 def port_arguments(
-    name: str, backend: dev.Backend | None, files: Files, device: str, compat: LoaderVersion
+    name: str, backend: dev.Backend | None, files: QemuFiles, device: str, compat: LoaderVersion
 ) -> tuple[str, list[str]]:
     """(the chardev's name, what makes it) of a port called ``name``; ``device`` as bhyve's messages name it.
 
@@ -28,7 +28,7 @@ def port_arguments(
         return CONSOLE, []
     if backend is None:
         return name, ["-chardev", f"null,id={name}"]
-    if isinstance(backend, dev.Terminal):
+    if isinstance(backend, dev.TerminalPort):
         try:
             path = files.terminal(device_of(backend.path))
         except (OSError, HostError) as error:

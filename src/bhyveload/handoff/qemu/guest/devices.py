@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bhyveload.bhyve.emulations import Address
     from bhyveload.compat import LoaderVersion
     from bhyveload.errors import BhyveError
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
     from bhyveload.handoff.qemu.guest.slots import Slots
 
 AHCI_PORTS = 6  # of ich9-ahci
@@ -35,10 +35,10 @@ _VNC_BASE = 5900
 _FORWARD = re.compile(r"(tcp|udp)?:([0-9.]*):(\d{1,5})-([0-9.]*):(\d{1,5})")
 
 
-class Builder:
+class DeviceBuilder:
     """Builds the devices of one guest.  ``msi_x``: virtio devices have MSI-X, else one interrupt line."""
 
-    def __init__(self, slots: Slots, files: Files, blocks: Blocks, compat: LoaderVersion, msi_x: bool) -> None:
+    def __init__(self, slots: Slots, files: QemuFiles, blocks: Blocks, compat: LoaderVersion, msi_x: bool) -> None:
         self.compat = compat
         self.slots = slots
         self.files = files
@@ -47,7 +47,7 @@ class Builder:
 
     def arguments(self, device: dev.Device) -> list[str]:
         """What makes ``device``.  Raises BhyveError, HandoffError."""
-        build: Callable[[Builder, dev.Device], list[str]] = _BUILDERS[type(device)]
+        build: Callable[[DeviceBuilder, dev.Device], list[str]] = _BUILDERS[type(device)]
         return build(self, device)
 
     def device(self, kind: str, address: Address, *properties: str) -> list[str]:
@@ -59,7 +59,7 @@ class Builder:
         return self.device(kind, address, *properties, interrupts, "disable-modern=on")
 
 
-def _virtio_block(builder: Builder, device: dev.VirtioBlock) -> list[str]:
+def _virtio_block(builder: DeviceBuilder, device: dev.VirtioBlock) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
     block = builder.blocks.make(name, device.backing, lines=["Could not open backing file"])
     discard = "discard=off" if device.backing.no_delete else ""
@@ -67,7 +67,7 @@ def _virtio_block(builder: Builder, device: dev.VirtioBlock) -> list[str]:
     return block.arguments + builder.virtio("virtio-blk-pci", device.address, *properties, *block.properties)
 
 
-def _ahci(builder: Builder, device: dev.Ahci) -> list[str]:
+def _ahci(builder: DeviceBuilder, device: dev.Ahci) -> list[str]:
     """QEMU's controller has 6 ports, bhyve's 32: the further ones get controllers behind it."""
     name = builder.slots.name(device.address)
     arguments = builder.device("ich9-ahci", device.address)
@@ -83,7 +83,7 @@ def _ahci(builder: Builder, device: dev.Ahci) -> list[str]:
     return arguments
 
 
-def _ahci_port(builder: Builder, port: dev.AhciPort, bus: str, controller: str) -> list[str]:
+def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller: str) -> list[str]:
     name = f"{controller}.disk{port.number}"
     disk = port.kind == "hd"
     if disk and port.backing.logical not in (0, 512):
@@ -102,7 +102,7 @@ def _ahci_port(builder: Builder, port: dev.AhciPort, bus: str, controller: str) 
     return [*block.arguments, "-device", ",".join(["ide-hd" if disk else "ide-cd", *properties, *block.properties])]
 
 
-def _nvme(builder: Builder, device: dev.Nvme) -> list[str]:
+def _nvme(builder: DeviceBuilder, device: dev.Nvme) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
     sizes = [f"logical_block_size={device.sector_size}", f"physical_block_size={device.sector_size}"]
     properties = [f"drive={name}", f"serial={escape(device.serial)}", f"max_ioqpairs={device.queues}"]
@@ -115,7 +115,7 @@ def _nvme(builder: Builder, device: dev.Nvme) -> list[str]:
     return block.arguments + builder.device("nvme", device.address, *properties, *given, *block.properties)
 
 
-def _network(builder: Builder, device: dev.Network) -> list[str]:
+def _network(builder: DeviceBuilder, device: dev.Nic) -> list[str]:
     name = f"{builder.slots.name(device.address)}.net"
     arguments: list[str] = []
     properties = [f"mac={device.mac}", "romfile="]  # no network boot: it would only take guest memory and time
@@ -129,7 +129,7 @@ def _network(builder: Builder, device: dev.Network) -> list[str]:
     return arguments + builder.virtio("virtio-net-pci", device.address, *properties)
 
 
-def _net_backend(builder: Builder, name: str, device: dev.Network) -> str:
+def _net_backend(builder: DeviceBuilder, name: str, device: dev.Nic) -> str:
     backend = device.backend
     if isinstance(backend, dev.Slirp):
         words = [f"user,id={name}", f"restrict={'off' if backend.open else 'on'}"]
@@ -150,7 +150,7 @@ def _net_backend(builder: Builder, name: str, device: dev.Network) -> str:
     )
 
 
-def _tap(builder: Builder, name: str, interface: str) -> str:
+def _tap(builder: DeviceBuilder, name: str, interface: str) -> str:
     if not _is_interface_name(interface):
         raise _no_tap(builder.compat, interface, "no interface on Linux can have that name")
     try:
@@ -172,11 +172,11 @@ def _no_tap(compat: LoaderVersion, interface: str, hint: str) -> BhyveError:
     return failed_start(compat, reason, f"open of tap device /dev/{interface} failed", hint=hint)
 
 
-def _random(builder: Builder, device: dev.Random) -> list[str]:
+def _random(builder: DeviceBuilder, device: dev.Random) -> list[str]:
     return builder.virtio("virtio-rng-pci", device.address)
 
 
-def _virtio_console(builder: Builder, device: dev.VirtioConsole) -> list[str]:
+def _virtio_console(builder: DeviceBuilder, device: dev.VirtioConsole) -> list[str]:
     name = builder.slots.name(device.address)
     arguments = builder.virtio("virtio-serial-pci", device.address, "max_ports=17")
     for port in device.ports:
@@ -193,7 +193,7 @@ def _virtio_console(builder: Builder, device: dev.VirtioConsole) -> list[str]:
     return arguments
 
 
-def _share(builder: Builder, device: dev.Share) -> list[str]:
+def _share(builder: DeviceBuilder, device: dev.Share) -> list[str]:
     if len(os.fsencode(device.tag)) > _TAG_MAX:
         raise HandoffError(f"virtio-9p: share name '{device.tag}': QEMU's have at most {_TAG_MAX} bytes")
     try:
@@ -208,11 +208,11 @@ def _share(builder: Builder, device: dev.Share) -> list[str]:
     return ["-fsdev", share, *builder.virtio("virtio-9p-pci", device.address, f"fsdev={name}", tag)]
 
 
-def _input(builder: Builder, device: dev.InputDevice) -> list[str]:
+def _input(builder: DeviceBuilder, device: dev.InputDevice) -> list[str]:
     return builder.virtio("virtio-input-host-pci", device.address, f"evdev={escape(device.path)}")
 
 
-def _pci_serial(builder: Builder, device: dev.PciSerial) -> list[str]:
+def _pci_serial(builder: DeviceBuilder, device: dev.PciSerial) -> list[str]:
     name = f"{builder.slots.name(device.address)}.port"
     chardev, arguments = port_arguments(
         name, device.backend, builder.files, f"uart at {device.address}", builder.compat
@@ -221,7 +221,7 @@ def _pci_serial(builder: Builder, device: dev.PciSerial) -> list[str]:
     return arguments + builder.device("pci-serial", device.address, f"chardev={chardev}", "prog_if=1")
 
 
-def _frame_buffer(builder: Builder, device: dev.FrameBuffer) -> list[str]:
+def _frame_buffer(builder: DeviceBuilder, device: dev.FrameBuffer) -> list[str]:
     if device.path:
         raise HandoffError(f"fbuf: VNC on the socket {device.path} is not possible here", "tcp=127.0.0.1:5900")
     if device.port < _VNC_BASE:
@@ -239,19 +239,19 @@ def _frame_buffer(builder: Builder, device: dev.FrameBuffer) -> list[str]:
     return arguments + builder.device("VGA", device.address, *screen)
 
 
-def _usb(builder: Builder, device: dev.Usb) -> list[str]:
+def _usb(builder: DeviceBuilder, device: dev.Usb) -> list[str]:
     name = builder.slots.name(device.address)
     tablets = [word for _ in range(device.tablets) for word in ("-device", f"usb-tablet,bus={name}.0")]
     return builder.device("nec-usb-xhci", device.address) + tablets
 
 
-def _sound(builder: Builder, device: dev.Sound) -> list[str]:
+def _sound(builder: DeviceBuilder, device: dev.Sound) -> list[str]:
     name = builder.slots.name(device.address)
     codec = ["-device", f"hda-duplex,bus={name}.0,audiodev={name}.audio"]
     return ["-audiodev", f"none,id={name}.audio", *builder.device("ich9-intel-hda", device.address), *codec]
 
 
-def _scsi(builder: Builder, device: dev.Scsi) -> list[str]:
+def _scsi(builder: DeviceBuilder, device: dev.Scsi) -> list[str]:
     """bhyve has FreeBSD's CAM target layer there; a file or disk is what QEMU can make of it."""
     if not (os.path.isfile(device.device) or stat.S_ISBLK(_mode(device.device))):
         raise _impossible(device.address, f"virtio-scsi on {device.device}", "a disk's path, or virtio-blk")
@@ -268,7 +268,7 @@ def _mode(path: str) -> int:
         return 0
 
 
-def _passthru(_builder: Builder, device: dev.Passthru) -> list[str]:
+def _passthru(_builder: DeviceBuilder, device: dev.Passthru) -> list[str]:
     raise _impossible(device.address, f"passthru of {device.device}", "a device that is emulated")
 
 
@@ -276,11 +276,11 @@ def _impossible(address: Address, what: str, instead: str) -> HandoffError:
     return HandoffError(f"pci slot {address}: {what} is not possible here (QEMU on Linux)", f"use {instead}")
 
 
-_BUILDERS: dict[type, Callable[[Builder, Any], list[str]]] = {
+_BUILDERS: dict[type, Callable[[DeviceBuilder, Any], list[str]]] = {
     dev.Ahci: _ahci,
     dev.FrameBuffer: _frame_buffer,
     dev.InputDevice: _input,
-    dev.Network: _network,
+    dev.Nic: _network,
     dev.Nvme: _nvme,
     dev.Passthru: _passthru,
     dev.PciSerial: _pci_serial,

@@ -11,15 +11,15 @@ from bhyveload.handoff.qemu.command import MAX_CPUS, QemuOptions
 from bhyveload.handoff.qemu.drives import escape
 from bhyveload.handoff.qemu.guest.blocks import Blocks
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
-from bhyveload.handoff.qemu.guest.devices import Builder
+from bhyveload.handoff.qemu.guest.devices import DeviceBuilder
 from bhyveload.handoff.qemu.guest.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bhyveload.bhyve.guest import Guest
+    from bhyveload.bhyve.guest import BhyveGuest
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.qemu.files import Files
+    from bhyveload.handoff.qemu.files import QemuFiles
 
 # QEMU's -smbios: type, and bhyve_config(5)'s field -> its own
 _SMBIOS = {
@@ -66,7 +66,7 @@ th tr
 
 
 def guest_options(
-    guest: Guest,
+    guest: BhyveGuest,
     accel: str,
     loaded: Sequence[tuple[str, Disk]] = (),
     *,
@@ -81,7 +81,7 @@ def guest_options(
         raise BhyveError(f"{guest.topology.cpus} vCPUs requested but only {MAX_CPUS} available", bare=True)
     cpus, sockets, cores, threads = guest.topology
     screens = [device for device in guest.devices if isinstance(device, dev.FrameBuffer)]
-    slirp = any(isinstance(d, dev.Network) and isinstance(d.backend, dev.Slirp) for d in guest.devices)
+    slirp = any(isinstance(d, dev.Nic) and isinstance(d.backend, dev.Slirp) for d in guest.devices)
     hold = ""
     if guest.debug is not None and guest.debug.wait:
         hold = "RESUME"
@@ -102,7 +102,7 @@ def guest_options(
     )
 
 
-def guest_arguments(guest: Guest, accel: str, loaded: Sequence[tuple[str, Disk]], files: Files) -> list[str]:
+def guest_arguments(guest: BhyveGuest, accel: str, loaded: Sequence[tuple[str, Disk]], files: QemuFiles) -> list[str]:
     """QEMU's arguments for everything but processors and memory.  Raises BhyveError, HandoffError."""
     arguments = ["-rtc", f"base={'localtime' if guest.local_time else 'utc'}", "-uuid", guest.uuid]
     if accel == "kvm" and guest.x2apic is not None:
@@ -114,7 +114,7 @@ def guest_arguments(guest: Guest, accel: str, loaded: Sequence[tuple[str, Disk]]
     slots = Slots(device.address for device in guest.devices)
     arguments += slots.bridges
     blocks = Blocks(files, guest.compat, loaded, [backing.path for backing in backings_of(guest)])
-    builder = Builder(slots, files, blocks, guest.compat, guest.msi_x)
+    builder = DeviceBuilder(slots, files, blocks, guest.compat, guest.msi_x)
     for device in guest.devices:
         arguments += builder.arguments(device)
     for port in guest.serial_ports:
@@ -124,7 +124,7 @@ def guest_arguments(guest: Guest, accel: str, loaded: Sequence[tuple[str, Disk]]
     return arguments
 
 
-def backings_of(guest: Guest) -> Iterator[dev.Backing]:
+def backings_of(guest: BhyveGuest) -> Iterator[dev.Backing]:
     """The files behind all of its disks."""
     for device in guest.devices:
         if isinstance(device, dev.Ahci):
@@ -135,12 +135,12 @@ def backings_of(guest: Guest) -> Iterator[dev.Backing]:
             yield dev.Backing(device.device)
 
 
-def _opened(guest: Guest) -> list[tuple[str, bool]]:
+def _opened(guest: BhyveGuest) -> list[tuple[str, bool]]:
     shares = [(os.path.realpath(d.path), not d.read_only) for d in guest.devices if isinstance(d, dev.Share)]
     return shares + [(d.path, True) for d in guest.devices if isinstance(d, dev.InputDevice)]
 
 
-def _smbios(guest: Guest) -> list[str]:
+def _smbios(guest: BhyveGuest) -> list[str]:
     arguments = []
     for table, (number, fields) in _SMBIOS.items():
         values = (f"{name}={escape(guest.smbios[table][field])}" for field, name in fields.items())
@@ -148,13 +148,13 @@ def _smbios(guest: Guest) -> list[str]:
     return arguments
 
 
-def _keyboard(guest: Guest) -> list[str]:
+def _keyboard(guest: BhyveGuest) -> list[str]:
     name = guest.keyboard.partition("_")[0] if guest.keyboard not in _KEYBOARDS else guest.keyboard
     layout = _KEYBOARDS.get(name, name)
     return ["-k", layout] if layout in _QEMU_KEYBOARDS.split() else []
 
 
-def _debug(address: str, port: int, files: Files) -> list[str]:
+def _debug(address: str, port: int, files: QemuFiles) -> list[str]:
     try:
         where = files.listener(address, port)
     except OSError as error:

@@ -55,7 +55,7 @@ _OVERFLOW = "Error: stack overflow"
 _RETURN_OVERFLOW = "Error: return stack overflow"
 
 
-class Machine:
+class ForthMachine:
     """One virtual machine with its system.
 
     ``write`` prints text.  ``complaint``: the last error's text.  ``frame``: where the locals of the running word begin

@@ -16,7 +16,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     INTERP,
     VM_OUTOFTEXT,
 )
-from bhyveload.loader.interpreter.forth.machine import Machine
+from bhyveload.loader.interpreter.forth.machine import ForthMachine
 from bhyveload.loader.interpreter.forth.thread import Builder
 from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit
 from bhyveload.loader.interpreter.forth.word_names import names
@@ -26,7 +26,7 @@ from bhyveload.loader.interpreter.forth.words_define import (
     local_words,
     make_constant,
 )
-from bhyveload.loader.interpreter.forth.words_loader import Descriptors, file_words, loader_words
+from bhyveload.loader.interpreter.forth.words_loader import ForthDescriptors, file_words, loader_words
 from bhyveload.loader.interpreter.forth.words_memory import memory_words, space_words
 from bhyveload.loader.interpreter.forth.words_search import named_wordlist, search_words
 from bhyveload.loader.interpreter.forth.words_stack import arithmetic_words, logic_words, stack_words
@@ -70,8 +70,8 @@ class System:
     ``run_command`` runs one, with the name of its word."""
 
     def __init__(self, loader: Loader, commands: list[str], run_command: Callable[[str], Run]) -> None:
-        self.machine = machine = Machine(loader.print)
-        self.descriptors = Descriptors()
+        self.machine = machine = ForthMachine(loader.print)
+        self.descriptors = ForthDescriptors()
         self.queries = Queries()
         builder = Builder(machine)
         machine.build = builder.build

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.loader.interpreter.forth.dictionary import Word
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Op = Callable[[], None]
 
@@ -45,7 +45,7 @@ class Block:
 class Builder:
     """Builds the blocks of one machine."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ForthMachine) -> None:
         self.machine = machine
         self._cells = machine.cells
         self._inline = {
@@ -394,7 +394,7 @@ class Builder:
         return op, at + CELL
 
 
-def get_local(machine: Machine, index: int) -> Op:
+def get_local(machine: ForthMachine, index: int) -> Op:
     """(@local)"""
     rstack, push = machine.rstack, machine.stack.append
 
@@ -404,7 +404,7 @@ def get_local(machine: Machine, index: int) -> Op:
     return op
 
 
-def set_local(machine: Machine, index: int) -> Op:
+def set_local(machine: ForthMachine, index: int) -> Op:
     """(toLocal)"""
     rstack, pop = machine.rstack, machine.stack.pop
 
@@ -414,7 +414,7 @@ def set_local(machine: Machine, index: int) -> Op:
     return op
 
 
-def _push(machine: Machine, value: int) -> Op:
+def _push(machine: ForthMachine, value: int) -> Op:
     push = machine.stack.append
 
     def op() -> None:

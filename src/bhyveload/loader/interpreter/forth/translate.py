@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bhyveload.loader.interpreter.forth.dictionary import Word
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
 HOT = 8  # calls of a definition before it is worth translating
 _RETURN = EXIT_INNER + 8  # the return address of words called from functions; nothing goes on there
@@ -30,7 +30,7 @@ _RETURN = EXIT_INNER + 8  # the return address of words called from functions; n
 class Translator:
     """Translates the definitions of one machine."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ForthMachine) -> None:
         self.machine = machine
         self._restartable = frozenset(names(word_names.RESTARTABLE))
         self._steady: dict[int, bool] = {}

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Run = Callable[[], None]
 
@@ -31,7 +31,7 @@ _QUOTE = 0x22
 class Compiler:
     """Compiles into the dictionary of one machine; ``xt_of`` holds the run-time words."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ForthMachine) -> None:
         self.machine = machine
         self.dictionary = machine.dictionary
         self.append = machine.dictionary.append

@@ -35,13 +35,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
     from bhyveload.loader.interpreter.forth.words_compile import Compiler
 
     Run = Callable[[], None]
 
 
-def push_cell(machine: Machine, address: int) -> Run:
+def push_cell(machine: ForthMachine, address: int) -> Run:
     """What a constant does: push the cell at ``address``."""
     push, cells, index = machine.stack.append, machine.cells, address >> 3
 
@@ -51,7 +51,7 @@ def push_cell(machine: Machine, address: int) -> Run:
     return run
 
 
-def push_number(machine: Machine, number: int) -> Run:
+def push_number(machine: ForthMachine, number: int) -> Run:
     """What a variable does: push its address."""
     push = machine.stack.append
 
@@ -61,7 +61,7 @@ def push_number(machine: Machine, number: int) -> Run:
     return run
 
 
-def make_constant(machine: Machine, name: bytes, value: int, flags: int = 0) -> Word:
+def make_constant(machine: ForthMachine, name: bytes, value: int, flags: int = 0) -> Word:
     word = machine.dictionary.create(name, CONSTANT_WORD, flags)
     word.run = push_cell(machine, word.param)
     machine.dictionary.append(value)

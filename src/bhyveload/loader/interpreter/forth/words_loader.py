@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.loader.files.open_file import OpenFile
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
     from bhyveload.loader.kernel.preloaded import PreloadedFile
     from bhyveload.loader.state import Loader
 
@@ -34,7 +34,7 @@ _MAX_VARIABLES = 16 << 20  # bytes that scripts set
 _PATIENCE = 400  # looks at the keyboard, 20 seconds of a menu's
 
 
-class Descriptors:
+class ForthDescriptors:
     """The loader's open files by number, the lowest free one first."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Descriptors:
             self._files[number] = None
 
 
-def file_words(machine: Machine, loader: Loader, descriptors: Descriptors) -> dict[str, Run]:
+def file_words(machine: ForthMachine, loader: Loader, descriptors: ForthDescriptors) -> dict[str, Run]:
     s, arena, cells = machine.stack, machine.arena, machine.cells
     push, pop = s.append, s.pop
     name_buffer = 0
@@ -168,7 +168,7 @@ def file_words(machine: Machine, loader: Loader, descriptors: Descriptors) -> di
     }
 
 
-def execute_file(machine: Machine, file: OpenFile, source_id: int) -> int:
+def execute_file(machine: ForthMachine, file: OpenFile, source_id: int) -> int:
     """ficlExecFD: interpret the lines of a file until one fails; its code, or that of the last line."""
     arena, cells = machine.arena, machine.cells
     saved = cells[SOURCE_ID >> 3]
@@ -208,7 +208,7 @@ def read_lines(file: OpenFile) -> list[bytes]:
 MAX_SCRIPT = 4 << 20
 
 
-def loader_words(machine: Machine, loader: Loader) -> dict[str, Run]:
+def loader_words(machine: ForthMachine, loader: Loader) -> dict[str, Run]:
     """Keys, time, variables, guest memory, what is loaded."""
     s, arena, console = machine.stack, machine.arena, loader.console
     push, pop = s.append, s.pop

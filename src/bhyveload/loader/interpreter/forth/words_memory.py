@@ -23,14 +23,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Run = Callable[[], None]
 
 _LAST = ARENA_SIZE - CELL
 
 
-def memory_words(machine: Machine) -> dict[str, Run]:
+def memory_words(machine: ForthMachine) -> dict[str, Run]:
     s, arena, mem, cells = machine.stack, machine.arena, machine.mem, machine.cells
     push, pop = s.append, s.pop
     check = arena.check
@@ -125,7 +125,7 @@ def memory_words(machine: Machine) -> dict[str, Run]:
     }
 
 
-def space_words(machine: Machine) -> dict[str, Run]:
+def space_words(machine: ForthMachine) -> dict[str, Run]:
     """The dictionary's data space, the heap, and addresses of the machine's own cells."""
     s, arena, cells, dictionary = machine.stack, machine.arena, machine.cells, machine.dictionary
     push, pop = s.append, s.pop
@@ -199,7 +199,7 @@ def space_words(machine: Machine) -> dict[str, Run]:
     }
 
 
-def base_of(machine: Machine) -> int:
+def base_of(machine: ForthMachine) -> int:
     """The number base.  Raises Failure for one that is none."""
     base = machine.cells[BASE >> 3] & 0xFFFFFFFF
     if not 2 <= base <= 36:

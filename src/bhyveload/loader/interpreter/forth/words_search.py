@@ -19,12 +19,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Run = Callable[[], None]
 
 
-def named_wordlist(machine: Machine, name: bytes, buckets: int, vocabulary: bool = False) -> Wordlist:
+def named_wordlist(machine: ForthMachine, name: bytes, buckets: int, vocabulary: bool = False) -> Wordlist:
     """A word that gives a new wordlist, or one (VOCABULARY) that puts it in the place of the first in the order."""
     dictionary = machine.dictionary
     wordlist = dictionary.wordlist(buckets)
@@ -42,7 +42,7 @@ def named_wordlist(machine: Machine, name: bytes, buckets: int, vocabulary: bool
     return wordlist
 
 
-def search_words(machine: Machine) -> dict[str, Run]:
+def search_words(machine: ForthMachine) -> dict[str, Run]:
     s, dictionary, arena, write = machine.stack, machine.dictionary, machine.arena, machine.write
     push, pop = s.append, s.pop
     names: dict[int, int] = {}  # wid -> where its name was put for wid-get-name

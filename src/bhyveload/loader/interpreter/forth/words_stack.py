@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Run = Callable[[], None]
 
@@ -58,7 +58,7 @@ def floored_division(dividend: int, divisor: int) -> tuple[int, int]:
     return signed(quotient), signed(-remainder if divisor < 0 else remainder)
 
 
-def stack_words(machine: Machine) -> dict[str, Run]:
+def stack_words(machine: ForthMachine) -> dict[str, Run]:
     """DUP and friends, and those of the return stack."""
     s, r = machine.stack, machine.rstack
     push, pop = s.append, s.pop
@@ -197,7 +197,7 @@ def stack_words(machine: Machine) -> dict[str, Run]:
     }
 
 
-def arithmetic_words(machine: Machine) -> dict[str, Run]:
+def arithmetic_words(machine: ForthMachine) -> dict[str, Run]:
     """Signed cells, doubles, shifts."""
     s = machine.stack
     push, pop = s.append, s.pop
@@ -357,7 +357,7 @@ def arithmetic_words(machine: Machine) -> dict[str, Run]:
     }
 
 
-def logic_words(machine: Machine) -> dict[str, Run]:
+def logic_words(machine: ForthMachine) -> dict[str, Run]:
     """Comparisons and bits; true is -1."""
     s = machine.stack
     pop = s.pop

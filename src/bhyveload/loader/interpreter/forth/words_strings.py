@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Run = Callable[[], None]
 
@@ -21,7 +21,7 @@ _MAX_FORMAT = 1 << 16
 _SHORT = 4096
 
 
-def string_words(machine: Machine) -> dict[str, Run]:
+def string_words(machine: ForthMachine) -> dict[str, Run]:
     s, arena, mem = machine.stack, machine.arena, machine.mem
     push, pop = s.append, s.pop
 

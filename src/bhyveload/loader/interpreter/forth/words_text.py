@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
     from bhyveload.loader.interpreter.forth.words_compile import Compiler
 
     Run = Callable[[], None]
@@ -96,7 +96,7 @@ def digit_of(char: int) -> int:
     return digit
 
 
-def print_words(machine: Machine) -> dict[str, Run]:
+def print_words(machine: ForthMachine) -> dict[str, Run]:
     """Output."""
     s, mem, write = machine.stack, machine.mem, machine.write
     pop = s.pop

@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bhyveload.loader.interpreter.forth.machine import Machine
+    from bhyveload.loader.interpreter.forth.machine import ForthMachine
 
     Run = Callable[[], None]
 
@@ -98,7 +98,7 @@ class Queries:
         return 4 + sum((len(name) + 8) // 8 + 4 + len(self.values[key]) for key, name in self.names.items())
 
 
-def tool_words(machine: Machine, queries: Queries, getchar: Callable[[], int]) -> dict[str, Run]:
+def tool_words(machine: ForthMachine, queries: Queries, getchar: Callable[[], int]) -> dict[str, Run]:
     s, dictionary, arena, write = machine.stack, machine.dictionary, machine.arena, machine.write
     cells = machine.cells
     push, pop = s.append, s.pop
@@ -302,7 +302,7 @@ def _hexadecimal(value: int) -> str:
     return f"{value & CELL_MASK:#x}" if value else "0"
 
 
-def _see(machine: Machine, word: Word) -> None:
+def _see(machine: ForthMachine, word: Word) -> None:
     """seeXT: what a word is, in words."""
     write, cells = machine.write, machine.cells
     name = word.name.decode("latin-1")
@@ -329,7 +329,7 @@ def _see(machine: Machine, word: Word) -> None:
         write("compile-only\n")
 
 
-def _see_thread(machine: Machine, start: int) -> None:
+def _see_thread(machine: ForthMachine, start: int) -> None:
     """seeColon."""
     at = start
     for _ in range(_MAX_SEE):
