@@ -108,9 +108,7 @@ def _extracted(name: str, record: str = "modules") -> bytes:
     """A file out of a golden record's disk, through our own reader; b"" where there is none."""
     for path in sorted(DATA.glob(f"golden/*/{record}/disk.img.zst"))[:1]:
         disk = BytesDevice(image(path))
-        start, _, _, size = open_slice(disk, SLICEWILD, PARTWILD)
-        part = BytesDevice(bytes(disk.data[start : start + size]))
-        fs = ufs.probe(part, lambda divisor: None)
+        fs = ufs.probe(open_slice(disk, SLICEWILD, PARTWILD).device, lambda divisor: None)
         try:
             node = fs.lookup(name.encode())
             return b"".join(map(bytes, fs.open(node).read(0, fs.stat(node).size)))
@@ -156,8 +154,7 @@ def _module() -> Run:
 def _module_seeds() -> Iterator[bytes]:
     for path in sorted(DATA.glob("golden/*/modules/disk.img.zst"))[:1]:
         disk = BytesDevice(image(path))
-        start, _, _, size = open_slice(disk, SLICEWILD, PARTWILD)
-        fs = ufs.probe(BytesDevice(bytes(disk.data[start : start + size])), lambda divisor: None)
+        fs = ufs.probe(open_slice(disk, SLICEWILD, PARTWILD).device, lambda divisor: None)
         for folder in (b"/boot/kernel", b"/boot/modules"):
             try:
                 found = fs.lookup(folder)

@@ -21,6 +21,7 @@ from bhyveload.partition.slices import (
     PARTWILD,
     SLICENONE,
     SLICEWILD,
+    OpenedPartition,
     Partition,
     display_size,
     lsdev_lines,
@@ -60,6 +61,11 @@ def sfdisk(tmp_path: Path, size: int, script: str, *options: str) -> tuple[bytea
 
 def table_of(content: bytearray) -> PartitionTable:
     return read_table(MemoryDisk(content))
+
+
+def place(opened: OpenedPartition) -> tuple[int, int, int, int]:
+    """(byte offset, slice, partition, length in bytes)."""
+    return opened.device.offset, opened.slice, opened.partition, opened.device.size
 
 
 def places(table: PartitionTable) -> list[tuple[int, int, int, str]]:
@@ -271,7 +277,7 @@ def test_sectors_of_4096_bytes_are_recognised(tmp_path: Path) -> None:
     assert places(table) == [(1, 256, 64, "unknown"), (2, 320, 512, "freebsd-ufs")]
     root = table.entries[1]
     assert (table.byte_offset(root), table.byte_size(root)) == (320 * 4096, 512 * 4096)
-    assert open_slice(MemoryDisk(content), SLICEWILD, PARTWILD) == (320 * 4096, 2, PARTISGPT, 512 * 4096)
+    assert place(open_slice(MemoryDisk(content), SLICEWILD, PARTWILD)) == (320 * 4096, 2, PARTISGPT, 512 * 4096)
     # where 512 was asked for, there is no table
     assert read_table(MemoryDisk(content), sector_size=512).kind == "none"
 
@@ -376,7 +382,7 @@ def test_iso_comes_before_everything() -> None:
     content[32769:32774] = b"CD001"
     table = table_of(content)
     assert (table.kind, places(table)) == ("iso9660", [(0, 0, 8192, "iso9660")])
-    assert open_slice(MemoryDisk(content), SLICEWILD, PARTWILD) == (0, 0, -2, 8192 * SECTOR)
+    assert place(open_slice(MemoryDisk(content), SLICEWILD, PARTWILD)) == (0, 0, -2, 8192 * SECTOR)
     assert slice_name(0, -2) == "s0"
     assert lsdev_lines(table, "disk0") == ["      disk0: ISO9660"]
 
@@ -387,11 +393,11 @@ def test_iso_comes_before_everything() -> None:
 def opened(content: bytearray, slice: int, partition: int) -> tuple[int, str] | int:
     """(first sector, name), or the error number."""
     try:
-        offset, slice, partition, _ = open_slice(MemoryDisk(content), slice, partition)
+        found = open_slice(MemoryDisk(content), slice, partition)
     except FileSystemError as error:
         return error.errno
-    assert offset % SECTOR == 0
-    return offset // SECTOR, slice_name(slice, partition)
+    assert found.device.offset % SECTOR == 0
+    return found.device.offset // SECTOR, found.suffix
 
 
 # What a device name parses to, and with a path behind it (docs/errata.md, "Device names")
@@ -468,15 +474,15 @@ def test_open_slice_on_gpt(gpt: bytearray) -> None:
     assert opened(gpt, *A_PATH) == (2048, "p2")
     assert opened(gpt, *P3) == ENOENT
     disk = MemoryDisk(gpt)
-    assert open_slice(disk, 2, PARTISGPT) == (2048 * SECTOR, 2, PARTISGPT, 6111 * SECTOR)
-    assert open_slice(disk, SLICENONE, PARTNONE) == (0, SLICENONE, PARTNONE, 8192 * SECTOR)
+    assert place(open_slice(disk, 2, PARTISGPT)) == (2048 * SECTOR, 2, PARTISGPT, 6111 * SECTOR)
+    assert place(open_slice(disk, SLICENONE, PARTNONE)) == (0, SLICENONE, PARTNONE, 8192 * SECTOR)
 
 
 def test_a_table_at_hand_is_not_read_again(gpt: bytearray) -> None:
     disk = MemoryDisk(gpt)
     table = read_table(disk)
     disk.reads.clear()
-    assert open_slice(disk, SLICEWILD, PARTWILD, table)[0] == 2048 * SECTOR
+    assert open_slice(disk, SLICEWILD, PARTWILD, table).device.offset == 2048 * SECTOR
     assert disk.reads == []
 
 

@@ -160,10 +160,9 @@ def differences(ours: bytes, recorded: bytes, ignored: list[tuple[int, int]]) ->
 def kernel_of_a_record() -> bytes:
     """The kernel of the record ``plain``."""
     from bhyveload.fs import ufs
-    from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_slice
+    from bhyveload.partition.slices import PARTWILD, SLICEWILD, open_slice
 
     disk = Record("current", "plain").disks()[0]
-    start, _, _, size = open_slice(disk, SLICEWILD, PARTWILD)
-    fs = ufs.probe(Partition(disk, start, size), lambda _: None)
+    fs = ufs.probe(open_slice(disk, SLICEWILD, PARTWILD).device, lambda _: None)
     node = fs.lookup(b"/boot/kernel/kernel")
     return b"".join(map(bytes, fs.open(node).read(0, fs.stat(node).size)))

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from bhyveload.fs import ufs
-from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_slice
+from bhyveload.partition.slices import PARTWILD, SLICEWILD, open_slice
 from support import layouts
 from support.golden import Record
 from support.kernel_objects import Hints
@@ -35,8 +35,7 @@ Tree = dict[str, bytes]
 def golden_files() -> Tree:
     """boot/... -> content, of the golden record's kernel and modules: gamma needs beta, beta needs alpha."""
     (disk,) = Record("current", "modules").disks()
-    offset, _, _, length = open_slice(disk, SLICEWILD, PARTWILD)
-    fs = ufs.probe(Partition(disk, offset, length), lambda divisor: None)
+    fs = ufs.probe(open_slice(disk, SLICEWILD, PARTWILD).device, lambda divisor: None)
     found = {}
     for name in _GOLDEN:
         file = fs.open(fs.lookup(f"/boot/{name}".encode()))

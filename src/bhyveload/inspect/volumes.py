@@ -11,7 +11,7 @@ from bhyveload.fs.registry import mounted, titles
 from bhyveload.loader.files.devices import parse_device
 from bhyveload.need import OnDemand, declare, need
 from bhyveload.partition.entry import FREEBSD, FREEBSD_ZFS
-from bhyveload.partition.slices import PARTWILD, SLICEWILD, Partition, open_partition, open_slice, slice_name
+from bhyveload.partition.slices import PARTWILD, SLICEWILD, open_partition, open_slice
 from bhyveload.partition.table import NONE, read_table
 
 TYPE_CHECKING = False
@@ -161,8 +161,7 @@ class DiskVolumes:
         suffix = ""
         if not isinstance(table, FileSystemError):
             try:
-                _, slice_, partition, _ = open_slice(self.volumes[0].device, SLICEWILD, PARTWILD, table)
-                suffix = slice_name(slice_, partition)
+                suffix = open_slice(self.volumes[0].device, SLICEWILD, PARTWILD, table).suffix
             except FileSystemError:
                 pass  # the raw disk, then
         return f"disk0{suffix}:"
@@ -230,15 +229,15 @@ class DiskVolumes:
                 return disk
             raise PartitionError(table.message, table.hint)
         try:
-            start, slice_, partition, size = open_slice(disk.device, spec.slice, spec.partition, table)
+            opened = open_slice(disk.device, spec.slice, spec.partition, table)
         except FileSystemError as error:
             known = ", ".join(other.name for other in self.volumes if other.unit == spec.unit)
             raise PartitionError(f"{name}: {error.message}", f"there are: {known}") from None
-        full = f"disk{spec.unit}{slice_name(slice_, partition)}"
+        full, start = f"disk{spec.unit}{opened.suffix}", opened.device.offset
         for volume in self.volumes:
             if volume.unit == spec.unit and volume.start == start and volume.name.startswith(full):
                 return volume
-        return Volume(spec.unit, full, Partition(disk.device, start, size), start)
+        return Volume(spec.unit, full, opened.device, start)
 
     def _mount(self, volume: Volume) -> DiskFileSystem:
         if volume.pool:

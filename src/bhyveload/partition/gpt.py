@@ -103,9 +103,23 @@ def check_header(raw: bytes, lba: int, sector_size: int) -> GptHeader | None:
     return header
 
 
-def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, str, list[Entry], bool, int] | None:
-    """(sectors of the disk, disk GUID, entries, no valid primary, sectors as loader(8) has them), or None when neither
-    primary nor backup is valid.
+class GptTable:
+    """A GUID partition table that is valid: ``sectors`` of the disk, its ``guid``, the ``entries``.
+
+    ``backup_only``: the primary is not valid; ``media_sectors``: the disk's size as loader(8) has it."""
+
+    __slots__ = ("backup_only", "entries", "guid", "media_sectors", "sectors")
+
+    def __init__(self, sectors: int, guid: str, entries: list[Entry], backup_only: bool, media_sectors: int) -> None:
+        self.sectors = sectors
+        self.guid = guid
+        self.entries = entries
+        self.backup_only = backup_only
+        self.media_sectors = media_sectors
+
+
+def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> GptTable | None:
+    """The primary or the backup; None when neither is valid.
 
     ``sectors`` is the size of the medium: where the backup is looked for when there is no primary.
     """
@@ -128,7 +142,7 @@ def read_gpt(read: ReadSectors, sectors: int, sector_size: int) -> tuple[int, st
     # loader(8) takes alternate + 1 from a backup header too, where that is the primary's place.
     media_sectors = (chosen.alternate + 1) & 0xFFFFFFFFFFFFFFFF
     disk_sectors = media_sectors if chosen is primary else sectors
-    return disk_sectors, guid_text(chosen.guid), _entries(chosen, array), primary is None, media_sectors
+    return GptTable(disk_sectors, guid_text(chosen.guid), _entries(chosen, array), primary is None, media_sectors)
 
 
 def _read_backup(read: ReadSectors, lba: int, sector_size: int) -> GptHeader | None:

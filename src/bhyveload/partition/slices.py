@@ -72,39 +72,54 @@ def open_partition(disk: Device, table: PartitionTable, entry: Entry) -> Partiti
     return Partition(disk, table.byte_offset(entry), table.byte_size(entry))
 
 
-def open_slice(
-    device: Device, slice: int, partition: int, table: PartitionTable | None = None
-) -> tuple[int, int, int, int]:
-    """Where ``slice`` and ``partition`` lie: (byte offset, resolved slice, resolved partition, length in bytes).
+class OpenedPartition:
+    """What disk_open found: ``device`` to read it through, and its numbers with wildcards resolved."""
+
+    __slots__ = ("device", "partition", "slice")
+
+    def __init__(self, device: Partition, slice: int, partition: int) -> None:
+        self.device = device
+        self.slice = slice
+        self.partition = partition
+
+    @property
+    def suffix(self) -> str:
+        """What follows the disk in its name: ``p2``."""
+        return slice_name(self.slice, self.partition)
+
+
+def open_slice(device: Device, slice: int, partition: int, table: PartitionTable | None = None) -> OpenedPartition:
+    """The partition that ``slice`` and ``partition`` of a disk name, wildcards among them; the whole disk where they
+    name none.
 
     This is disk_open of stand/common/disk.c.  ``table``: the disk's table when it has been read already.
     Raises FileSystemError: ENXIO when the disk cannot be read, ENOENT when there is no such partition.
     """
     if table is None:
         table = read_table(device)
-    disk = table.sectors * table.sector_size
+    whole = Partition(device, 0, table.sectors * table.sector_size)
     if table.kind == BSD and partition >= 0:
-        return _place(table, _entry(table, partition), slice, partition)
+        return OpenedPartition(open_partition(device, table, _entry(table, partition)), slice, partition)
     if table.kind == ISO9660:
-        return 0, slice, partition, disk
+        return OpenedPartition(whole, slice, partition)
     if slice < 0:
-        return 0, slice, partition, disk
+        return OpenedPartition(whole, slice, partition)
 
     entry = best_partition(table) if slice == SLICEWILD else table.entry(slice)
     if entry is None:
         raise FileSystemError(ENOENT, _absent(table, slice))
     if table.kind == GPT:
-        return _place(table, entry, entry.index, PARTISGPT)
+        return OpenedPartition(open_partition(device, table, entry), entry.index, PARTISGPT)
     if partition == PARTISGPT:  # `disk0p2:` on a disk without GPT
         partition = PARTWILD
     if partition == PARTNONE or (partition == PARTWILD and entry.type != FREEBSD):
-        return _place(table, entry, entry.index, partition)
+        return OpenedPartition(open_partition(device, table, entry), entry.index, partition)
     inside = table.inside(entry)
     if partition < 0:
         if inside.kind != BSD:
-            return _place(table, entry, entry.index, partition)
+            return OpenedPartition(open_partition(device, table, entry), entry.index, partition)
         partition = 0
-    return _place(inside, _entry(inside, partition), entry.index, partition)
+    return OpenedPartition(open_partition(device, inside, _entry(inside, partition)), entry.index, partition)
 
 
 def lsdev_lines(table: PartitionTable, disk: str, verbose: bool = False) -> list[str]:
@@ -178,10 +193,6 @@ def _entry(table: PartitionTable, index: int) -> Entry:
         letter = chr(ord("a") + index) if index < 26 else str(index)
         raise FileSystemError(ENOENT, f"there is no partition {letter}")
     return entry
-
-
-def _place(table: PartitionTable, entry: Entry, slice: int, partition: int) -> tuple[int, int, int, int]:
-    return table.byte_offset(entry), slice, partition, table.byte_size(entry)
 
 
 def _absent(table: PartitionTable, slice: int) -> str:

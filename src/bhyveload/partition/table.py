@@ -181,9 +181,10 @@ def _detect(device: Device, start: int, sectors: int, sector_size: int) -> Parti
     found = gpt.read_gpt(read, sectors, sector_size)
     if found is None:
         return table(NONE, [])
-    disk_sectors, guid, entries, backup_only, media_sectors = found
-    mediasize = media_sectors * sector_size
-    return PartitionTable(device, start, disk_sectors, sector_size, GPT, entries, guid, backup_only, mediasize)
+    mediasize = found.media_sectors * sector_size
+    return PartitionTable(
+        device, start, found.sectors, sector_size, GPT, found.entries, found.guid, found.backup_only, mediasize
+    )
 
 
 def _sector_reader(device: Device, start: int, sector_size: int) -> ReadSectors:

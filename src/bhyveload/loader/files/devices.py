@@ -184,9 +184,9 @@ class Disks:
         """
         media = self.media(spec.kind, spec.unit)
         table = self.table(spec.kind, spec.unit)
-        offset, slice_, partition, length = open_slice(media, spec.slice, spec.partition, table)
-        spec.slice, spec.partition = slice_, partition
-        return Partition(media, offset, length)
+        opened = open_slice(media, spec.slice, spec.partition, table)
+        spec.slice, spec.partition = opened.slice, opened.partition
+        return opened.device
 
     def describe(self, kind: str, verbose: bool) -> list[str]:
         """The lines of lsdev for the disks of one kind (disk_print of stand/common/disk.c)."""
