@@ -39,8 +39,9 @@ def list_boot_environments(
         found = DiskVolumes(disks).pools
         pools: list[dict[str, Any]] = []
         if found is not None:
-            pools += [{"name": pool.name, "boot_environments": boot_environments(pool)} for pool in found.pools]
-            pools += [{"name": name, "error": error.message, "hint": error.hint} for name, error in found.dropped]
+            read = found.readable
+            pools += [{"name": pool.name, "boot_environments": boot_environments(pool)} for pool in read.pools]
+            pools += [{"name": name, "error": error.message, "hint": error.hint} for name, error in read.dropped]
         return {"pools": pools}
 
     subject = Subject("the boot environments' reader", sandbox or None, disks=disks)

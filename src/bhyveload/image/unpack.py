@@ -11,7 +11,7 @@ from bhyveload.libc import pwrite_all
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from bhyveload.device import Buffer, Device
     from bhyveload.image.xz import XzImage
@@ -65,25 +65,25 @@ class _Gzip:
         return out
 
 
-def _xz() -> Any:
+def _xz() -> _Stream:
     import lzma
 
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
 
 
-def _zstd() -> Any:
+def _zstd() -> _Stream:
     from bhyveload.image.zstd import ZstdDecompressor
 
     return ZstdDecompressor()
 
 
-def _bzip2() -> Any:
+def _bzip2() -> _Stream:
     import bz2
 
     return bz2.BZ2Decompressor()
 
 
-def _lzma() -> Any:
+def _lzma() -> _Stream:
     import lzma
 
     return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bhyveload.device import Device
     from bhyveload.fs import zfs
     from bhyveload.fs.interface import DiskFileSystem
-    from bhyveload.inspect.volumes import DiskVolumes, Volume
+    from bhyveload.inspect.volumes import DiskVolumes, FoundPools, Volume
 
     Facts = dict[str, Any]
 else:
@@ -42,7 +42,7 @@ def survey(images: Sequence[Device], disks: DiskVolumes) -> Facts:
     return {
         "schema": 1,
         "disks": [_disk(image, disks, unit) for unit, image in enumerate(images)],
-        "pools": [] if disks.pools is None else list(_pools(disks)),
+        "pools": [] if disks.pools is None else list(_pools(disks, disks.pools)),
         "boot": _boot(disks),
     }
 
@@ -105,30 +105,30 @@ def _file_system(volume: Volume) -> Facts | None:
         return {"type": "unknown", "error": error.message}
 
 
-def _pools(disks: DiskVolumes) -> Iterator[Facts]:
+def _pools(disks: DiskVolumes, found: FoundPools) -> Iterator[Facts]:
     def devices(name: str) -> list[str]:
         return [volume.name for volume in disks.volumes if volume.pool == name]
 
-    for pool in disks.pools.pools:
+    for pool in found.readable.pools:
         facts: Facts = {**zfs.pool_facts(pool), "devices": devices(pool.name)}
         try:
             facts["bootonce"] = pool.bootonce()
         except FileSystemError as error:
             facts["error"] = error.message
-        refusal = _refusal(disks, pool.name)
+        refusal = _refusal(found, pool.name)
         if refusal:
             facts["refused"] = refusal
         yield facts
-    for name, reason in disks.pools.dropped:
+    for name, reason in found.readable.dropped:
         yield {"name": name, "devices": devices(name), "error": reason.message}
 
 
-def _refusal(disks: DiskVolumes, name: str) -> str:
+def _refusal(found: FoundPools, name: str) -> str:
     """Why FreeBSD's loader of today, and so bhyveload, does not read a pool that can be read; empty: it does."""
-    pools = disks.boot_pools
+    pools = found.bootable
     if any(pool.name == name for pool in pools.pools):
         return ""
-    if len(disks.pools.pools) == 1 and pools.messages:
+    if len(found.readable.pools) == 1 and pools.messages:
         return str(pools.messages[0])  # the first is the cause of the others
     reason = dict(pools.dropped).get(name)
     return f"FreeBSD's loader does not read pool {name}" + (f": {reason.message}" if reason else "")
@@ -136,11 +136,12 @@ def _refusal(disks: DiskVolumes, name: str) -> str:
 
 def _unusable_pool(disks: DiskVolumes) -> str:
     """The first pool that is on the disks and not booted from, and why; empty: there is none, or one to boot from."""
-    if disks.pools is None or disks.boot_pools.pools:
+    found = disks.pools
+    if found is None or found.bootable.pools:
         return ""
-    for pool in disks.pools.pools:
-        return f"pool {pool.name}: {_refusal(disks, pool.name)}"
-    for name, reason in disks.pools.dropped:
+    for pool in found.readable.pools:
+        return f"pool {pool.name}: {_refusal(found, pool.name)}"
+    for name, reason in found.readable.dropped:
         return f"pool {name}: {reason.message}"
     return ""
 

@@ -17,7 +17,6 @@ from bhyveload.partition.table import NONE, read_table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
     from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
@@ -100,15 +99,46 @@ def _probe(device: Device) -> tuple[ProbedFileSystem | FileSystemError, bool]:
     return refusal, True
 
 
+class FoundPools:
+    """The pools on a set of disks: all that can be read (``readable``), and what FreeBSD's loader of today makes of
+    them (``bootable``)."""
+
+    __slots__ = ("bootable", "readable")
+
+    def __init__(self, candidates: Sequence[Volume]) -> None:
+        """``candidates``: what may be a vdev; each is told the name of its pool.  Raises ModulesNeeded (need.py)."""
+        need(ZFS_FACTS)
+        self.readable = _probed(candidates, None)
+        self.bootable = _probed(candidates, "current")
+
+    def check(self, name: str = "") -> None:
+        """Raises FileSystemError: why that pool (any, without a name) cannot be used."""
+        for dropped, error in self.readable.dropped:
+            if name in ("", dropped):
+                raise FileSystemError(error.errno, f"pool {dropped}: {error.message}", error.hint)
+
+
+def _probed(candidates: Sequence[Volume], strict: LoaderVersion | None) -> zfs.PoolSet:
+    pools = zfs.PoolSet(no_twiddle, None, strict)
+    for volume in candidates:
+        try:
+            pool = pools.find(pools.probe(volume.device, volume.name))
+        except FileSystemError:
+            continue
+        if pool is not None:
+            volume.pool = pool.name
+    pools.finish()
+    return pools
+
+
 class DiskVolumes:
     """``disks`` in -d order, and everything on them.
 
     ``tables``: the partition table of each disk, or why there is none.  ``volumes``: each disk, followed by its
-    partitions in the table's order.  ``pools``: a PoolSet of all pools that can be read, None where no disk has a
-    vdev; ``boot_pools``: of those that FreeBSD's loader of today reads.
+    partitions in the table's order.  ``pools``: None where no disk has a vdev.
     """
 
-    __slots__ = ("boot_pools", "pools", "tables", "volumes")
+    __slots__ = ("pools", "tables", "volumes")
 
     def __init__(self, disks: Sequence[Device]) -> None:
         self.tables: list[PartitionTable | FileSystemError] = []
@@ -123,24 +153,8 @@ class DiskVolumes:
                 continue
             self.tables.append(table)
             self.volumes += _partitions(unit, name, disk, table, 1)
-        self.pools: Any = None
-        self.boot_pools: Any = None
         candidates = [volume for volume in self.volumes if _may_be_vdev(volume)]
-        if candidates:
-            self.pools = self._find_pools(candidates, None)
-            self.boot_pools = self._find_pools(candidates, "current")
-
-    def _find_pools(self, candidates: list[Volume], strict: LoaderVersion | None) -> Any:
-        need(ZFS_FACTS)
-        pools: Any = zfs.PoolSet(no_twiddle, None, strict)
-        for volume in candidates:
-            try:
-                guid = pools.probe(volume.device, volume.name)
-            except FileSystemError:
-                continue
-            volume.pool = pools.find(guid).name
-        pools.finish()
-        return pools
+        self.pools = FoundPools(candidates) if candidates else None
 
     def is_empty(self, unit: int) -> bool:
         """Whether a disk has neither a partition table nor a file system nor a vdev: it may be anything else."""
@@ -152,9 +166,8 @@ class DiskVolumes:
 
     def boot_name(self) -> str:
         """currdev as loader(8) would choose it, with its colon.  Raises FileSystemError(ENXIO): no disks."""
-        if self.boot_pools is not None and self.boot_pools.pools:
-            name: str = self._bootonce() or self.boot_pools.format()
-            return name
+        if self.pools is not None and self.pools.bootable.pools:
+            return self._bootonce(self.pools.bootable.pools[0]) or self.pools.bootable.format()
         if not self.volumes:
             raise FileSystemError(ENXIO, "no disks were given")
         table = self.tables[0]
@@ -166,10 +179,10 @@ class DiskVolumes:
                 pass  # the raw disk, then
         return f"disk0{suffix}:"
 
-    def _bootonce(self) -> str:
-        """What the first pool's labels say is to be booted once; empty: nothing, or nothing that is there."""
+    def _bootonce(self, pool: zfs.Pool) -> str:
+        """What the pool's labels say is to be booted once; empty: nothing, or nothing that is there."""
         try:
-            name: str = self.boot_pools.pools[0].bootonce()
+            name = pool.bootonce()
             self._dataset(name.removeprefix("zfs:").removesuffix(":"))
         except (FileSystemError, PartitionError):
             return ""
@@ -199,9 +212,9 @@ class DiskVolumes:
         chosen = self.volume(name)
         readable = [volume for volume in self.volumes if volume.holds_file_system]
         if not readable and self.pools is not None:
-            if self.pools.pools:
-                return self.pools.format(), self.pools.dataset("")
-            self._check_pool()
+            if self.pools.readable.pools:
+                return self.pools.readable.format(), self.pools.readable.dataset("")
+            self.pools.check()
         if chosen.holds_file_system or not readable:
             return f"{chosen.name}:", self._mount(chosen)
         if len(readable) == 1:
@@ -240,28 +253,22 @@ class DiskVolumes:
         return Volume(spec.unit, full, opened.device, start)
 
     def _mount(self, volume: Volume) -> DiskFileSystem:
-        if volume.pool:
-            self._check_pool(volume.pool)
-            fs: DiskFileSystem = self.pools.by_name(volume.pool).dataset("")
-            return fs
+        if volume.pool and self.pools is not None:
+            self.pools.check(volume.pool)
+            return self.pools.readable.by_name(volume.pool).dataset("")
         return volume.mount()
 
-    def _check_pool(self, name: str = "") -> None:
-        """Raises FileSystemError: why that pool (any, without a name) cannot be used."""
-        for dropped, error in self.pools.dropped:
-            if name in ("", dropped):
-                raise FileSystemError(error.errno, f"pool {dropped}: {error.message}", error.hint)
-
     def _dataset(self, name: str) -> tuple[str, DiskFileSystem]:
-        if self.pools is None or not (self.pools.pools or self.pools.dropped):
+        found = self.pools
+        if found is None or not (found.readable.pools or found.readable.dropped):
             raise PartitionError("there is no ZFS pool on these disks", "--dataset names a dataset of a pool on them")
-        self._check_pool(name.partition("/")[0].partition("@")[0])
+        found.check(name.partition("/")[0].partition("@")[0])
         try:
-            return f"zfs:{name}:", self.pools.dataset(name)
+            return f"zfs:{name}:", found.readable.dataset(name)
         except FileSystemError as error:
             if error.errno not in (ENOENT, ENXIO):
                 raise
-            pools = ", ".join(pool.name for pool in self.pools.pools)
+            pools = ", ".join(pool.name for pool in found.readable.pools)
             raise PartitionError(f"there is no dataset {name}", f"pools on these disks: {pools}") from None
 
 
