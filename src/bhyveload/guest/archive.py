@@ -32,7 +32,7 @@ _KINDS = {b"0": REGULAR, b"\0": REGULAR, b"7": REGULAR, b"1": HARD_LINK, b"2": S
 _OTHERS = {b"3": "character device", b"4": "block device", b"6": "pipe"}
 
 
-class Entry(NamedTuple):
+class ArchiveEntry(NamedTuple):
     """``parts``: its path; ``pieces``: (place in the file, place on the disk, bytes); ``size`` with its holes;
     ``at``: where the next header is."""
 
@@ -67,7 +67,7 @@ class Archive:
             raise HostError(f"the guest's folder: {error.strerror}") from None
         return bytes(data)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ArchiveEntry]:
         """Raises GuestError, HostError."""
         at = headers = pieces = 0
         more: dict[bytes, bytes] = {}
@@ -105,7 +105,7 @@ class Archive:
             raise _damaged(f"a header of {size} bytes")
         return self.read(at, size)
 
-    def _entry(self, header: bytes, kind: bytes, more: dict[bytes, bytes], at: int) -> Entry:
+    def _entry(self, header: bytes, kind: bytes, more: dict[bytes, bytes], at: int) -> ArchiveEntry:
         size = _decimal(more, b"size", _number(header[124:136]))
         name = more.get(b"GNU.sparse.name") or more.get(b"path") or _name(header)
         modified = more.get(b"mtime", b"").partition(b".")[0]
@@ -119,7 +119,7 @@ class Archive:
         full = stored
         if b"GNU.sparse.major" in more and word == REGULAR:
             pieces, full = self._sparse(more, at, stored)
-        return Entry(
+        return ArchiveEntry(
             word,
             _parts(name),
             _number(header[100:108]) & 0o777,
@@ -173,7 +173,7 @@ class Archive:
                 break
         raise _damaged("a sparse file's map")
 
-    def copy(self, entry: Entry, fd: int) -> None:
+    def copy(self, entry: ArchiveEntry, fd: int) -> None:
         """An entry's bytes into a new file.  Raises GuestError, HostError."""
         for offset, place, length in entry.pieces:
             done = 0
@@ -223,7 +223,7 @@ def extract(archive: Archive, folder: str, step: Callable[[int, int], None] | No
     return left_out
 
 
-def _put(archive: Archive, root: int, entry: Entry) -> str:
+def _put(archive: Archive, root: int, entry: ArchiveEntry) -> str:
     """One entry below ``root``; why it is left out, or ""."""
     if entry.kind not in (REGULAR, HARD_LINK, SYMLINK, FOLDER):
         return f"a {entry.kind}"
@@ -242,7 +242,7 @@ def _put(archive: Archive, root: int, entry: Entry) -> str:
     return ""
 
 
-def _make(archive: Archive, root: int, parent: int, entry: Entry) -> None:
+def _make(archive: Archive, root: int, parent: int, entry: ArchiveEntry) -> None:
     name = entry.parts[-1]
     if entry.kind == FOLDER:
         os.close(_folder(parent, name))
@@ -308,7 +308,7 @@ def _finish_folder(root: int, parts: tuple[bytes, ...], mode: int, modified: int
             os.close(fd)
 
 
-def _stays_inside(entry: Entry) -> bool:
+def _stays_inside(entry: ArchiveEntry) -> bool:
     """Whether a link leads to a place in the folder: upwards first, no further than to the folder, then down.  (A ".."
     behind a name might be behind another link.)"""
     target = entry.target

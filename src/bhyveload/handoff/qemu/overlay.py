@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
+from bhyveload import new_file
 from bhyveload.errors import HandoffError
 from bhyveload.image.qcow2_format import (
     EXTENSION_BACKING_FORMAT,
@@ -124,10 +125,8 @@ def unnamed_file() -> int:
     """A file in $TMPDIR, or in /var/tmp: a guest may write a lot.  Raises HandoffError."""
     folder = _folder()
     try:
-        try:
-            return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return _unlinked(folder)
+        fd = new_file.unnamed_file(folder)
+        return fd if fd >= 0 else _unlinked(folder)
     except OSError as error:
         raise HandoffError(f"{folder}: {error.strerror}", "let TMPDIR name one for what the guest writes") from None
 
