@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from traceback import walk_tb
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,8 +86,9 @@ class Text:
 
 
 def opened(file: Text) -> OpenFile:
-    nothing: object = None
-    return OpenFile(nothing, "disk0p2:/x", F_READ, nothing, nothing, file)  # type: ignore[arg-type]
+    surroundings: Any = None
+    content: Any = SimpleNamespace(name="ufs", open=lambda node: file)
+    return OpenFile(surroundings, "disk0p2:/x", F_READ, content, None)
 
 
 # Lines

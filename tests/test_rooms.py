@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -152,6 +153,17 @@ def test_every_third_party_import_is_accounted_for() -> None:
     foreign = found - set(sys.stdlib_module_names) - {"bhyveload", "compression", "_sha2"}  # later Pythons' own
     assert foreign
     assert sorted(name for name in foreign if f"`{name}" not in text) == []
+
+
+def test_who_silences_a_checker_says_why() -> None:
+    silenced = re.compile(r"# (?:type: ignore\[[^]]*\]|noqa: [A-Z]+\d+)(?!  # \w| - \w)")
+    found = [
+        f"{path.relative_to(SOURCE)}:{number}"
+        for path in SOURCE.rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if silenced.search(line)
+    ]
+    assert found == []
 
 
 def test_modules_are_of_a_size_to_read() -> None:

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # takes none at run time
     _type_ = "l"
 
 
-class Pointer(_ctypes._SimpleCData):  # type: ignore[type-arg]
+class Pointer(_ctypes._SimpleCData):  # type: ignore[type-arg]  # takes none at run time
     """The address of some bytes, as a number in the bytes of a structure."""
 
     _type_ = "z"
 
 
-class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
+class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]  # takes none at run time
     _type_ = "B"
 
 
-class Capabilities(_ctypes.Array):  # type: ignore[type-arg]
+class Capabilities(_ctypes.Array):  # type: ignore[type-arg]  # takes none at run time
     """What capget(2) fills in: two struct __user_cap_data_struct.  ``Capabilities.from_buffer(bytearray(24))``."""
 
     _type_ = _Byte
@@ -39,7 +39,7 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Long
 
 
-_libc: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+_libc: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): the program itself
 _syscall: Any = _Function(_ctypes.dlsym(_libc, "syscall"))
 
 

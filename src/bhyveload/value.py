@@ -57,7 +57,7 @@ class FrozenDict(dict[str, "object"]):
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict that changes has none
         return hash(tuple(self.items()))
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:

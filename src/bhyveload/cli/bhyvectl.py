@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -72,7 +73,8 @@ def main() -> int:
 
 def _main() -> int:
     refer("bhyvectl", "/usr/sbin/bhyvectl")
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names as they are
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names as they are
     return control(sys.argv[1:], sys.stdout.write)
 
 

@@ -60,7 +60,7 @@ class _Bundle:
 
     def spec(self, row: Row) -> ModuleSpec:
         name, file, is_package = row[:3]
-        spec = ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
+        spec = ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]  # no load_module
         spec.has_location = True
         if is_package:
             spec.submodule_search_locations = [os.path.dirname(file)]
@@ -79,11 +79,11 @@ class _Bundle:
         spec = self.spec(row)
         folder, _, last = name.rpartition(".")
         module.__spec__ = spec
-        module.__loader__ = self  # type: ignore[assignment]
+        module.__loader__ = self  # type: ignore[assignment]  # no load_module
         module.__file__ = file
         module.__package__ = name if is_package else folder
         if is_package:
-            module.__path__ = spec.submodule_search_locations  # type: ignore[assignment]
+            module.__path__ = spec.submodule_search_locations  # type: ignore[assignment]  # a package has them
         sys.modules[name] = module
         exec(code, module.__dict__)
         setattr(sys.modules[folder], last, module)

@@ -34,7 +34,7 @@ def prepare(command: str) -> None:
     if command == "info":
         import bhyveload.inspect.layout
         import bhyveload.inspect.survey
-        import bhyveload.jsontext  # noqa: F401
+        import bhyveload.jsontext  # noqa: F401 - to have them
     elif command == "checksum":
         import hashlib
 

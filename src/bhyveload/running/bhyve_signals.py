@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from signal import _HANDLER
     from types import FrameType
 
     from bhyveload.handoff.backend import Session
@@ -24,7 +25,7 @@ class BhyveSignals:
         self.fatal = 0
         self._continued = continued
         self._session: Session | None = None
-        self._old: list[tuple[int, object]] = []
+        self._old: list[tuple[int, _HANDLER]] = []
 
     def attach(self, session: Session) -> None:
         """From now on they are about ``session``."""
@@ -43,7 +44,7 @@ class BhyveSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old:
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _button(self, number: int, frame: FrameType | None) -> None:
         """Before the guest listens for its power button, bhyve dies of it (amd64/pm.c)."""

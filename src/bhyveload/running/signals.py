@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from signal import _HANDLER
     from types import FrameType
 
     from bhyveload.handoff.backend import Session
@@ -25,7 +26,7 @@ class Signals:
         self._continued = continued
         self._session: Session | None = None
         self._pending = 0
-        self._old: list[tuple[int, object]] = []
+        self._old: list[tuple[int, _HANDLER]] = []
 
     def attach(self, session: Session) -> None:
         """From now on they are about ``session``."""
@@ -42,7 +43,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old:
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     @property
     def ended(self) -> bool:

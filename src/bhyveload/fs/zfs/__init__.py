@@ -27,7 +27,7 @@ __all__ = ["Pool", "PoolSet", "boot_environments", "pool_facts", "pool_lines", "
 
 def prepare() -> None:
     """Import and map what reading every pool needs.  Call before the process is confined."""
-    from . import checksum, decompress, poolset  # noqa: F401
+    from . import checksum, decompress, poolset  # noqa: F401 - to have them
 
     checksum.prepare()
     decompress.prepare()

@@ -11,7 +11,7 @@ from struct import Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Buffer = bytes | memoryview
-    Half = tuple[int, int, int, int, int, int, int, int]
+    Half = tuple[int, ...]  # of eight words
 
 _MASK = (1 << 64) - 1
 _BLOCK = Struct("<16Q")
@@ -69,13 +69,12 @@ def _quasigroup(x: Half, y: Half) -> Half:
 
 
 def _compress(pipe: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
-    low: Half = block[:8]  # type: ignore[assignment]
-    high: Half = block[8:]  # type: ignore[assignment]
+    low, high = block[:8], block[8:]
     p = _quasigroup(high[::-1], low)
     q = _quasigroup(p, high)
-    p = _quasigroup(pipe[8:], p)  # type: ignore[arg-type]
+    p = _quasigroup(pipe[8:], p)
     q = _quasigroup(p, q)
-    p = _quasigroup(p, pipe[:8])  # type: ignore[arg-type]
+    p = _quasigroup(p, pipe[:8])
     q = _quasigroup(q, p)
     p = _quasigroup(low[::-1], p)
     q = _quasigroup(p, q)

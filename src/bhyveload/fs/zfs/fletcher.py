@@ -99,10 +99,10 @@ def _buffer_address(_ctypes: Any, itself: Any, number: Any, size: Any) -> Callab
     """The address of a buffer's bytes, also of a read-only one (a mapped image), by the buffer protocol: Py_buffer's
     first member."""
 
-    class Object(_ctypes._SimpleCData):  # type: ignore[misc]
+    class Object(_ctypes._SimpleCData):  # type: ignore[misc]  # imported where it is to be had
         _type_ = "O"
 
-    class Character(_ctypes._SimpleCData):  # type: ignore[misc]
+    class Character(_ctypes._SimpleCData):  # type: ignore[misc]  # imported where it is to be had
         _type_ = "c"
 
     class Get(_ctypes.CFuncPtr):  # type: ignore[misc]

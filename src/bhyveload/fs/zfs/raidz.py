@@ -153,7 +153,8 @@ def _assemble(
             return None
         for number, piece in zip(missing, found, strict=True):
             data[number - nparity] = piece
-    joined: Buffer = data[0] if len(data) == 1 and data[0] is not None else b"".join(map(bytes, data))  # type: ignore[arg-type]
+    pieces = [piece for piece in data if piece is not None]
+    joined: Buffer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return joined if verify is None or verify(joined) else None
 
 
@@ -161,7 +162,8 @@ def _reconstruct(
     columns: list[RaidzColumn], content: list[Buffer | None], nparity: int, missing: list[int]
 ) -> list[bytes] | None:
     """Solve the parity equations for the missing data columns.  Parity r is the sum of (2^r)^(k-1-j) times data j."""
-    parity = [number for number in range(nparity) if content[number] is not None]
+    there = {number: column for number, column in enumerate(content) if column is not None}
+    parity = [number for number in range(nparity) if number in there]
     if len(parity) < len(missing):
         return None
     parity = parity[: len(missing)]
@@ -171,11 +173,11 @@ def _reconstruct(
     solution = gf.solve(matrix)
     if solution is None:
         return None
-    known = [number for number in range(nparity, len(columns)) if content[number] is not None]
+    known = [number for number in range(nparity, len(columns)) if number in there]
     syndromes: list[Buffer] = []
     for row in parity:
-        terms: list[Buffer] = [content[row]]  # type: ignore[list-item]
-        terms += [gf.scaled(gf.power(1 << row, last - number), content[number]) for number in known]  # type: ignore[arg-type]
+        terms: list[Buffer] = [there[row]]
+        terms += [gf.scaled(gf.power(1 << row, last - number), there[number]) for number in known]
         syndromes.append(gf.xor(terms, length))
     result = []
     for number, factors in zip(missing, solution, strict=True):

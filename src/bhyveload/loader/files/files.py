@@ -286,7 +286,7 @@ class Files:
             raise FileSystemError(EISDIR, f"{path}{suffix}: not a regular file")
         opener = compressed.open_gzip if suffix == ".gz" else compressed.open_bzip2
         file: File = opener(inner.file, self.console.print)
-        return OpenFile(self, path, flags, CompressedView(inner), inner.node, file)  # type: ignore[arg-type]
+        return OpenFile(self, path, flags, CompressedView(inner, file), inner.node)
 
     def _open_beyond(self, spec: DeviceSpec, device: Device | None, name: str, path: str) -> OpenFile | None:
         """``name``.zst or .xz on the same device, decompressed.  A file that is not there leaves no trace: the twiddles
@@ -304,7 +304,7 @@ class Files:
                 file: File = opener(inner.file, self.console.print)
             except FileSystemError:
                 continue
-            return OpenFile(self, path, F_READ, CompressedView(inner), inner.node, file)  # type: ignore[arg-type]
+            return OpenFile(self, path, F_READ, CompressedView(inner, file), inner.node)
         return None
 
     def _find_silently(self, spec: DeviceSpec, device: Device | None, name: str) -> OpenFile | None:

@@ -46,15 +46,13 @@ class OpenFile:
 
     __slots__ = ("_entries", "_file", "_left", "_position", "_readahead", "files", "flags", "fs", "name", "node")
 
-    def __init__(
-        self, files: Surroundings, name: str, flags: int, fs: FileSystem, node: Any, file: File | None = None
-    ) -> None:
+    def __init__(self, files: Surroundings, name: str, flags: int, fs: FileSystem, node: Any) -> None:
         self.files = files
         self.name = name
         self.flags = flags
         self.fs = fs
         self.node = node
-        self._file = file
+        self._file: File | None = None
         self._entries: Iterator[tuple[int, int, bytes]] | None = None
         self._position = 0  # of the file system; what read() returns next lies self._left before it
         self._readahead: bytes | memoryview = b""
@@ -254,16 +252,29 @@ class RawDevice:
 
 
 class CompressedView:
-    """A decompressing file system's fstat: the inner file's, with an unknown size."""
+    """A decompressing file system: ``file`` has the content of ``inner``, and fstat says so, with an unknown size."""
 
     name = "zip"
 
-    def __init__(self, inner: OpenFile) -> None:
-        self.inner = inner
+    def __init__(self, inner: OpenFile, file: File) -> None:
+        self._inner = inner
+        self._file = file
+
+    def lookup(self, path: bytes, follow: bool = True) -> object:
+        raise self._no_folder()
 
     def stat(self, node: object) -> Stat:
-        found = self.inner.stat()
+        found = self._inner.stat()
         return Stat(found.mode, -1, found.uid, found.gid, found.mtime, found.ino, found.dev)
 
     def readdir(self, node: object) -> Iterator[tuple[int, int, bytes]]:
-        raise FileSystemError(ENOTDIR, f"{self.inner.name}: a compressed file")
+        raise self._no_folder()
+
+    def readlink(self, node: object) -> bytes:
+        raise FileSystemError(EINVAL, f"{self._inner.name}: a compressed file")
+
+    def open(self, node: object) -> File:
+        return self._file
+
+    def _no_folder(self) -> FileSystemError:
+        return FileSystemError(ENOTDIR, f"{self._inner.name}: a compressed file")

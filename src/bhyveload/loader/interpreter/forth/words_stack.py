@@ -166,7 +166,7 @@ def stack_words(machine: ForthMachine) -> dict[str, Run]:
 
     return {
         "depth": depth,
-        "drop": pop,  # type: ignore[dict-item]
+        "drop": pop,  # type: ignore[dict-item]  # what it gives is dropped
         "2drop": two_drop,
         "dup": dup,
         "2dup": two_dup,
