@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bhyveload.guest import prompts
-from bhyveload.guest.output import Output
+from bhyveload.guest.output import CommandOutput
 from bhyveload.guest.typed import Markers
 from bhyveload.guest.watch import LAST_LINES, Watch
 from bhyveload.handoff.qemu.migration import Restoring, Saving
@@ -64,7 +64,7 @@ def _console() -> Run:
         step, said = (data[0] % 61 or 4096, data[1:]) if data else (1, b"")
         watch = Watch([re.compile(rb"o+ps"), re.compile(rb"done$")])
         for clean in (False, True):
-            output, got = Output(markers, clean), b""
+            output, got = CommandOutput(markers, clean), b""
             for at in range(0, len(said), step):
                 piece = said[at : at + step]
                 got += output.feed(piece)
@@ -74,7 +74,7 @@ def _console() -> Run:
                     watch.feed(piece)
                     prompts.waits_for(said[: at + step])
             if not clean and output.status is not None and not output.torn:
-                whole = Output(markers, clean)
+                whole = CommandOutput(markers, clean)
                 assert (whole.feed(said), whole.status) == (got, output.status)
         assert watch.trouble.isprintable() and len(watch.last_lines) <= LAST_LINES
         assert all(line.isprintable() for line in watch.last_lines)

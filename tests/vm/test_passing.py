@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
+from bhyveload.vm.directory import list_machines
 from bhyveload.vm.passing import is_passing, passing_name, remove_abandoned
 from bhyveload.vm.registers import Registers, setup_freebsd_registers
-from bhyveload.vm.store import VirtualMachine, list_machines
+from bhyveload.vm.store import VirtualMachine
 
 MB = 1 << 20
 

@@ -24,7 +24,7 @@ LIMIT_MAX = 1 << 40
 _UNIT = 1 << 20
 _RECORDS = 256  # sectors that tar reads and writes at once
 DEVICES = b"/dev/vtbd[0-9] /dev/vtbd[0-9][0-9]"
-_KINDS = tarfile.REGULAR_TYPES + (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)  # noqa: RUF005
+_KINDS = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
 
 
 class Exchange:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from bhyveload.errors import VmError
-from bhyveload.vm.store import destroy_machine, list_machines
+from bhyveload.vm.directory import list_machines
+from bhyveload.vm.store import destroy_machine
 
 _PREFIX = "guest"
 _RANDOM = 4  # bytes

@@ -9,7 +9,7 @@ import re
 
 _PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
 _SCI_EN, _NO_PORT = 1, 0xFFFF
-_PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]{1, 8})")
+_PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]{{1,8}})")
 
 POWER_BUTTON = f"i /h {_PM1_CONTROL:#x}"
 REGISTERS = "info registers -a"
