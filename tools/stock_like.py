@@ -118,7 +118,6 @@ def write_tree(
 ) -> Path:
     """Write /boot below ``folder``; ``size``: bytes of all scripts, reached with comments; ``files``: more or other
     files by their path without the leading slash."""
-    boot = folder / "boot"
     scripts = [*sorted((SCRIPTS / "both").iterdir()), SCRIPTS / generation / "generation.lua"]
     texts = {script.name: script.read_text() for script in scripts}
     padding = max(0, size - sum(len(text) for text in texts.values())) // len(texts)
@@ -139,8 +138,12 @@ def write_tree(
         "boot/second.img": b"second" * 100,
         "etc/fstab": "/dev/vtbd0p2 / ufs rw 1 1\n",
     }
-    content |= files or {}
-    boot.mkdir(parents=True, exist_ok=True)
+    return write_files(folder, {**content, **(files or {})})
+
+
+def write_files(folder: Path, content: Mapping[str, str | bytes]) -> Path:
+    """``content`` by path below ``folder``, which is returned."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

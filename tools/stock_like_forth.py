@@ -125,12 +125,7 @@ def write_tree(
         "boot/first.img": b"first" * 100,
         "etc/fstab": "/dev/vtbd0p2 / ufs rw 1 1\n",
     }
-    content |= files or {}
-    for name, data in content.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.encode("latin-1") if isinstance(data, str) else data)
-    return folder
+    return stock_like.write_files(folder, {**content, **(files or {})})
 
 
 def main() -> None:

@@ -10,12 +10,14 @@ import pwd
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -180,18 +182,28 @@ def test_only_one_at_a_time(probe_disk: Path) -> None:
     guest.end()
 
 
+def free_port(least: int = 0) -> int:
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        if port >= least:
+            return port
+
+
+def started(*options: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """bhyve with these options and its console, which is its output."""
+    words = [*options, *LINE.format(console="stdio").split()]
+    process = subprocess.Popen([PROGRAMS / "bhyve", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    return process, process.stdout
+
+
 def test_the_debugger_lets_it_go(probe_disk: Path) -> None:
     """-G w: nothing runs until a debugger says so; what the debugger speaks is the remote protocol of gdb."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     loaded(probe_disk, "poweroff")
-    words = ["-G", f"w127.0.0.1:{port}", *LINE.format(console="stdio").split()]
-    process = subprocess.Popen([PROGRAMS / "bhyve", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    stdout = process.stdout
-    assert stdout is not None
+    process, stdout = started("-G", f"w127.0.0.1:{port}")
 
     def connected() -> bool:
         try:
@@ -322,7 +334,6 @@ def test_the_loop_of_vm_bhyve(probe_disk: Path, tmp_path: Path) -> None:
 
 def test_a_port_is_forwarded(probe_disk: Path) -> None:
     """slirp's hostfwd: the host's port listens while the guest runs, and is free afterwards."""
-    import socket
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -346,18 +357,9 @@ def test_two_consoles(probe_disk: Path) -> None:
 
 def test_it_waits_for_a_viewer(probe_disk: Path) -> None:
     """fbuf's wait: the guest starts when somebody connects to its screen."""
-    import socket
-
-    port = 0
-    while port < 5900:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    port = free_port(least=5900)
     loaded(probe_disk, "poweroff")
-    words = ["-s", f"29,fbuf,tcp=127.0.0.1:{port},w=800,h=600,wait", *LINE.format(console="stdio").split()]
-    process = subprocess.Popen([PROGRAMS / "bhyve", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    stdout = process.stdout
-    assert stdout is not None
+    process, stdout = started("-s", f"29,fbuf,tcp=127.0.0.1:{port},w=800,h=600,wait")
 
     def seen() -> bool:
         try:

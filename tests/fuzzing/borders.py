@@ -24,11 +24,10 @@ from bhyveload.loader.files.open_file import F_READ, OpenFile
 from bhyveload.loader.main import set_currdev
 from bhyveload.need import load_all
 from bhyveload.userboot.cross_check import LoadedState, compare
-from bhyveload.vm.memory import GuestMemory
-from bhyveload.vm.registers import Registers, setup_freebsd_registers, setup_freebsd_registers_i386
 from fuzzing import Run, Target
 from fuzzing.devices import BytesDevice, Damage, sparse
 from fuzzing.disks import MIB, damage_seeds, look_at_partitions, on_damaged
+from fuzzing.guests import loaded_guest
 from fuzzing.loading import Content, a_loader, boot_disk
 
 # What a confined child says: everything that the parent makes of a report
@@ -117,14 +116,7 @@ def _handover() -> Run:
     def run(data: bytes) -> None:
         states = []
         for number, fd in enumerate(memories):
-            os.ftruncate(fd, 0)
-            os.ftruncate(fd, size)
-            memory = GuestMemory(fd, size, 0, fresh=False)
-            vcpu = Registers()
-            if len(data) % 2:
-                setup_freebsd_registers(vcpu, 0xFFFFFFFF80200000, 0x3000, 0x5000, 0x1000)
-            else:
-                setup_freebsd_registers_i386(vcpu, memory, 0x800000, 0x3000, 0x1000)
+            memory, vcpu = loaded_guest(fd, size, wide=bool(len(data) % 2))
             memory.write(0x1000, struct.pack("<IIIIIIIIII", 0, *[0x200000] * 9))
             memory.write(0x200000, data[number * 4 :])
             states.append(LoadedState(f"loader {number}", memory, vcpu))

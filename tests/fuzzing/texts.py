@@ -23,11 +23,10 @@ from bhyveload.printable import escape
 from bhyveload.userboot.dynamic import Dynamic
 from bhyveload.userboot.headers import Headers, parse_headers
 from bhyveload.userboot.vintage import accepted_version, behaviour, has_old_table
-from bhyveload.vm.memory import GuestMemory
 from bhyveload.vm.memsize import parse_memory_size
-from bhyveload.vm.registers import Registers, setup_freebsd_registers, setup_freebsd_registers_i386
 from bhyveload.vm.state import memory_of, parse_state, registers_of
 from fuzzing import Run, Target
+from fuzzing.guests import loaded_guest
 
 MIB = 1 << 20
 
@@ -201,14 +200,7 @@ def _pvh() -> Run:
     memory_fd, output = os.memfd_create("guest"), os.memfd_create("output")
 
     def run(data: bytes) -> None:
-        os.ftruncate(memory_fd, 0)
-        os.ftruncate(memory_fd, size)
-        memory = GuestMemory(memory_fd, size, 0, fresh=False)
-        vcpu = Registers()
-        if len(data) % 2:
-            setup_freebsd_registers(vcpu, 0xFFFFFFFF80200000, 0x3000, 0x5000, 0x1000)
-        else:
-            setup_freebsd_registers_i386(vcpu, memory, 0x800000, 0x3000, 0x1000)
+        memory, vcpu = loaded_guest(memory_fd, size, wide=bool(len(data) % 2))
         # Page tables as amd64.py makes them: everything below 1 GiB, in 2 MiB pages, mapped again and again
         memory.write(0x3000, struct.pack("<Q", 0x4007) * 512)
         memory.write(0x4000, struct.pack("<Q", 0x6007) * 512)

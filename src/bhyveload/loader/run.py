@@ -6,8 +6,8 @@ import time
 
 from bhyveload import need
 from bhyveload.bootable import FIRST_INTERPRETER
-from bhyveload.errors import LoaderError
-from bhyveload.host.callbacks import GuestReady, InputEnded, LoaderExit, SwapInterpreter
+from bhyveload.host.callbacks import LoaderEnd
+from bhyveload.host.ends import report_of
 from bhyveload.loader.batch import lock_variables
 from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.main import loader_main
@@ -58,24 +58,16 @@ def _run(
 ) -> dict[str, Any]:
     loader = Loader(host, version, options)
 
+    def ready() -> dict[str, Any]:
+        result = describe(loader, interpreter)
+        result["vcpu"] = host.vcpu.as_dict()
+        loader.stage("")
+        result["timings"] = {**loader.timings, "loader": time.perf_counter_ns() - started}
+        result["needed"] = need.used()
+        return result
+
     def outcome(end: BaseException) -> dict[str, Any]:
-        if isinstance(end, GuestReady):
-            result = describe(loader, interpreter)
-            result["end"] = "exec"
-            result["vcpu"] = host.vcpu.as_dict()
-            loader.stage("")
-            result["timings"] = {**loader.timings, "loader": time.perf_counter_ns() - started}
-            result["needed"] = need.used()
-            return result
-        if isinstance(end, LoaderExit):
-            return {"end": "exit", "code": end.code}
-        if isinstance(end, SwapInterpreter):
-            return {"end": "swap", "interpreter": end.name.decode("latin-1")}
-        if isinstance(end, InputEnded):
-            raise LoaderError(
-                "end of input at the loader's prompt: nothing was booted", "use --batch to boot without a prompt"
-            )
-        raise end
+        return report_of(end, ready, "use --batch to boot without a prompt")
 
     def leave_now(end: BaseException) -> NoReturn:
         assert leave is not None
@@ -90,5 +82,5 @@ def _run(
     lock_variables(loader, interpreter)
     try:
         loader_main(loader, interpreter)
-    except (GuestReady, LoaderExit, SwapInterpreter, InputEnded) as end:
+    except LoaderEnd as end:
         return outcome(end)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bhyveload.errors import LoaderError
-from bhyveload.host.callbacks import GuestReady, InputEnded, LoaderExit, SwapInterpreter
+from bhyveload.host.ends import report_of
 from bhyveload.userboot.handover import Handover, read_handover, text
 
 TYPE_CHECKING = False
@@ -43,22 +42,12 @@ def run_userboot(
 
 
 def _outcome(end: BaseException, host: LoaderCallbacks, started: int) -> dict[str, Any]:
-    if isinstance(end, GuestReady):
-        report = describe(host)
-        report["end"] = "exec"
-        report["vcpu"] = host.vcpu.as_dict()
-        report["timings"] = {"loader": time.perf_counter_ns() - started}
-        return report
-    if isinstance(end, LoaderExit):
-        return {"end": "exit", "code": end.code}
-    if isinstance(end, SwapInterpreter):
-        return {"end": "swap", "interpreter": end.name.decode("latin-1")}
-    if isinstance(end, InputEnded):
-        raise LoaderError(
-            "end of input at the loader's prompt: nothing was booted",
-            "let the guest boot by itself, with autoboot_delay in its loader.conf, or type `boot`",
-        )
-    raise end
+    def ready() -> dict[str, Any]:
+        timings = {"loader": time.perf_counter_ns() - started}
+        return {**describe(host), "vcpu": host.vcpu.as_dict(), "timings": timings}
+
+    hint = "let the guest boot by itself, with autoboot_delay in its loader.conf, or type `boot`"
+    return report_of(end, ready, hint)
 
 
 def describe(host: LoaderCallbacks) -> dict[str, Any]:

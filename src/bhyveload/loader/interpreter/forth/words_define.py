@@ -237,8 +237,14 @@ def local_words(compiler: Compiler) -> dict[str, Run]:
     """Locals: (local) makes one, LOCALS|, { and {{ read their names from the line (stand/ficl/softwords)."""
     machine, stack, dictionary = compiler.machine, compiler.stack, compiler.dictionary
     cells = machine.cells
-    fetch_name = {0: "(@local0)", 1: "(@local1)"}
-    store_name = {0: "(toLocal0)", 1: "(toLocal1)"}
+
+    def compile_access(index: int, wide: bool, two: str, one: str, first: tuple[str, str]) -> None:
+        """The word that reaches a local of two cells, of one, or one of the ``first`` two, which have their own."""
+        if index < len(first) and not wide:
+            compiler.compile(first[index])
+            return
+        compiler.compile(two if wide else one)
+        compiler.append(index)
 
     def use(index: int, wide: bool) -> Run:
         """What the name of a local does."""
@@ -247,14 +253,8 @@ def local_words(compiler: Compiler) -> dict[str, Run]:
             if cells[STATE >> 3] == INTERPRET:
                 for cell in range(index, index + 1 + wide):
                     get_local(machine, cell)()
-            elif wide:
-                compiler.compile("(@2local)")
-                compiler.append(index)
-            elif index in fetch_name:
-                compiler.compile(fetch_name[index])
             else:
-                compiler.compile("(@local)")
-                compiler.append(index)
+                compile_access(index, wide, "(@2local)", "(@local)", ("(@local0)", "(@local1)"))
 
         return run
 
@@ -274,14 +274,7 @@ def local_words(compiler: Compiler) -> dict[str, Run]:
             compiler.compile("(link)")
             machine.locals_mark = dictionary.here
             compiler.append(0)
-        if wide:
-            compiler.compile("(to2Local)")
-            compiler.append(count)
-        elif count in store_name:
-            compiler.compile(store_name[count])
-        else:
-            compiler.compile("(toLocal)")
-            compiler.append(count)
+        compile_access(count, wide, "(to2Local)", "(toLocal)", ("(toLocal0)", "(toLocal1)"))
         machine.number_of_locals = count + 1 + wide
 
     def local_paren(wide: bool) -> Run:
