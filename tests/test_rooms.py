@@ -19,7 +19,7 @@ LEVELS = (
     {"running"},
     {"cross_check", "boot_environments"},
     {"api"},
-    {"work"},
+    {"work", "loading"},
     {"inspect", "handoff", "loader", "userboot", "guest"},
     {"bhyve"},
     {"fs"},
@@ -167,5 +167,5 @@ def test_who_silences_a_checker_says_why() -> None:
 
 
 def test_modules_are_of_a_size_to_read() -> None:
-    long = {str(p.relative_to(SOURCE)): n for p in SOURCE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 520}
+    long = {str(p.relative_to(SOURCE)): n for p in SOURCE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 500}
     assert long == {}
