@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "completions"
 # what a program takes without doing anything, or only to refuse it
 NOT_OFFERED = {"bhyve": {"-A", "-I"}, "bhyvectl": {"--suspend"}}
-MODULES = {"bhyverun": "bhyverun_options"}
+MODULES = {"bhyveload": "bhyveload_options", "bhyverun": "bhyverun_options"}
 PROGRAMS = ("bhyveload", "bhyverun", "bhyve", "bhyvectl", "bhyvedisk")
 
 

@@ -85,7 +85,7 @@ def test_the_name_it_was_called_by(tmp_path: Path) -> None:
 
 
 def test_help_names_every_option() -> None:
-    from bhyveload.cli.bhyveload import LONG_OPTIONS
+    from bhyveload.cli.bhyveload_options import LONG_OPTIONS
 
     text = bhyveload("--help", check=0).out.decode()
     assert [name for name in LONG_OPTIONS if f"--{name}" not in text] == []
@@ -93,9 +93,7 @@ def test_help_names_every_option() -> None:
 
 @pytest.mark.parametrize("name", ["bhyveload", "bhyverun", "bhyvectl"])
 def test_the_manual_page_names_every_option(name: str) -> None:
-    options = importlib.import_module(
-        f"bhyveload.cli.{'bhyverun_options' if name == 'bhyverun' else name}"
-    ).LONG_OPTIONS
+    options = importlib.import_module(f"bhyveload.cli.{name if name == 'bhyvectl' else name + '_options'}").LONG_OPTIONS
     page = (ROOT / "man" / f"{name}.8").read_text()
     missing = [option for option in options if not re.search(rf"Fl -{re.escape(option)}\b", page)]
     assert [option for option in missing if not option.startswith("get-")] == []

@@ -1,26 +1,32 @@
 """bhyveload(8): load a FreeBSD guest into a VM.
 
-Options, messages and exit statuses are those of usr.sbin/bhyveload/bhyveload.c (main, usage); long options are ours.
+Messages and exit statuses are those of usr.sbin/bhyveload/bhyveload.c (main, usage); long options are ours.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import sys
 
 from bhyveload import __version__
 from bhyveload.api import load
-from bhyveload.cli.getopt import Getopt, timeout_of
-from bhyveload.cli.loaders import check_directory, chosen_loaders, open_loader, print_cross_check
-from bhyveload.cli.machines import check_vmm, open_machine
+from bhyveload.cli.bhyveload_options import (
+    HELP,
+    LONG_OPTIONS,
+    SHORT_OPTIONS,
+    GetoptError,
+    LoadRequest,
+    act,
+    only_looks,
+    walk,
+)
+from bhyveload.cli.getopt import Getopt
+from bhyveload.cli.loaders import chosen_loaders, print_cross_check
+from bhyveload.cli.machines import open_machine
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, run, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
-from bhyveload.compat import compat_option
-from bhyveload.confined.deadline import FOREVER, Deadline
 from bhyveload.errors import (
-    HostError,
     InputError,
     UsageError,
     VmBusy,
@@ -30,130 +36,23 @@ from bhyveload.errors import (
 )
 from bhyveload.host.console import FdConsole
 from bhyveload.image.magic import RAW
-from bhyveload.image.named import named_disk
 from bhyveload.image.open import disk_in
-from bhyveload.image.raw import RawImage, open_raw
+from bhyveload.image.raw import RawImage
 from bhyveload.image.remembered import forgotten_warning
 from bhyveload.loader.state import Options as LoaderOptions
 from bhyveload.printable import escape
 from bhyveload.sandbox import Sandbox
-from bhyveload.vm.memory import MB
-from bhyveload.vm.memsize import parse_memory_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
-    from bhyveload.compat import LoaderVersion
-    from bhyveload.host.interface import HostDirectory
-    from bhyveload.image.named import NamedDisk
     from bhyveload.image.open import Disk
     from bhyveload.report import LoadReport
     from bhyveload.userboot.search import Loaders
     from bhyveload.vm.interface import Machine
 
-DEFAULT_MEMORY = 256 * MB
 EXIT_USAGE = EXIT_VM = 1  # bhyveload.c's, not sysexits'
-SHORT_OPTIONS = "CSc:d:e:h:l:m:"
-LONG_OPTIONS = {
-    "incore": "C",
-    "wired": "S",
-    "console": "c:",
-    "disk": "d:",
-    "env": "e:",
-    "host": "h:",
-    "loader": "l:",
-    "memory": "m:",
-    "help": "help",
-    "version": "version",
-    "allow-backing": "allow-backing",
-    "batch": "batch",
-    "compat": "compat:",
-    "json": "json",
-    "dry-run": "dry-run",
-    "list-variables": "list-variables",
-    "single-user": "single-user",
-    "verbose-boot": "verbose-boot",
-    "kernel": "kernel:",
-    "boot-device": "boot-device:",
-    "boot-env": "boot-env:",
-    "list-boot-envs": "list-boot-envs",
-    "loader-command": "loader-command:",
-    "timeout": "timeout:",
-    "user": "user:",
-    "require-sandbox": "require-sandbox",
-    "no-sandbox": "no-sandbox",
-    "loader-dir": "loader-dir:",
-    "cross-check": "cross-check",
-    "vmm": "vmm:",
-}
-LOOKS = ("dry-run", "list-boot-envs", "cross-check")
-HELP = """\
-usage: bhyveload [options] vmname
-
-Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
-
-  -d, --disk PATH         a disk of the guest; repeat for more.  Behind PATH: ,format=raw|qcow2|...
-                          ,backing (follow the names of backing files in it) ,ro
-  -h, --host DIR          directory that the loader sees as host0:
-  -m, --memory SIZE       guest memory (256M); suffixes K, M, G, T
-  -e, --env NAME=VALUE    a loader variable; repeat for more
-  -c, --console DEVICE    console on a character device instead of stdio
-  -l, --loader FILE       run FreeBSD's userboot.so instead of the built-in loader
-  -C, --incore            include guest memory in core dumps
-  -S, --wired             wire guest memory
-
-      --allow-backing     as ,backing behind the only disk
-      --loader-dir DIR    run the userboot.so in DIR, or its other ones as the guest asks
-      --cross-check       load with both loaders and say what differs
-
-      --batch             never prompt: boot at once, or fail with the reason
-      --kernel NAME       boot this kernel
-      --boot-device DEV   boot from disk0p3, disk1, zfs:pool, ... instead of what the loader would choose
-      --boot-env NAME     boot this ZFS boot environment
-      --list-boot-envs    list the ZFS boot environments on the disks; nothing is loaded
-      --single-user       boot to single-user mode
-      --verbose-boot      boot with verbose kernel messages
-      --loader-command L  run this loader command before booting; repeat for more
-      --dry-run           load nothing: say what would be loaded
-      --json              print the report as JSON
-      --list-variables    print the variables that the kernel gets
-      --compat VERSION    behave as the loader of 13.2 or current (current)
-      --timeout SECONDS   give up after that long
-      --user NAME         as root: whom the loader runs as (nobody)
-      --require-sandbox   fail where this host cannot confine the loader wholly
-      --no-sandbox        do not confine the loader: a hostile guest then has your rights
-      --vmm KIND          where VMs are: store, libvmmapi[:PATH] (vmm(4)); auto
-      --help, --version
-"""
-
-
-class LoadRequest:
-    """The command line, as far as it has been acted on."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
-        self.memory = DEFAULT_MEMORY
-        self.files: list[tuple[RawImage, NamedDisk]] = []
-        self.looks = False  # nothing is kept: the disks are opened for reading
-        self.allow_backing = False
-        self.environment: list[bytes] = []
-        self.console_fd = -1
-        self.host_directory: HostDirectory | None = None
-        self.loader_fd = -1
-        self.loader_name = self.loader_directory = ""
-        self.incore = self.wired = False
-        self.cross_check = False
-        self.batch = self.json = self.dry_run = self.list_variables = self.list_boot_envs = False
-        self.single_user = self.verbose = False
-        self.kernel = self.boot_device = self.boot_environment = ""
-        self.commands: list[str] = []
-        self.vmm = "auto"
-        self.compat: LoaderVersion | None = None  # not chosen
-        self.deadline = FOREVER
-        self.user: str | None = None
-        self.require_sandbox = self.no_sandbox = False
 
 
 def main() -> int:
@@ -177,17 +76,17 @@ def _statuses(program: str) -> int:
 
 def _main(program: str, words: list[str]) -> int:
     request = LoadRequest(words)
-    request.looks = _only_looks(words)
+    request.looks = only_looks(words)
     options = Getopt(words, SHORT_OPTIONS, LONG_OPTIONS)
     try:
-        for option, argument in _walk(options):
+        for option, argument in walk(options):
             if option == "help":
                 sys.stdout.write(HELP)
                 return 0
             if option == "version":
                 sys.stdout.write(f"bhyveload {__version__}\n")
                 return 0
-            _act(request, option, argument or "")
+            act(request, option, argument or "")
     except GetoptError as error:
         warn(program, error.message)
         return _usage(program)
@@ -197,34 +96,6 @@ def _main(program: str, words: list[str]) -> int:
     return _load(program, request, operands[0] if operands else "dry-run")
 
 
-class GetoptError(Exception):
-    """getopt's own complaint, which is followed by the usage text."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-def _walk(options: Getopt) -> Iterator[tuple[str, str | None]]:
-    steps = iter(options)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration:
-            return
-        except UsageError as error:
-            raise GetoptError(error.message) from None
-        yield step
-
-
-def _only_looks(words: list[str]) -> bool:
-    """Whether an option among ``words``, wherever it stands, says that nothing is kept."""
-    try:
-        return any(option in LOOKS for option, _ in Getopt(words, SHORT_OPTIONS, LONG_OPTIONS))
-    except UsageError:
-        return False  # told when the walk comes to it
-
-
 def _usage(program: str) -> int:
     blank = " " * len(program)
     sys.stderr.write(
@@ -232,84 +103,6 @@ def _usage(program: str) -> int:
         f"       {blank} [-h <host-path>] [-m memsize[K|k|M|m|G|g|T|t]] <vmname>\n"
     )
     return EXIT_USAGE
-
-
-def _act(request: LoadRequest, option: str, argument: str) -> None:
-    """Carry out one option, in command-line order as bhyveload.c does."""
-    match option:
-        case "C":
-            request.incore = True
-        case "S":
-            request.wired = True
-        case "c":
-            if argument != "stdio":
-                request.console_fd = _open_console(argument)
-        case "d":
-            request.files.append(_open_disk(argument, request.looks))
-        case "e":
-            request.environment.append(os.fsencode(argument))
-        case "h":
-            request.host_directory = _open_host(argument)
-        case "l":
-            if request.loader_fd >= 0:
-                raise UsageError("-l can only be given once")
-            request.loader_fd = open_loader(argument)
-            request.loader_name = argument
-        case "loader-dir":
-            request.loader_directory = check_directory(argument)
-        case "m":
-            request.memory = parse_memory_size(argument, request.compat or "current")
-        case (
-            "batch"
-            | "cross-check"
-            | "json"
-            | "dry-run"
-            | "list-boot-envs"
-            | "list-variables"
-            | "single-user"
-            | "verbose-boot"
-            | "require-sandbox"
-            | "no-sandbox"
-            | "allow-backing"
-        ):
-            setattr(request, {"verbose-boot": "verbose"}.get(option, option.replace("-", "_")), True)
-        case "kernel":
-            request.kernel = argument
-        case "boot-device":
-            request.boot_device = argument
-        case "boot-env":
-            request.boot_environment = argument
-        case "loader-command":
-            request.commands.append(argument)
-        case "compat":
-            request.compat = compat_option(argument)
-        case "vmm":
-            request.vmm = check_vmm(argument)
-        case "user":
-            request.user = argument
-        case "timeout":
-            request.deadline = Deadline(timeout_of(argument))
-
-
-def _open_console(path: str) -> int:
-    if path.startswith("/dev/nmdm") and not sys.platform.startswith("freebsd"):  # which has nmdm(4)
-        from bhyveload.host.nmdm import device_of
-
-        path = device_of(path)
-    try:
-        if stat.S_ISCHR(os.stat(path).st_mode):
-            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        pass  # the one message below says it all
-    raise UsageError(f"Could not open '{path}'", "-c wants a character device, such as a pseudo-terminal")
-
-
-def _open_disk(text: str, look: bool) -> tuple[RawImage, NamedDisk]:
-    named = named_disk(text)
-    try:
-        return open_raw(named.path, named.read_only, look=look), named
-    except InputError as error:
-        raise UsageError(f"Could not open '{named.path}'", error.message) from None
 
 
 def _disks(program: str, request: LoadRequest, sandbox: Sandbox | bool) -> list[Disk]:
@@ -356,15 +149,6 @@ def _refuse_twice(files: list[RawImage]) -> None:
                 f"{file.name}: is the same disk as one given before{same}: a guest that writes to both destroys it",
                 "give each disk once; one that is only read may be given twice with ,ro behind its name",
             )
-
-
-def _open_host(path: str) -> HostDirectory:
-    from bhyveload.host.directory import open_host_directory
-
-    try:
-        return open_host_directory(path)
-    except OSError as error:
-        raise HostError(f"open: {path}: {error.strerror}") from None
 
 
 def _load(program: str, request: LoadRequest, name: str) -> int:

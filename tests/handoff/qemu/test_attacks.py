@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bhyveload.cli import bhyveload as cli
+from bhyveload.cli import bhyveload_options as options
 from bhyveload.errors import HandoffError, ImageError
 from bhyveload.handoff.disks import Disk, disk_from_path
 from bhyveload.handoff.qemu.command import QemuOptions
@@ -218,8 +219,8 @@ def test_where_there_are_no_extended_attributes(
     told: list[str] = []
     disk_from_path(str(new), tell=told.append)
     disk_from_path(f"{new},format=raw", tell=told.append)
-    request = cli.LoadRequest([])
-    request.files = [cli._open_disk(str(new), False), cli._open_disk(f"{moved},format=raw", False)]
+    request = options.LoadRequest([])
+    request.files = [options._open_disk(str(new), False), options._open_disk(f"{moved},format=raw", False)]
     monkeypatch.setattr(cli, "warn", lambda name, text: told.append(text))
     for disk in cli._disks("bhyveload", request, sandbox=True):
         disk.close()
