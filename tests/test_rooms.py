@@ -79,8 +79,11 @@ def test_imports_go_down(room: str) -> None:
     assert wrong == []
 
 
-# Circles of types alone, within one piece of machinery each.
-TYPES_IN_CIRCLES = ("bhyveload.loader.interpreter.forth.", "bhyveload.bhyve.")
+# One circle of types alone: Forth's machine runs threads, which are translated by what knows the machine.
+FORTH = "bhyveload.loader.interpreter.forth."
+TYPES_IN_A_CIRCLE = {
+    FORTH + name for name in ("function_writer", "machine", "thread", "translate", "translate_words", "words_stack")
+}
 
 
 def test_no_circle_of_imports() -> None:
@@ -90,7 +93,7 @@ def test_no_circle_of_imports() -> None:
 def test_no_circle_of_types() -> None:
     """Who can be understood only together with whom says so nowhere else: also what is imported for types."""
     found = circles({name: used_by(name, for_types=True) for name in modules()})
-    assert [circle for circle in found if not all(name.startswith(TYPES_IN_CIRCLES) for name in circle)] == []
+    assert [circle for circle in found if not TYPES_IN_A_CIRCLE.issuperset(circle)] == []
 
 
 def test_nobody_asks_what_a_machine_or_a_device_is() -> None:

@@ -10,7 +10,7 @@ from bhyveload.bhyve.emulations import scan_numbers
 
 if TYPE_CHECKING:
     from bhyveload.bhyve.config import ConfigNode
-    from bhyveload.bhyve.start import Start
+    from bhyveload.bhyve.starting import Start
 
 _SECTOR_MAX = 1 << 30
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?\d{1,18})")

@@ -15,7 +15,7 @@ from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.block import backing_of, leading_number
 from bhyveload.bhyve.emulations import AHCI_PORTS, CONSOLE_PORTS, EMULATIONS, MAX_BUS, MAX_FUNCTION, MAX_SLOT, Address
 from bhyveload.bhyve.identity import SERIAL_LENGTH, disk_serial, mac_address, nvme_serial, parse_mac
-from bhyveload.errors import BhyveError
+from bhyveload.bhyve.starting import Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,26 +30,6 @@ _TAG_MAX = 256
 _SCREEN_MIN = 640, 480
 _SCREEN_MAX = {"current": (3840, 2160), "13.2": (1920, 1200)}
 _CANONICAL = re.compile(r"0|[1-9]\d{0,2}")
-
-
-class Start:
-    """One start: what its emulations need to know of it."""
-
-    def __init__(self, config: Config, name: str, compat: LoaderVersion) -> None:
-        self.config = config
-        self.name = name
-        self.compat = compat
-        self.stdio_taken = False
-
-    def failed(self, *lines: str, number: int = errno.EINVAL) -> BhyveError:
-        """The emulation's own ``lines`` and init_pci's last word, as BhyveError."""
-        return failed_start(self.compat, os.strerror(number), *lines)
-
-
-def failed_start(compat: LoaderVersion, reason: str, *lines: str, hint: str = "") -> BhyveError:
-    """A device could not be set up: the emulation's own ``lines``, then init_pci's with errno's text ``reason``."""
-    head = "Device" if compat == "current" else "device"
-    return BhyveError(f"{head} emulation initialization error: {reason}", bare=True, before=lines, hint=hint)
 
 
 def start_devices(

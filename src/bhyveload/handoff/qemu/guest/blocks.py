@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from bhyveload.bhyve.start import failed_start
+from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.drives import block_node, escape
 

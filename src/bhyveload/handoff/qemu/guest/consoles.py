@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bhyveload.bhyve import devices as dev
-from bhyveload.bhyve.start import failed_start
+from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HostError
 from bhyveload.host.nmdm import device_of
 

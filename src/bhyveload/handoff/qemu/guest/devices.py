@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.bhyve import devices as dev
-from bhyveload.bhyve.start import failed_start
+from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.drives import escape
 from bhyveload.handoff.qemu.guest.blocks import Blocks, sectors

@@ -37,7 +37,8 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     VM_START,
     VM_USEREXIT,
 )
-from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit, Jump, OutOfText, Restart, Throw
+from bhyveload.loader.interpreter.forth.restart import Restart
+from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit, Jump, OutOfText, Throw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

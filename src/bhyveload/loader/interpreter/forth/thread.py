@@ -18,7 +18,8 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     INTERP,
     PAGE,
 )
-from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit, Jump, OutOfText, Restart
+from bhyveload.loader.interpreter.forth.restart import Restart
+from bhyveload.loader.interpreter.forth.throws import Failure, InnerExit, Jump, OutOfText
 from bhyveload.loader.interpreter.forth.word_names import names
 
 TYPE_CHECKING = False

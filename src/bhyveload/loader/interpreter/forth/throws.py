@@ -6,12 +6,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     VM_ERREXIT,
     VM_INNEREXIT,
     VM_OUTOFTEXT,
-    VM_RESTART,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from bhyveload.loader.interpreter.forth.dictionary import Word
 
 
 class Throw(Exception):
@@ -42,15 +37,6 @@ class InnerExit(Throw):
 
     def __init__(self) -> None:
         super().__init__(VM_INNEREXIT)
-
-
-class Restart(Throw):
-    """``word`` needs more text: it is run again with the next line, then execution goes on at ``ip``."""
-
-    def __init__(self) -> None:
-        super().__init__(VM_RESTART)
-        self.word: Word | None = None
-        self.ip = 0
 
 
 class Jump(Exception):

@@ -20,7 +20,8 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     VM_USEREXIT,
     nPAD,
 )
-from bhyveload.loader.interpreter.forth.throws import Failure, Restart, Throw
+from bhyveload.loader.interpreter.forth.restart import Restart
+from bhyveload.loader.interpreter.forth.throws import Failure, Throw
 from bhyveload.loader.interpreter.forth.words_memory import base_of
 from bhyveload.loader.interpreter.forth.words_stack import signed, to_int
 
