@@ -60,7 +60,7 @@ def prepare() -> None:
         from _sha2 import sha256  # type: ignore[import-not-found]  # Python 3.12
     except ImportError:
         try:
-            from _sha256 import sha256  # type: ignore[import-not-found]
+            from _sha256 import sha256  # type: ignore[import-not-found]  # before it
         except ImportError:  # a Python built without hashes of its own
             from hashlib import sha256
     _sha256 = sha256

@@ -56,13 +56,13 @@ def _map_native() -> Callable[[Buffer], Words]:
     import _ctypes  # what ctypes is made of: a fourth of its cost at start
     import mmap
 
-    class Character(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    class Character(_ctypes._SimpleCData):  # type: ignore[type-arg]  # takes none at run time
         _type_ = "c"
 
-    class Number(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    class Number(_ctypes._SimpleCData):  # type: ignore[type-arg]  # takes none at run time
         _type_ = "i"
 
-    class Size(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    class Size(_ctypes._SimpleCData):  # type: ignore[type-arg]  # takes none at run time
         _type_ = "L"
 
     class Protect(_ctypes.CFuncPtr):
@@ -78,7 +78,7 @@ def _map_native() -> Callable[[Buffer], Words]:
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     page.write(_FLETCHER_4_CODE)
     address = _ctypes.addressof(Character.from_buffer(page))
-    itself: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+    itself: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): the program itself
     protect: Any = Protect(_ctypes.dlsym(itself, "mprotect"))
     if protect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
         raise OSError(_ctypes.get_errno(), "mprotect")
@@ -105,12 +105,12 @@ def _buffer_address(_ctypes: Any, itself: Any, number: Any, size: Any) -> Callab
     class Character(_ctypes._SimpleCData):  # type: ignore[misc]  # imported where it is to be had
         _type_ = "c"
 
-    class Get(_ctypes.CFuncPtr):  # type: ignore[misc]
+    class Get(_ctypes.CFuncPtr):  # type: ignore[misc]  # imported where it is to be had
         _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
         _restype_ = number
         _argtypes_ = (Object, size, number)
 
-    class Release(_ctypes.CFuncPtr):  # type: ignore[misc]
+    class Release(_ctypes.CFuncPtr):  # type: ignore[misc]  # imported where it is to be had
         _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
         _restype_ = None
         _argtypes_ = (size,)
