@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from bhyveload import need
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, LoaderError, NoFileSystem
 from bhyveload.fs import iso9660, registry, ufs
 from bhyveload.fs.interface import FileSystemModule
 from bhyveload.fs.registry import FileSystemKind, Signature
 from bhyveload.image.raw import open_raw
 from bhyveload.inspect.survey import describe, survey
+from bhyveload.inspect.tree import find
 from bhyveload.inspect.volumes import DiskVolumes
+from bhyveload.loader.state import Options
 from support import empty_fs, harness
 from support.devices import Hostless
 
@@ -53,6 +55,32 @@ def test_bhyvedisk_describes_it(disk: Path) -> None:
     lines = list(describe(facts))
     assert "  an empty file system" in lines and "  note: it is empty" in lines
     assert lines[-1] == "boots disk0: Empty, no /boot/kernel/kernel"
+
+
+def test_bhyvedisk_walks_it(disk: Path) -> None:
+    name, fs = DiskVolumes([open_raw(str(disk))]).file_system()
+    assert (name, fs.name) == ("disk0:", "emptyfs")
+    with pytest.raises(FileSystemError, match="nothing"):
+        find(fs, b"/boot")
+
+
+def test_a_failed_load_is_explained_by_it(disk: Path) -> None:
+    with pytest.raises(LoaderError, match=r"disk.img \(disk0\): there is no /boot$"):
+        harness.run([open_raw(str(disk))], options=Options(batch=True))
+
+
+def test_whether_there_is_none_is_told_from_damage(tmp_path: Path) -> None:
+    """What every kind's probe says of a disk without it, and what of one that it finds and cannot read."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    _, refusals = registry.mounted(open_raw(str(path)), lambda divisor: None)
+    assert len(refusals) == len(registry.DISK)
+    assert all(isinstance(refusal, NoFileSystem) for refusal in refusals)
+    data = bytearray(1 << 20)
+    data[65536 + 1372 : 65536 + 1376] = (0x19540119).to_bytes(4, "little")  # FS_UFS2_MAGIC, and nothing else
+    path.write_bytes(data)
+    _, refusals = registry.mounted(open_raw(str(path)), lambda divisor: None)
+    assert not isinstance(refusals[0], NoFileSystem)
 
 
 def test_a_module_is_asked_for_only_where_its_signature_is(tmp_path: Path) -> None:

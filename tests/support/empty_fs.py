@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bhyveload.device import Device
-from bhyveload.errors import FileSystemError
+from bhyveload.errors import FileSystemError, NoFileSystem
 from bhyveload.freebsd_errno import EINVAL, ENOENT
 from bhyveload.fs.interface import DiskFile, Twiddle
 from bhyveload.fs.stat import S_IFDIR, Stat
@@ -51,7 +51,7 @@ class EmptyFileSystem:
 def probe(device: Device, twiddle: Twiddle, strict: bool = False) -> EmptyFileSystem:
     twiddle(1)
     if bytes(device.read(0, len(MAGIC))) != MAGIC:
-        raise FileSystemError(EINVAL, "emptyfs: no magic")
+        raise NoFileSystem(EINVAL, "emptyfs: no magic")
     return EmptyFileSystem()
 
 
