@@ -37,6 +37,26 @@ def test_another_kernel(freebsd):
 """
 
 
+SNAPSHOTS = """
+def test_one(freebsd):
+    freebsd.put(b"text", "/tmp/x")
+    assert freebsd.get("/tmp/x") == b"text"
+
+
+def test_two(freebsd, tmp_path):
+    assert freebsd.get("/tmp/x") == b""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("x")
+    freebsd.put_tree(tmp_path / "in", "/x")
+    assert freebsd.get_tree("/x", tmp_path / "out") == []
+    assert (tmp_path / "out" / "file").read_text() == "x"
+
+
+def test_three(freebsd):
+    freebsd.run("exit 5")
+"""
+
+
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "bhyveload.pytest", "-p", "no:cacheprovider"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -68,4 +88,18 @@ def test_guests(tmp_path: Path, vmm_directory: Path) -> None:
     assert "exit status 4 of 'exit 4'" in done.stdout
     assert "FreeBSD's console" in done.stdout and "Welcome to FreeBSD!" in done.stdout
     assert "absent.img" in done.stdout
+    assert list(vmm_directory.iterdir()) == []
+
+
+@needs_qemu
+@needs_gcc
+def test_snapshots(tmp_path: Path, vmm_directory: Path) -> None:
+    """One boot for all: only the first test's log has a login; each test finds the guest as it was saved."""
+    make_disk(tmp_path, build_probe(tmp_path, source="login.c", name="login"))
+    (tmp_path / "test_guest.py").write_text(SNAPSHOTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfreebsd_image = disk.img\nfreebsd_memory = 64M\n")
+    done = run(tmp_path, "--freebsd-accel", "tcg", "--freebsd-timeout", "60", "--freebsd-snapshot")
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode == 1 and "1 failed, 2 passed" in last, done.stdout
+    assert "exit status 5 of 'exit 5'" in done.stdout and "Welcome to FreeBSD!" not in done.stdout
     assert list(vmm_directory.iterdir()) == []

@@ -20,6 +20,7 @@ LEVELS = (
     {"cross_check", "boot_environments"},
     {"api"},
     {"work", "loading"},
+    {"saved"},
     {"inspect", "handoff", "loader", "userboot", "guest"},
     {"bhyve"},
     {"fs"},

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bhyveload.api import load as load
     from bhyveload.api import load_image as load_image
     from bhyveload.api import open_disk as open_disk
+    from bhyveload.api import restore as restore
     from bhyveload.api import run as run
     from bhyveload.api import start as start
 
@@ -63,6 +64,7 @@ _LIBRARY = [
     "load",
     "load_image",
     "open_disk",
+    "restore",
     "run",
     "start",
 ]

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from bhyveload.userboot.search import Loaders
     from bhyveload.vm.interface import Machine
     from bhyveload.vm.resident import ResidentMemory
-    from bhyveload.work import start
+    from bhyveload.work import restore, start
 
 GUEST_MEMORY = 512 << 20  # of guests to work in
 __all__ = [
@@ -108,6 +108,7 @@ __all__ = [
     "load",
     "load_image",
     "open_disk",
+    "restore",
     "run",
     "start",
 ]
@@ -310,10 +311,10 @@ def __getattr__(name: str) -> Any:
         from bhyveload.guest import session
 
         return getattr(session, name)
-    if name == "start":
-        from bhyveload.work import start
+    if name in ("restore", "start"):
+        from bhyveload import work
 
-        return start
+        return getattr(work, name)
     raise AttributeError(name)
 
 

@@ -1,12 +1,14 @@
 """pytest's plugin: the fixture ``freebsd``, a guest that is as new in every test (docs/pytest.md).
 
-The image is loaded once; each test that wants one gets a run of its own, and what it writes is dropped.
+The image is loaded once; each test that wants one gets a run of its own, and what it writes is dropped.  With snapshots
+it is also booted once only: each test goes on from there with a clone of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +59,14 @@ class FreeBSD:
         """Read a file of the guest."""
         return self.guest.get(path, timeout=self._timeout)
 
+    def put_tree(self, folder: str | os.PathLike[str], path: str) -> None:
+        """A folder of the host's as a folder of the guest's."""
+        self.guest.put_tree(folder, path, timeout=self._timeout)
+
+    def get_tree(self, path: str, folder: str | os.PathLike[str]) -> list[str]:
+        """The other way; what was left out (Guest.get_tree)."""
+        return self.guest.get_tree(path, folder, timeout=self._timeout)
+
     def kernel(self, path: str | os.PathLike[str]) -> FreeBSD:
         """Another guest, from the same image, that runs the kernel in the file ``path`` of the host."""
         return self._another(os.fspath(path))
@@ -67,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, text in _OPTIONS:
         group.addoption(f"--freebsd-{name}", dest=f"freebsd_{name}", default=None, help=text)
         parser.addini(f"freebsd_{name}", text, default="")
+    text = "boot once, and let every test go on from there with a clone"
+    group.addoption("--freebsd-snapshot", dest="freebsd_snapshot", action="store_true", default=None, help=text)
+    parser.addini("freebsd_snapshot", text, type="bool", default=False)
     parser.addini("freebsd_environment", "variables for its loader, NAME=VALUE", type="linelist")
 
 
@@ -74,30 +87,50 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARK)
 
 
-@pytest.fixture(scope="session")
-def freebsd_machines(request: pytest.FixtureRequest) -> Iterator[Callable[..., VirtualMachine]]:
-    """Loads an image, the same one only once."""
-    from bhyveload.api import load_image
-    from bhyveload.vm.memsize import parse_memory_size
+class _Machines:
+    """Loads an image, the same one only once; boots and saves it, that only once as well."""
 
-    loaded: dict[tuple[Any, ...], VirtualMachine] = {}
+    def __init__(self, closing: contextlib.ExitStack) -> None:
+        self._closing = closing
+        self._loaded: dict[tuple[Any, ...], VirtualMachine] = {}
+        self._saved: dict[tuple[Any, ...], str] = {}
 
-    def machine(image: str, memory: str, environment: tuple[str, ...], kernel: str = "") -> VirtualMachine:
+    def loaded(self, image: str, memory: str, environment: tuple[str, ...], kernel: str) -> VirtualMachine:
+        from bhyveload.api import load_image
+        from bhyveload.vm.memsize import parse_memory_size
+
         key = image, memory, environment, kernel
-        if key not in loaded:
-            size = parse_memory_size(memory, "current")
-            loaded[key] = load_image(image, size, environment, kernel=kernel)
-        return loaded[key]
+        if key not in self._loaded:
+            vm = load_image(image, parse_memory_size(memory, "current"), environment, kernel=kernel)
+            self._closing.callback(vm.destroy)
+            self._loaded[key] = vm
+        return self._loaded[key]
 
-    yield machine
-    for vm in loaded.values():
-        vm.destroy()
+    def saved(self, vm: VirtualMachine, accel: str, timeout: float, log: int) -> str:
+        """A folder with the guest of ``vm``, at its shell."""
+        from bhyveload.api import start
+
+        key = vm.name, accel
+        if key not in self._saved:
+            memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="bhyveload-", dir=memory))
+            with start(vm, accel=accel, log=log, patience=timeout, save_to=os.path.join(folder, "guest")) as guest:
+                guest.save(timeout)
+            self._saved[key] = os.path.join(folder, "guest")
+        return self._saved[key]
+
+
+@pytest.fixture(scope="session")
+def freebsd_machines() -> Iterator[_Machines]:
+    """What the tests of a session have in common."""
+    with contextlib.ExitStack() as closing:
+        yield _Machines(closing)
 
 
 @pytest.fixture
-def freebsd(request: pytest.FixtureRequest, freebsd_machines: Callable[..., VirtualMachine]) -> Iterator[FreeBSD]:
+def freebsd(request: pytest.FixtureRequest, freebsd_machines: _Machines) -> Iterator[FreeBSD]:
     """A FreeBSD guest, as new.  Skipped where no image is given."""
-    from bhyveload.api import start
+    from bhyveload.api import restore, start
 
     mark = request.node.get_closest_marker("freebsd")
     chosen = dict(mark.kwargs) if mark is not None else {}
@@ -109,6 +142,7 @@ def freebsd(request: pytest.FixtureRequest, freebsd_machines: Callable[..., Virt
     environment = (*request.config.getini("freebsd_environment"), *chosen.get("environment", ()))
     timeout = float(_option(request.config, "timeout") or 600)
     accel = _option(request.config, "accel") or "auto"
+    snapshot = request.config.getoption("freebsd_snapshot") or request.config.getini("freebsd_snapshot")
     with contextlib.ExitStack() as closing:
         log = os.memfd_create("console", os.MFD_CLOEXEC)
         closing.callback(os.close, log)
@@ -116,8 +150,11 @@ def freebsd(request: pytest.FixtureRequest, freebsd_machines: Callable[..., Virt
         closing.callback(request.node.stash.__delitem__, _LOG)
 
         def boot(kernel: str = "") -> FreeBSD:
-            vm = freebsd_machines(image, memory, environment, kernel)
-            guest = start(vm, accel=accel, log=log, patience=timeout)
+            vm = freebsd_machines.loaded(image, memory, environment, kernel)
+            if snapshot:
+                guest = restore(freebsd_machines.saved(vm, accel, timeout, log), log=log, patience=timeout)
+            else:
+                guest = start(vm, accel=accel, log=log, patience=timeout)
             closing.enter_context(guest)
             return FreeBSD(guest, boot, timeout)
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from bhyveload.running.saved_format import header_text, parse_header
+
 from bhyveload.guest import prompts
 from bhyveload.guest.output import CommandOutput
 from bhyveload.guest.typed import Markers
@@ -17,7 +19,6 @@ from bhyveload.handoff.qemu.migration import Restoring, Saving
 from bhyveload.handoff.qemu.qmp import Qmp
 from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.running.control import ControlSocket, Runner
-from bhyveload.running.saved_format import header_text, parse_header
 from fuzzing import Run, Target
 
 # saved.json

@@ -280,6 +280,13 @@ static void
 run(const char *c)
 {
 	status = 0;
+	if (starts(c, "export BHYVE_")) { /* kept as the file, then the command behind it */
+		const char *end = find(c, "; ");
+
+		for (file_size = 0; c < end; c++)
+			file[file_size++] = (u8)*c;
+		c = end + 2;
+	}
 	if (starts(c, "exit "))
 		status = value(c + 5);
 	else if (starts(c, "echo ")) {
@@ -349,6 +356,8 @@ statement(const char *s)
 		run(command);
 	else if (starts(s, "stty -echo -opost"))
 		echo = opost = 0;
+	else if (starts(s, "stty echo opost"))
+		echo = opost = 1;
 }
 
 static void
@@ -356,6 +365,10 @@ shell(void)
 {
 	for (;;) {
 		read_line();
+		if (find(line, "/dev/null; exit")) {
+			statement(line);
+			return;
+		}
 		if (starts(line, "_c=$_c'"))
 			command_size += decode(line + 7, (u8 *)command + command_size, (int)sizeof(command) - command_size, 0);
 		else if (starts(line, "_c="))

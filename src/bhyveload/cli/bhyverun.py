@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.handoff.qemu.files import QemuFiles
-    from bhyveload.running.saving import Keeper
+    from bhyveload.saved.saving import Keeper
 
 EXIT_ERROR = 4
 EXIT_EXEC_ERROR = 125
@@ -239,19 +239,21 @@ def _run_saved(
     running: Callable[[], None] | None,
 ) -> int:
     """A run that is to be saved, or of a guest that was."""
-    from bhyveload.cli.bhyverun_saved import clone, run_saving
+    from bhyveload.cli.bhyverun_exec import password_in
+    from bhyveload.cli.bhyverun_saved import clone, run_saving, waking
 
     eyes = Eyes(arguments.expect, arguments.fail_on, alone=arguments.console == STDIO)
     choices = Choices(arguments.console, arguments.log, arguments.escape, arguments.timeout, running, eyes=eyes)
     missed = False
     if arguments.restore:
         with contextlib.ExitStack() as closing:
-            machine, prepare = clone(arguments, closing)
-            ended = run_guest(machine, prepare, choices, lambda text: warn(program, text))
+            opened = clone(arguments, closing)
+            choices.work = waking(arguments, opened, password_in(arguments.password_file))
+            ended = run_guest(opened.machine, opened.prepare, choices, lambda text: warn(program, text))
     else:
         arguments.accel, _ = choose(arguments.accel)
         ended, saved = run_saving(
-            program, arguments, choices, lambda vm, keeper: _options(program, vm, arguments, named, keeper)
+            program, arguments, choices, lambda vm, keeper, more: _options(program, vm, arguments, named, keeper, more)
         )
         if not saved:
             warn(program, f"{arguments.name}: ended before it was saved")
@@ -285,17 +287,14 @@ def _exec(program: str, arguments: Arguments, named: tuple[list[Disk] | None, li
     if arguments.restore:
         from bhyveload.cli.bhyverun_saved import clone
 
-        return run_commands(program, arguments, lambda closing, more: clone(arguments, closing))
+        return run_commands(program, arguments, lambda closing: clone(arguments, closing))
     arguments.accel, _ = choose(arguments.accel)
 
-    def opened(closing: contextlib.ExitStack, more: list[Disk]) -> tuple[VirtualMachine, Callable[[], QemuOptions]]:
-        def options(vm: VirtualMachine, disks: list[Disk] | None) -> QemuOptions:
-            instead = named[0] if disks is None or named[0] is not None else disks
-            return _options(program, vm, arguments, (instead, named[1]), more=more)
+    def options(vm: VirtualMachine, disks: list[Disk] | None, keeper: Keeper | None, more: list[Disk]) -> QemuOptions:
+        instead = named[0] if disks is None or named[0] is not None else disks
+        return _options(program, vm, arguments, (instead, named[1]), keeper, more)
 
-        return loaded_guest(program, arguments, options, closing)
-
-    return run_commands(program, arguments, opened)
+    return run_commands(program, arguments, lambda closing: loaded_guest(program, arguments, options, closing))
 
 
 def _tell(program: str, arguments: Arguments, result: RunResult) -> None:

@@ -7,10 +7,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from bhyveload.cli.bhyverun_saved import Opened, guest_in, saving, wake
 from bhyveload.cli.messages import EXIT_INTERRUPTED, report_error, warn
 from bhyveload.cli.progress import CopyProgress, UnpackProgress
 from bhyveload.errors import BhyveloadError, GuestEnded, GuestTimedOut, HostError, InputError, VmNameError, VmNotFound
-from bhyveload.guest.session import Guest
+from bhyveload.guest.exchange import COPY_LIMIT, Exchange
+from bhyveload.handoff.qemu.overlay import scratch_file
 from bhyveload.libc import write_all
 from bhyveload.running.runner import Choices, run_guest
 from bhyveload.vm.store import VirtualMachine
@@ -20,32 +22,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.cli.bhyverun_options import Arguments
-    from bhyveload.guest.exchange import Exchange
+    from bhyveload.guest.session import Guest
     from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import Disk
-    from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.qemu.command import QemuOptions
+    from bhyveload.saved.saving import Keeper
 
-    MakeOptions = Callable[[VirtualMachine, list[Disk] | None], QemuOptions]
+    MakeOptions = Callable[[VirtualMachine, list[Disk] | None, Keeper | None, list[Disk]], QemuOptions]
 
 EXIT_ERROR, EXIT_ENDED = 125, 126
 _PASSWORD_MAX = 128
 _TOLD = 10  # lines about what was left out
 
 
-def run_commands(
-    program: str,
-    arguments: Arguments,
-    opened: Callable[[contextlib.ExitStack, list[Disk]], tuple[LoadedMachine, Callable[[], QemuOptions]]],
-) -> int:
-    """The exit status: that of the first command that fails, or 0.  ``opened`` gives the machine and what makes its
-    options, with these disks behind the others; the stack is what to close afterwards.  Raises BhyveloadError."""
+def run_commands(program: str, arguments: Arguments, open_guest: Callable[[contextlib.ExitStack], Opened]) -> int:
+    """The exit status: that of the first command that fails, or 0.  ``open_guest``: the stack is what to close
+    afterwards.  Raises BhyveloadError."""
+    for folder, _ in arguments.copies_in:  # before the guest boots
+        if not os.path.isdir(folder):
+            raise InputError(f"--copy-in {folder}: no such folder")
     with contextlib.ExitStack() as closing:
-        exchange = _exchange(arguments, closing)
-        work = _Work(program, arguments, exchange)
-        vm, prepare = opened(closing, [] if exchange is None else [disk_for(exchange)])
-        choices = Choices(arguments.console, arguments.log, arguments.escape, work=work)
-        ended = run_guest(vm, prepare, choices, lambda text: warn(program, text))
+        opened = open_guest(closing)
+        work = _Work(program, arguments, opened)
+        choices = Choices(arguments.console, arguments.log, arguments.escape, work=work, keeper=opened.keeper)
+        ended = run_guest(opened.machine, opened.prepare, choices, lambda text: warn(program, text))
     for line in ended.result.messages.splitlines():
         warn(program, line)
     if work.failure is None:
@@ -61,23 +61,17 @@ def run_commands(
 
 def loaded_guest(
     program: str, arguments: Arguments, make_options: MakeOptions, closing: contextlib.ExitStack
-) -> tuple[VirtualMachine, Callable[[], QemuOptions]]:
-    """For ``run_commands``.  ``make_options`` of a VM and of the disks instead of its own.  Raises BhyveloadError."""
+) -> Opened:
+    """For ``run_commands``.  ``make_options`` of a VM, of the disks instead of its own, of what saves it, and of the
+    disks behind all others.  Raises BhyveloadError."""
     vm, disks = _machine(program, arguments, closing)
-    return vm, lambda: make_options(vm, disks)
-
-
-def _exchange(arguments: Arguments, closing: contextlib.ExitStack) -> Exchange | None:
-    """The disk by which folders are copied, where some are to be."""
-    if not (arguments.copies_in or arguments.copies_out):
-        return None
-    from bhyveload.guest.exchange import COPY_LIMIT, Exchange
-    from bhyveload.handoff.qemu.overlay import unnamed_file
-
-    for folder, _ in arguments.copies_in:  # before the guest boots
-        if not os.path.isdir(folder):
-            raise InputError(f"--copy-in {folder}: no such folder")
-    return closing.enter_context(Exchange(unnamed_file(), arguments.copy_limit or COPY_LIMIT))
+    if arguments.save:
+        return saving(program, arguments, vm, lambda vm, keeper, more: make_options(vm, disks, keeper, more), closing)
+    exchange = None
+    if arguments.copies_in or arguments.copies_out:
+        exchange = closing.enter_context(Exchange(scratch_file(), arguments.copy_limit or COPY_LIMIT))
+    more = [] if exchange is None else [disk_for(exchange)]
+    return Opened(vm, lambda: make_options(vm, disks, None, more), exchange)
 
 
 def _machine(
@@ -104,22 +98,22 @@ def _machine(
 class _Work:
     """What is done in the guest."""
 
-    def __init__(self, program: str, arguments: Arguments, exchange: Exchange | None) -> None:
+    def __init__(self, program: str, arguments: Arguments, opened: Opened) -> None:
         self._program = program
-        self._exchange = exchange
+        self._opened = opened
         self.status = 0
         self.failure: BhyveloadError | None = None
         self._arguments = arguments
-        self._password = _password(arguments.password_file) if arguments.password_file else ""
+        self._password = password_in(arguments.password_file)
         self._deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
         self._files = [(_read(path), place) for path, place in arguments.puts]
 
     def __call__(self, session: Session) -> None:
-        if self._arguments.restore:  # what asked for a name has scrolled by
-            session.on_running(lambda: session.console.type(b"\r"))
-        guest = Guest(session, user=self._arguments.login, password=self._password, exchange=self._exchange)
+        guest = guest_in(session, self._arguments, self._opened, self._password)
         try:
             self._do(guest)
+            if self._arguments.save and not self.status:
+                guest.save()
             if self._arguments.overlays and not session.over:
                 guest.power_off()
         except BhyveloadError as error:
@@ -129,6 +123,7 @@ class _Work:
                 session.stop()
 
     def _do(self, guest: Guest) -> None:
+        wake(guest, self._arguments, self._left())
         for tag, place in self._arguments.mounts:
             guest.mount(tag, place, timeout=self._left())
         for folder, place in self._arguments.copies_in:
@@ -165,8 +160,10 @@ def _say(data: bytes) -> None:
         raise HostError(f"standard output: {error.strerror}") from None
 
 
-def _password(path: str) -> str:
-    """The first line of a file."""
+def password_in(path: str) -> str:
+    """The first line of a file; "" is no file's name.  Raises InputError."""
+    if not path:
+        return ""
     return _read(path, _PASSWORD_MAX + 1).partition(b"\n")[0].decode("utf-8", "replace")
 
 

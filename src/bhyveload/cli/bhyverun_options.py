@@ -73,9 +73,11 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       -m, --memory SIZE for an IMAGE: guest memory (512M); -e, --env NAME=VALUE: a loader variable
 
       --save FOLDER     run in a way that can be saved, into a new FOLDER: by bhyvectl --vm=NAME --save, or
-      --save-at REGEX   when a line of the console matches; the run then ends with 0
+      --save-at REGEX   when a line of the console matches; the run then ends with 0.  With --exec: after the commands
       --restore FOLDER  run the saved guest as a clone called NAME: memory is shared until written, what it writes to
-                        its disks is dropped at the end; also with --exec
+                        its disks is dropped at the end, or kept in a new --overlay FILE; also with --exec
+      --on-restore COMMAND
+                        run in the clone's sh first, with $BHYVE_NAME, $BHYVE_MAC and $BHYVE_TIME (the host's, seconds)
 
       --user NAME       as root: whom QEMU runs as (nobody)
       --no-sandbox      do not confine QEMU; needed for QEMU-ARGUMENTs that name files
@@ -95,8 +97,12 @@ _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox",
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
     *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get", "seed", "hostname", "ssh-key"),
-    *("expect", "fail-on", "gdb", "save", "save-at", "restore", "copy-in", "copy-out", "copy-limit"),
+    *("expect", "fail-on", "gdb", "save", "save-at", "restore", "on-restore", "copy-in", "copy-out", "copy-limit"),
 )
+_WORDS = (
+    *("export", "hostname", "log", "seed", "pid-file", "stub", "user"),
+    *("save", "save-at", "restore", "on-restore"),
+)  # kept as they are
 SHORT_OPTIONS = "c:d:e:m:"
 LONG_OPTIONS = {
     "cpus": "c:",
@@ -137,7 +143,7 @@ class Arguments:
         self.gdb = 0
         self.seed = self.hostname = ""
         self.ssh_keys: list[str] = []
-        self.save = self.save_at = self.restore = ""
+        self.save = self.save_at = self.restore = self.on_restore = ""
         self.for_image: list[str] = []  # the options that only --exec of an image has
         self.commands: list[str] = []
         self.puts: list[tuple[str, str]] = []
@@ -234,7 +240,19 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             _act_for_exec(arguments, option, value)
         case "no-sandbox":
             arguments.confined = False
-        case "export" | "hostname" | "log" | "seed" | "pid-file" | "stub" | "user" | "save" | "save-at" | "restore":
+        case (
+            "export"
+            | "hostname"
+            | "log"
+            | "seed"
+            | "pid-file"
+            | "stub"
+            | "user"
+            | "save"
+            | "save-at"
+            | "restore"
+            | "on-restore"
+        ):
             setattr(arguments, option.replace("-", "_"), value)
         case _:
             setattr(arguments, option.replace("-", "_"), True)
@@ -277,8 +295,10 @@ def _two_folders(option: str, source: str, colon: str, target: str) -> tuple[str
 
 
 def _check_exec(arguments: Arguments) -> None:
-    if arguments.for_exec and not arguments.commands:
-        raise UsageError(f"{arguments.for_exec[0]} is for --exec")
+    free = ["--copy-limit"] if arguments.save else ["--login", "--password-file"] if arguments.on_restore else []
+    bound = [option for option in arguments.for_exec if option not in free]
+    if bound and not arguments.commands:
+        raise UsageError(f"{bound[0]} is for --exec")
     if not arguments.commands:
         return
     for option in ("daemon", "restart", "dry_run", "stub", "export", "expect", "fail_on"):
@@ -287,13 +307,17 @@ def _check_exec(arguments: Arguments) -> None:
     if arguments.console == STDIO:
         raise UsageError("--exec has the console for itself", "--log FILE keeps what it says")
     arguments.console = arguments.console or "none"
-    arguments.snapshot = arguments.snapshot or not (arguments.overlays or arguments.restore)
+    arguments.snapshot = arguments.snapshot or not (arguments.overlays or arguments.restore or arguments.save)
 
 
 def _check_saved(arguments: Arguments) -> None:
     """What does not go with --save and --restore.  Raises UsageError."""
     if arguments.save_at and not arguments.save:
         raise UsageError("--save-at is for --save")
+    if arguments.on_restore and not arguments.restore:
+        raise UsageError("--on-restore is for --restore")
+    if arguments.save_at and arguments.commands:
+        raise UsageError("--save-at and --exec exclude each other", "with --exec a guest is saved after the commands")
     if not (arguments.save or arguments.restore):
         return
     one = "--save" if arguments.save else "--restore"
@@ -303,7 +327,6 @@ def _check_saved(arguments: Arguments) -> None:
         "seed",
         "hostname",
         "ssh_keys",
-        "overlays",
         "shares",
         "gdb",
         "dry_run",
@@ -311,11 +334,10 @@ def _check_saved(arguments: Arguments) -> None:
         "export",
         "extra",
     ]
-    others += ["restore", "commands"] if arguments.save else ["added", "allow_backing", "for_image"]
+    others += ["restore", "overlays"] if arguments.save else ["added", "allow_backing", "for_image", "copy_limit"]
     names = {
         "overlays": "--overlay",
         "shares": "--share",
-        "commands": "--exec",
         "added": "--add-disk",
         "for_image": "-m and -e",
         "extra": "QEMU's own arguments",

@@ -71,13 +71,20 @@ class Guest:
         password: str = "",
         patience: float = PATIENCE,
         exchange: Exchange | None = None,
+        shell: bool = False,
+        save: Callable[[Callable[[str], None]], None] | None = None,
     ) -> None:
+        """``shell``: a guest was saved with the shell of another Guest's, which waits without a prompt; ``save``: what
+        saves it, and then calls what it is given with "" or a reason."""
         for word in (user, password):
             if not word.isprintable() or len(word.encode()) > 128:
                 raise UsageError("a user's name and password are printable, and 128 bytes long at most")
         self.session = session
         self.watch = Watch()
         self.exchange = exchange
+        self._shell = shell
+        self._save = save
+        self._runs = not shell  # before it runs it hears nothing
         self._user, self._password = user.encode(), password.encode()
         self._patience = patience
         self.closing = contextlib.ExitStack()
@@ -90,6 +97,8 @@ class Guest:
         self._output: CommandOutput | None = None
         self._sink: Callable[[bytes], None] = _nowhere
         session.console.hear(self._hear)
+        if shell:
+            session.on_running(self._may_type)
 
     def __enter__(self) -> Guest:
         return self
@@ -241,6 +250,28 @@ class Guest:
                 "p9fs is in FreeBSD 15 and later; --copy-in works with all",
             )
 
+    def save(self, timeout: float = 300.0) -> None:
+        """Keep the guest as it is now, at its shell, in the folder that ``start`` was given (``save_to``).
+
+        The run ends; ``restore`` starts clones of it.  Raises UsageError, too."""
+        if self._save is None:
+            raise UsageError("the guest was not started to be saved", "start(vm, save_to=FOLDER)")
+        deadline = time.monotonic() + timeout
+        self.log_in(deadline)
+        answers: list[str] = []
+        self._save(answers.append)
+        while not answers and not self.session.over and time.monotonic() < deadline:
+            self.session.turn(_STEP)
+        if reason := answers[0] if answers else "it takes too long":
+            raise GuestError(f"the guest is not saved: {reason}")
+        self.session.wait()
+
+    def leave(self, timeout: float | None = None) -> None:
+        """End the shell and let the console be as it was: most likely it then asks for a login."""
+        self.log_in(None if timeout is None else time.monotonic() + timeout)
+        self.session.console.type(typed.LEAVE)
+        self._ready = self._shell = False
+
     def _exchange(self) -> Exchange:
         if self.exchange is None:
             raise no_disk()
@@ -265,7 +296,7 @@ class Guest:
         sent = ""
         logins = hellos = 0
         greet_at = 0.0
-        markers: typed.Markers | None = None
+        markers = self._markers() if self._shell else None
         while not (self._output is not None and self._output.status == 0):
             now = time.monotonic()
             if now >= limit:
@@ -288,7 +319,7 @@ class Guest:
                 markers = self._markers()
                 self._answer(kind, typed.SHELL[:-1])
                 sent, hellos, greet_at = kind, 0, now + _SETTLED
-            elif markers is not None and now >= greet_at:
+            elif markers is not None and now >= greet_at and self._runs:
                 if hellos >= _HELLOS:
                     raise GuestError("the guest's shell does not answer", "it must be a sh(1)")
                 hellos += 1
@@ -303,6 +334,9 @@ class Guest:
         self._clean = markers.begin in self._tail
         self._output = None
         self._ready = True
+
+    def _may_type(self) -> None:
+        self._runs = True
 
     def _answer(self, kind: str, data: bytes) -> str:
         """Press some keys and Return, and look at what comes then."""

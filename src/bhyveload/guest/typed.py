@@ -14,6 +14,7 @@ _FORMAT = [bytes([byte]) if byte in _PLAIN - set(b"%-") else b"\\%03o" % byte fo
 _FORMAT[ord("%")] = b"%%"
 
 SHELL = b"exec /bin/sh +i -s\r"
+LEAVE = b"stty echo opost ixon 2>/dev/null; exit\n"
 
 
 def pieces(data: bytes, spelling: list[bytes] = _ARGUMENT) -> list[bytes]:

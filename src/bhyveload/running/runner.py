@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.running.eyes import Eyes
-    from bhyveload.running.saving import Keeper
+    from bhyveload.saved.saving import Keeper
 
 _CTRL = 0x1F
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import struct
 
-from bhyveload import new_file
 from bhyveload.errors import HandoffError
 from bhyveload.image.qcow2_format import (
     EXTENSION_BACKING_FORMAT,
@@ -19,6 +18,7 @@ from bhyveload.image.qcow2_format import (
     MAX_BACKING_NAME,
     QCOW_MAGIC,
 )
+from bhyveload.new_file import unnamed_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _check_overlay(path: str, below: str, disk: Disk) -> None:
 
 def temporary_overlay(size: int) -> int:
     """A descriptor of such an image without a name: it is gone with whoever has it open.  Raises HandoffError."""
-    fd = unnamed_file()
+    fd = scratch_file()
     try:
         write_overlay(fd, size, place=_folder())
     except BaseException:
@@ -121,11 +121,11 @@ def temporary_overlay(size: int) -> int:
     return fd
 
 
-def unnamed_file() -> int:
+def scratch_file() -> int:
     """A file in $TMPDIR, or in /var/tmp: a guest may write a lot.  Raises HandoffError."""
     folder = _folder()
     try:
-        fd = new_file.unnamed_file(folder)
+        fd = unnamed_file(folder)
         return fd if fd >= 0 else _unlinked(folder)
     except OSError as error:
         raise HandoffError(f"{folder}: {error.strerror}", "let TMPDIR name one for what the guest writes") from None
@@ -136,7 +136,7 @@ def _folder() -> str:
 
 
 def _unlinked(folder: str) -> int:
-    """Where there is no O_TMPFILE."""
+    """Where there are no files without a name."""
     path = os.path.join(folder, f"bhyverun-{os.getpid()}-{os.urandom(8).hex()}")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.unlink(path)

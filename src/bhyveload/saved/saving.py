@@ -1,4 +1,4 @@
-"""Save a running guest into a folder (saved_format.py) that restoring.py starts clones from.
+"""Save a running guest into a folder (format.py) that restoring.py starts clones from.
 
 The guest's memory is a file of that folder from the start of the run: saving it costs nothing but its devices.
 """
@@ -21,7 +21,7 @@ from bhyveload.handoff.qemu.command import flags_of
 from bhyveload.handoff.qemu.overlay import put_on_top
 from bhyveload.libc import write_all
 from bhyveload.new_file import NewFile
-from bhyveload.running.saved_format import (
+from bhyveload.saved.format import (
     DEVICES,
     HEADER,
     KERNEL,
@@ -65,6 +65,7 @@ class Keeper:
         """Raises HandoffError."""
         self.folder = os.path.abspath(folder)
         self.saved = False
+        self.shell = False  # whether one of guest/session.py's waits on the console
         self._watch = Watch([marker]) if marker is not None else None
         self._tell = tell
         self._closing = contextlib.ExitStack()
@@ -103,7 +104,7 @@ class Keeper:
             raise HandoffError(f"{self._path(MEMORY)}: {error.strerror}") from None
         return Standing(vm.name, vm.path, GuestMemory(fd, memory.low, memory.high, fresh=False), state)
 
-    def disks(self, given: Sequence[Disk], progress: Progress, deadline: Deadline) -> list[Disk]:
+    def disks(self, given: Sequence[Disk], progress: Progress | None, deadline: Deadline) -> list[Disk]:
         """What the guest writes goes into files of the folder.  Raises HandoffError, and as disks.unpacked()."""
         kept = []
         for number, disk in enumerate(given):
@@ -115,8 +116,10 @@ class Keeper:
             kept.append(put_on_top(ready) if overlay else ready)
         return kept
 
-    def prepare(self, machine: Standing, options: QemuOptions) -> None:
-        """Have the run be one that can be saved.  Raises HandoffError."""
+    def prepare(self, machine: Standing, options: QemuOptions, exchange: int = 0) -> None:
+        """Have the run be one that can be saved.  ``exchange``: bytes of the last disk, if that is for folders.
+
+        Raises HandoffError."""
         if options.net.kind == TAP or options.shares or options.extra:
             raise HandoffError(
                 "--save: a network by tap, a shared folder or QEMU's own arguments cannot be saved", "run without them"
@@ -133,6 +136,7 @@ class Keeper:
             "memory": machine.memory.low + machine.memory.high,
             "flags": {name: value is True for name, value in flags_of(machine.state).items()},
             "net": (options.net.kind, options.net.model),
+            "exchange": exchange,
         }
 
     def attend(self, session: QemuSession) -> None:
@@ -148,6 +152,11 @@ class Keeper:
                 self.save(lambda reason: None)
 
         session.console.hear(hear)
+
+    def save_at_shell(self, answer: Callable[[str], None]) -> None:
+        """``save``, with a shell of guest/session.py's that waits on the console."""
+        self.shell = True
+        self.save(answer)
 
     def save(self, answer: Callable[[str], None]) -> None:
         """Save the guest and end the run; ``answer`` is called with "" then, or with why it runs on."""
@@ -171,7 +180,9 @@ class Keeper:
 
     def _finish(self) -> str:
         sizes = {name: os.stat(self._path(name)).st_size for name in (MEMORY, DEVICES, KERNEL)}
-        saved = Saved(qemu=self._session.version, disks=tuple(self._layers), sizes=sizes, **self._facts)
+        saved = Saved(
+            qemu=self._session.version, disks=tuple(self._layers), sizes=sizes, shell=self.shell, **self._facts
+        )
         try:
             with NewFile(self._path(HEADER)) as new:
                 write_all(new.fd, header_text(saved))

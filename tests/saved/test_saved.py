@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import bhyveload
+from bhyveload.errors import HandoffError, UsageError
 from guest.build import build_probe, missing_tools
 from support.end_to_end import MIB, PROGRAMS, Finished, load, make_disk, needs_gcc, needs_qemu, program
 
@@ -163,6 +167,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "accel": (edited(lambda header: header.update(accel="xen")), "accel is missing or wrong"),
     "cpus": (edited(lambda header: header.update(cpus=True)), "cpus is missing or wrong"),
     "memory": (edited(lambda header: header.update(memory=1 << 60)), "memory is missing or wrong"),
+    "exchange": (edited(lambda header: header.update(exchange=1)), "exchange is missing or wrong"),
     "sizes": (edited(lambda header: header.update(sizes={})), "memory is missing or wrong"),
     "net": (edited(lambda header: header.update(net=["tap", "x"])), "net is missing or wrong"),
     "disks": (edited(lambda header: header.update(disks=[1])), "disks is missing or wrong"),
@@ -201,6 +206,93 @@ def test_refused_with_a_reason(kept: Kept, tmp_path: Path, kind: str) -> None:
     assert vms() == []
 
 
+def test_saved_after_commands(kept: Kept, tmp_path: Path) -> None:
+    """A clone begins at the shell, and copies folders; one whose commands fail is not saved."""
+    words = ["--accel", "tcg", "--timeout", "60", "--copy-limit", "2M"]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("x")
+    done = program("bhyverun", *words, "--exec", "echo a", "--save", tmp_path / "new", kept.disk, timeout=90)
+    assert (done.status, done.out, done.messages) == (0, b"a\n", "")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == FILES and vms() == []
+    assert json.loads((tmp_path / "new" / "saved.json").read_text())["shell"] is True
+    copies = ["--copy-in", f"{tmp_path}/in:/x", "--copy-out", f"/x:{tmp_path}/out", "--log", f"{tmp_path}/log"]
+    done = restore(tmp_path / "new", "--exec", "echo b", *copies)
+    assert (done.status, done.out, done.messages) == (0, b"b\n", "")
+    assert (tmp_path / "out" / "file").read_text() == "x"
+    assert b"login" not in (tmp_path / "log").read_bytes()
+    done = program("bhyverun", *words, "--exec", "exit 9", "--save", tmp_path / "none", kept.disk, timeout=90)
+    assert done.status == 9 and not (tmp_path / "none").exists()
+    done = program("bhyverun", "--exec", "true", "--save", tmp_path / "none", "--save-at", "x", kept.disk, check=125)
+    assert "--save-at and --exec exclude each other" in done.messages
+
+
+def test_a_clone_is_told_who_it_is(kept: Kept, tmp_path: Path) -> None:
+    """With commands behind it, and left to itself; a hook that fails ends the run."""
+    before = int(time.time())
+    done = restore(
+        kept.folder, "--on-restore", "echo me", "--exec", "echo last", "--get", f"/x:{tmp_path}/out", name="clone-7"
+    )
+    assert (done.status, done.out, done.messages) == (0, b"last\n", "")
+    told = dict(word.split("=") for word in (tmp_path / "out").read_text().removeprefix("export ").split())
+    assert told["BHYVE_NAME"] == "'clone-7'"
+    assert re.fullmatch(r"'02(:[0-9a-f]{2}){5}'", told["BHYVE_MAC"])
+    assert before <= int(told["BHYVE_TIME"].strip("'")) <= int(time.time())
+    done = restore(kept.folder, "--on-restore", "exit 4", "--exec", "echo last")
+    assert (done.status, done.out, done.messages) == (125, b"", "bhyverun: --on-restore: exit status 4\n")
+    command = [str(PROGRAMS / "bhyverun"), "--timeout", "60", "--restore", str(kept.folder), "--on-restore", "echo me"]
+    with subprocess.Popen([*command, "clone"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = b""
+        while not re.search(rb"Welcome.*\nme\n.*login: \Z", said, re.DOTALL):
+            data = os.read(process.stdout.fileno(), 4096)
+            assert data, said
+            said += data
+        process.send_signal(signal.SIGQUIT)
+    done = restore(kept.folder, "--on-restore", "reboot", "--expect", "never")
+    assert (done.status, done.messages) == (3, "bhyverun: clone: the console never showed what --expect names\n")
+    done = restore(kept.folder, "--on-restore", "exit 4")
+    assert (done.status, done.messages) == (4, "bhyverun: --on-restore: exit status 4\n")
+    assert vms() == []
+
+
+def test_what_a_clone_writes_may_be_kept(kept: Kept, tmp_path: Path) -> None:
+    overlay = tmp_path / "new.qcow2"
+    done = restore(kept.folder, "--overlay", str(overlay), "--exec", "poweroff")
+    assert done.status == 126
+    info = subprocess.run(["qemu-img", "info", "--output=json", overlay], check=True, capture_output=True).stdout
+    assert json.loads(info)["backing-filename"] == str(kept.folder / "disk0.qcow2")
+    subprocess.run(["qemu-img", "check", "-q", overlay], check=True)
+    done = restore(kept.folder, "--overlay", str(overlay), "--exec", "echo never")
+    assert done.status == 125 and "is there already, and the saved guest's memory knows nothing of it" in done.messages
+
+
+def test_the_library(kept: Kept, tmp_path: Path) -> None:
+    """A guest is saved at its shell; clones of it are at theirs, and are the library's to work in."""
+    vm = bhyveload.load_image(str(kept.disk), 64 * MIB)
+    try:
+        with bhyveload.start(vm, accel="tcg", save_to=tmp_path / "new") as guest:
+            guest.put(b"before", "/x")
+            guest.save(60)
+            assert guest.session.over
+        with pytest.raises(HandoffError, match="File exists"):
+            bhyveload.start(vm, accel="tcg", save_to=tmp_path / "new")
+        with bhyveload.start(vm, accel="tcg", save_to=tmp_path / "none") as guest:
+            assert guest.run("echo a", timeout=60).text == "a\n"
+        assert not (tmp_path / "none").exists()
+        with bhyveload.start(vm, accel="tcg") as guest, pytest.raises(UsageError, match="not started to be saved"):
+            guest.save()
+    finally:
+        vm.destroy()
+    with bhyveload.restore(tmp_path / "new") as one, bhyveload.restore(tmp_path / "new") as two:
+        one.put(b"one", "/x", timeout=60)
+        assert (one.get("/x"), two.get("/x", timeout=60)) == (b"one", b"before")
+    with bhyveload.restore(kept.folder, net="user,host") as guest:
+        assert guest.run("echo b", timeout=60).text == "b\n"
+    with pytest.raises(HandoffError, match=r"the saved guest has the network none"):
+        bhyveload.restore(tmp_path / "new", net="user")
+    assert vms() == []
+
+
 def test_an_overlay_on_something_else(kept: Kept, tmp_path: Path) -> None:
     folder = tmp_path / "guest"
     shutil.copytree(kept.folder, folder)
@@ -223,6 +315,9 @@ def test_an_overlay_on_something_else(kept: Kept, tmp_path: Path) -> None:
         (["--accel", "kvm"], "was saved with --accel tcg"),
         (["--save", "x"], "exclude each other"),
         (["--save-at", "x"], "--save-at is for --save"),
+        (["--copy-limit", "1G"], "--restore and --copy-limit exclude each other"),
+        (["--put", "x:y", "--on-restore", "true"], "--put is for --exec"),
+        (["--overlay", "a", "--overlay", "b"], "2 overlays for 1 disks"),
     ],
 )
 def test_what_does_not_go_with_it(kept: Kept, words: list[str], reason: str) -> None:

@@ -7,11 +7,12 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from bhyveload.errors import HandoffError
+from bhyveload.errors import HandoffError, UsageError
 from bhyveload.handoff.disks import Disk, disk_from_path
 from bhyveload.handoff.network import NONE, Network
 from bhyveload.handoff.qemu.command import QemuOptions
-from bhyveload.running.saved_format import (
+from bhyveload.handoff.qemu.overlay import put_on_top
+from bhyveload.saved.format import (
     DEVICES,
     HEADER,
     HEADER_MAX,
@@ -22,11 +23,11 @@ from bhyveload.running.saved_format import (
     parse_header,
     processor_of,
 )
-from bhyveload.running.saving import Standing, disk_name
+from bhyveload.saved.saving import Standing, disk_name
 from bhyveload.vm.memory import GuestMemory, split_memory
 
 if TYPE_CHECKING:
-    from bhyveload.vm.store import VirtualMachine
+    from collections.abc import Sequence
 
 _KERNEL_MAX = 64 << 20
 _AGAIN = "save the guest again"
@@ -56,20 +57,28 @@ class Restoration:
         self._devices = self._sized(DEVICES)
         self._kernel = self._in_memory(self._sized(KERNEL))
 
-    def machine(self, vm: VirtualMachine) -> Standing:
-        """What runs under the name and in the folder of ``vm``."""
+    def machine(self, name: str, folder: str) -> Standing:
+        """What runs under ``name`` and in ``folder``."""
         memory = GuestMemory(self._memory, *split_memory(self.saved.memory), fresh=False)
-        return Standing(vm.name, vm.path, memory, {"flags": dict(self.saved.flags)})
+        return Standing(name, folder, memory, {"flags": dict(self.saved.flags)})
 
-    def options(self, net: Network, user: str | None, confined: bool) -> QemuOptions:
-        """Raises HandoffError: another network card, another image."""
+    def options(
+        self, net: Network, user: str | None, confined: bool, exchange: Disk | None = None, overlays: Sequence[str] = ()
+    ) -> QemuOptions:
+        """``exchange``: the disk for folders, of the size that the saved one has; ``overlays``: new files that keep
+        what the clone writes to its disks.  Raises HandoffError: another network card, another image."""
         kind, model = self.saved.net
         if net.kind == NONE:
             net = Network(kind, model=model)
         if (net.kind, net.model) != (kind, model):
             raise HandoffError(f"the saved guest has the network {kind} ({model}), not {net.kind} ({net.model})")
+        if len(overlays) > len(self.saved.disks):
+            raise UsageError(f"{len(overlays)} overlays for {len(self.saved.disks)} disks")
+        disks = [self._disk(number, disk) for number, disk in enumerate(self.saved.disks)]
+        for number, path in enumerate(overlays):
+            disks[number] = self._kept(number, disks[number], path)
         return QemuOptions(
-            [self._disk(number, disk) for number, disk in enumerate(self.saved.disks)],
+            [*disks, *([exchange] if exchange is not None else [])],
             self.saved.accel,
             self.saved.cpus,
             net,
@@ -93,6 +102,17 @@ class Restoration:
         if [os.path.realpath(path) for path, _ in opened.backing] != [os.path.realpath(path) for path, _ in chain]:
             raise HandoffError(f"{top}: stands on something else than {path}", _AGAIN)
         return opened.changed(backing=chain, name=path, snapshot=True, sector_size=disk.sector_size)
+
+    def _kept(self, number: int, disk: Disk, path: str) -> Disk:
+        """``disk`` with what the clone writes in a new file: the memory knows nothing of what an older one holds."""
+        if disk.read_only:
+            raise UsageError(f"--overlay {path}: disk {number} is read-only")
+        if os.path.lexists(path):
+            raise HandoffError(
+                f"--overlay {path}: is there already, and the saved guest's memory knows nothing of it",
+                "name a new file; boot an older one with bhyveload -d FILE,format=qcow2,backing",
+            )
+        return put_on_top(disk.changed(overlay=path, snapshot=False))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)

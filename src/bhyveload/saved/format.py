@@ -16,6 +16,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhyveload.errors import HandoffError, VmMemoryError
+from bhyveload.guest.exchange import LIMIT_MAX
 from bhyveload.handoff.network import MODELS, NONE, USER
 from bhyveload.handoff.qemu.command import MAX_CPUS
 from bhyveload.handoff.qemu.drives import MAX_DISKS
@@ -66,7 +67,8 @@ class SavedDisk(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """``sizes`` of the files of the folder, by name; ``net``: (kind, model)."""
+    """``sizes`` of the files of the folder, by name; ``net``: (kind, model); ``exchange``: bytes of the disk for
+    folders behind the others, 0 for none; ``shell``: a shell of guest/session.py's waits on the console."""
 
     qemu: str
     accel: str
@@ -77,6 +79,8 @@ class Saved(NamedTuple):
     net: tuple[str, str]
     disks: tuple[SavedDisk, ...]
     sizes: dict[str, int]
+    exchange: int
+    shell: bool
 
 
 def layer_of(path: str, form: str) -> SavedLayer:
@@ -142,7 +146,11 @@ def parse_header(text: bytes, where: str) -> Saved:
         net=(net[0], net[1]),
         disks=tuple(_disk(check, entry) for entry in check.list(header, "disks", MAX_DISKS)),
         sizes={name: check.number(sizes, name, 1, _LARGEST) for name in (MEMORY, DEVICES, KERNEL)},
+        exchange=check.number(header, "exchange", 0, LIMIT_MAX),
+        shell=header.get("shell") is True,
     )
+    if saved.exchange % (1 << 20):
+        raise check.wrong("exchange")
     if saved.sizes[MEMORY] != memory:
         raise check.wrong("sizes")
     return saved
