@@ -138,3 +138,9 @@ def test_numbers_that_are_none(text: str) -> None:
 def test_numbers_of_seconds(text: str, value: float) -> None:
     assert timeout_of(text) == value
     assert bhyverun.parse(["--timeout", text, "vm"]).timeout == value
+
+
+def test_a_long_option_that_may_have_an_argument() -> None:
+    long = {"save": "save?", "vm": "vm:"}
+    assert getopt(["--save", "--vm", "a", "x"], "", long) == ([("save", None), ("vm", "a")], ["x"])
+    assert getopt(["--save=x", "--sav="], "", long) == ([("save", "x"), ("save", "")], [])

@@ -318,7 +318,19 @@ run(const char *c)
 		;
 	else if (starts(c, "for _d in /dev/vtbd"))
 		folders(c);
-	else if (starts(c, "spin"))
+	else if (starts(c, "write-disk") || starts(c, "read-disk")) { /* a sector in front of the spare partition table */
+		static u8 sector[512];
+		u32 device = 0;
+
+		while (device < 256 && !disk_open(device))
+			device++;
+		for (int i = 0; i < 512; i++)
+			sector[i] = 'w';
+		status = !disk(*c == 'w', inl(port + 20) - 64, sector, 512);
+		sector[7] = '\n';
+		for (int i = 0; i < 8; i++)
+			put(sector[i] ? sector[i] : '0');
+	} else if (starts(c, "spin"))
 		for (;;)
 			__asm__ volatile("pause");
 	else if (starts(c, "panic")) {

@@ -127,7 +127,51 @@ def test_saved_by_its_name_with_what_it_wrote(kept: Kept, tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == FILES
     assert restore(tmp_path / "new", "--exec", "echo again").out == b"again\n"
     done = program("bhyvectl", "--vm=work", "--save", check=1)
-    assert "--save: the guest is not running (bhyverun --save FOLDER work)" in done.messages
+    assert "--save: the guest is not running (bhyverun work)" in done.messages
+
+
+@pytest.mark.parametrize("words", [[], ["--snapshot"], ["--overlay", "top.qcow2"]], ids=str)
+def test_a_guest_that_was_not_started_for_it(kept: Kept, tmp_path: Path, words: list[str]) -> None:
+    """It had written to its disk, wherever that goes; clones see that, and the command's output behind it."""
+    disk = tmp_path / "disk.img"
+    shutil.copy(kept.disk, disk)
+    load("-d", disk, "-m", "64M", name="work")
+    words = [str(tmp_path / word) if word.endswith("qcow2") else word for word in words]
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "--timeout", "60", "--net", "user,host", *words, "work"]
+    keys = b"root\rexec /bin/sh +i -s\n_c=\n_c=$_c'write-disk'\n/bin/sh -c\n"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None and process.stderr is not None
+        process.stdin.write(keys)
+        process.stdin.flush()
+        said = b""
+        while b"wwwwwww\r\n" not in said:
+            data = os.read(process.stdout.fileno(), 4096)
+            assert data, said
+            said += data
+        done = program("bhyvectl", "--vm=work", "--save", check=71)
+        assert "only a guest that was started with bhyverun --save has a folder already" in done.messages
+        done = program("bhyvectl", "--vm=work", f"--save={kept.folder}", check=71)
+        assert "is there already: a guest is saved into a new folder" in done.messages
+        done = program("bhyvectl", "--vm=work", f"--save={tmp_path}/absent/new", check=71)
+        assert "absent/new: No such file or directory" in done.messages
+        process.stdin.write(b"_c=\n_c=$_c'echo goes on'\n/bin/sh -c\n")
+        process.stdin.flush()
+        while b"goes on\r\n" not in said:
+            said += os.read(process.stdout.fileno(), 4096)
+        assert program("bhyvectl", "--vm=work", f"--save={tmp_path}/new", check=0).messages == ""
+        assert process.wait(20) == 0 and b"not saved" in process.stderr.readline() and not process.stderr.read()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == FILES
+    clone = bhyveload.restore(tmp_path / "new", net="user,host")
+    with clone:
+        clone.session.on_running(lambda: clone.session.console.type(b"_c=\n_c=$_c'read-disk'\n/bin/sh -c\n"))
+        heard = bytearray()
+        clone.session.console.hear(heard.extend)
+        end = time.monotonic() + 30
+        while b"wwwwwww\r\n" not in heard and time.monotonic() < end:
+            clone.session.turn(0.1)
+    assert b"wwwwwww\r\n" in heard
+    assert (disk.read_bytes() == kept.disk.read_bytes()) is bool(words)
+    assert vms() == ["work"]
 
 
 def test_not_saved(kept: Kept, tmp_path: Path) -> None:

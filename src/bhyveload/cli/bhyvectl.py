@@ -25,7 +25,7 @@ HELP = """\
 usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-highmem]
                 [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT]
                 [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
-                [--power-button | --save | --force-poweroff | --force-reset | --destroy]
+                [--power-button | --save[=FOLDER] | --force-poweroff | --force-reset | --destroy]
        bhyvectl --vm=NAME --map [--svg=FILE] [--html=FILE]
        bhyvectl --vm=NAME --dump=FILE
        bhyvectl --vm=NAME --console [--escape=KEY]
@@ -44,7 +44,7 @@ DESCRIPTORS = ("ds", "es", "fs", "gs", "ss", "cs", "tr", "ldtr", "gdtr", "idtr")
 POWER_ON = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
 
 _ACTIONS = ("destroy", "force-reset", "force-poweroff")
-_VALUELESS = (*_ACTIONS, "power-button", "save", "get-all", "list", "json", "console", "map", "help", "version")
+_VALUELESS = (*_ACTIONS, "power-button", "get-all", "list", "json", "console", "map", "help", "version")
 _MEMORY = ("get-lowmem", "get-highmem", "get-memseg", "get-memmap")
 # Of a guest that runs.
 RUNNING = ("get-active-cpus", "get-cpu-topology", "get-stats", "get-suspended-cpus")
@@ -55,6 +55,7 @@ LONG_OPTIONS = {
     "svg": "svg:",
     "html": "html:",
     "dump": "dump:",
+    "save": "save?",
     "suspend": "suspend:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
     **{name: name for name in RUNNING},
@@ -127,7 +128,7 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     if "power-button" in wanted:
         _ask(name, "power-button")
     if "save" in wanted:
-        _save(name)
+        _save(name, arguments.get("save", ""))
     for action in actions:
         _act(name, action)
     return 0
@@ -202,15 +203,15 @@ def _ask(name: str, command: str) -> None:
             runner.ask(command)
 
 
-def _save(name: str) -> None:
+def _save(name: str, folder: str) -> None:
     """Raises VmError: nobody runs it; HostError: it is not saved, and runs on."""
     from bhyveload.running.machines import running
 
     runner = running(name)
     if runner is None:
-        raise VmError(f"VM '{name}': --save: the guest is not running", f"bhyverun --save FOLDER {name}")
+        raise VmError(f"VM '{name}': --save: the guest is not running", f"bhyverun {name}")
     with runner:
-        runner.ask("save", _SAVE_LIMIT)
+        runner.ask("save", _SAVE_LIMIT, path=os.path.abspath(folder) if folder else "")
         runner.wait_for_the_end(_SAVE_LIMIT)
 
 

@@ -21,7 +21,7 @@ class Getopt:
     ``words``: the command line without the program's name.  ``short``: getopt(3)'s string, "CSd:".
     ``long``: a long option's name, of which a unique beginning will do -> what is yielded for it, with ":" behind it
     when an argument follows (``{"memory": "m:", "batch": "batch"}``): a synonym yields its letter.  Long options'
-    arguments are the next word or stand behind "=".
+    arguments are the next word or stand behind "="; with "?" behind it, one may stand behind "=".
 
     Iterating raises UsageError in getopt's words: illegal option, missing argument, argument that is not wanted.
     """
@@ -58,6 +58,8 @@ class Getopt:
     def _long_option(self, text: str) -> tuple[str, str | None]:
         name, equals, argument = text.partition("=")
         option = self._long.get(name) or self._abbreviated(name)
+        if option.endswith("?"):
+            return option[:-1], argument if equals else None
         if not option.endswith(":"):
             if equals:
                 raise UsageError(f"option doesn't take an argument -- {name}")

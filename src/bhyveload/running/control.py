@@ -3,7 +3,8 @@
 Whoever connects sends one line, a JSON object with the member "command", and gets one line back: {"ok": true, ...} or
 {"ok": false, "error": text}.  The connection then stays open until the run ends, so that a client can wait for that;
 after "console" it is the guest's console instead.  Commands: info, power-button, power-off, reset, destroy, stats,
-console, save (answered when the guest is saved, or goes on); "dump" also has "path", a new file.
+console, save (answered when the guest is saved, or goes on; "path": a new folder, if it was not started to be saved);
+"dump" also has "path", a new file.
 
 The socket has mode 0600 in a folder of mode 0700, and a client of another user (but root) is sent away.  One that a
 killed program left behind refuses connections; the next run replaces it: it has the VM's lock.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import Session
 
-    Save = Callable[[Callable[[str], None]], None]
+    Save = Callable[[str, Callable[[str], None]], None]  # a folder, or "", and who is told
 
 SOCKET = "control"
 _LINE_MAX = 4096
@@ -120,7 +121,7 @@ class ControlSocket:
                 self._hand_over(fd, client, rest)
             return
         if command == "save":
-            self._begin_to_save(client)
+            self._begin_to_save(client, request.get("path", "") if isinstance(request, dict) else "")
             return
         answer = {"ok": False, "error": "not a command"} if handler is None else {"ok": True, **handler(self)}
         if not self._say(client, answer):
@@ -149,14 +150,14 @@ class ControlSocket:
         except (HostError, OSError) as error:
             self._say(client, {"ok": False, "error": str(error)})
 
-    def _begin_to_save(self, client: socket.socket) -> None:
+    def _begin_to_save(self, client: socket.socket, path: object) -> None:
         def done(reason: str) -> None:
             self._say(client, {"ok": not reason, "error": reason})
 
-        if self._save is None:
-            done("only a guest that was started with bhyverun --save can be saved")
+        if self._save is None or not isinstance(path, str) or "\0" in path:
+            done("it cannot be saved")
         else:
-            self._save(done)
+            self._save(path, done)
 
     def _say(self, client: socket.socket, answer: dict[str, Any]) -> bool:
         text = json.dumps(answer).encode() + b"\n"

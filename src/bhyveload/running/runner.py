@@ -74,6 +74,7 @@ def run_guest(
     Raises HandoffError, HostError, and what ``prepare`` raises.
     """
     from bhyveload.handoff.qemu.session import Qemu
+    from bhyveload.saved.afterwards import Afterwards
 
     terminal = Terminal()
     with contextlib.ExitStack() as closing:
@@ -96,7 +97,8 @@ def run_guest(
         if keeper is not None:
             keeper.attend(session)
         facts = facts_of(options.disks, place, options.cpus)
-        closing.enter_context(ControlSocket(session, vm.path, facts, None if keeper is None else keeper.save))
+        save = Afterwards(vm, options, session, tell).save if keeper is None else keeper.save_to
+        closing.enter_context(ControlSocket(session, vm.path, facts, save))
         if choices.eyes is not None:
             choices.eyes.look_at(session)
         session.on_running(choices.running)

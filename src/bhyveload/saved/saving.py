@@ -91,14 +91,16 @@ class Keeper:
         with contextlib.suppress(OSError):
             os.rmdir(self.folder)
 
-    def machine(self, vm: LoadedMachine) -> Standing:
-        """``vm`` with a copy of its memory in the folder.  Raises HandoffError, VmNotLoaded."""
+    def machine(self, vm: LoadedMachine, empty: bool = False) -> Standing:
+        """``vm`` with a copy of its memory in the folder; ``empty``: with zeros instead, QEMU is to fill it.
+
+        Raises HandoffError, VmNotLoaded."""
         memory, state = loaded(vm)
         size = memory.low + memory.high
         fd = self._new(MEMORY)
         try:
             os.ftruncate(fd, size)
-            for first, end in data_extents(memory.fd, 0, size):
+            for first, end in () if empty else data_extents(memory.fd, 0, size):
                 _copy(memory.fd, fd, first, end)
         except OSError as error:
             raise HandoffError(f"{self._path(MEMORY)}: {error.strerror}") from None
@@ -116,15 +118,33 @@ class Keeper:
             kept.append(put_on_top(ready) if overlay else ready)
         return kept
 
-    def prepare(self, machine: Standing, options: QemuOptions, exchange: int = 0) -> None:
-        """Have the run be one that can be saved.  ``exchange``: bytes of the last disk, if that is for folders.
+    def fill(self, number: int, source: int) -> None:
+        """Disk ``number``'s file gets the bytes of ``source``, a qcow2 image that stands on the same.  Raises
+        HandoffError."""
+        try:
+            fd = os.open(self._path(disk_name(number)), os.O_RDWR | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise HandoffError(f"{self._path(disk_name(number))}: {error.strerror}") from None
+        try:
+            size = os.fstat(source).st_size
+            os.ftruncate(fd, size)
+            for first, end in data_extents(source, 0, size):
+                _copy(source, fd, first, end)
+        finally:
+            os.close(fd)
+
+    def prepare(
+        self, machine: Standing, options: QemuOptions, exchange: int = 0, began: LoadedMachine | None = None
+    ) -> None:
+        """Have the run be one that can be saved.  ``exchange``: bytes of the last disk, if that is for folders;
+        ``began``: what the guest began as, where ``machine`` has no memory yet.
 
         Raises HandoffError."""
         if options.net.kind == TAP or options.shares or options.extra:
             raise HandoffError(
                 "--save: a network by tap, a shared folder or QEMU's own arguments cannot be saved", "run without them"
             )
-        stub = stub_file(machine)
+        stub = stub_file(began or machine)
         self._closing.callback(os.close, stub)
         _copy(stub, self._new(KERNEL), 0, os.fstat(stub).st_size)
         options.shared, options.kernel = True, stub
@@ -157,6 +177,13 @@ class Keeper:
         """``save``, with a shell of guest/session.py's that waits on the console."""
         self.shell = True
         self.save(answer)
+
+    def save_to(self, folder: str, answer: Callable[[str], None]) -> None:
+        """``save`` for somebody who may name the folder."""
+        if folder and os.path.realpath(folder) != os.path.realpath(self.folder):
+            answer(f"it was started to be saved into {self.folder}")
+        else:
+            self.save(answer)
 
     def save(self, answer: Callable[[str], None]) -> None:
         """Save the guest and end the run; ``answer`` is called with "" then, or with why it runs on."""

@@ -42,7 +42,8 @@ class QemuOptions:
     ``extra`` need of the host beyond files: ``open_network``: sockets; ``opened``: (path, writable) that QEMU opens.
     ``hold``: the guest starts at this event of QMP; ``pins``: virtual processor -> the host's that it may run on.
     ``shared``: what the guest writes to its memory goes into the VM's memory file.  ``kernel``: a descriptor of the
-    start-up stub that there is already; ``incoming``: one of devices that migration.py saved, by QEMU ``version``.
+    start-up stub that there is already; ``incoming``: one of devices that migration.py saved, by QEMU ``version``,
+    ``whole``: and of memory.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class QemuOptions:
         "topology",
         "user",
         "version",
+        "whole",
     )
 
     def __init__(
@@ -89,6 +91,7 @@ class QemuOptions:
         kernel: int = -1,
         incoming: int = -1,
         version: str = "",
+        whole: bool = False,
     ) -> None:
         if not 1 <= cpus <= MAX_CPUS:
             raise HandoffError(f"{cpus} processors: must be 1 to {MAX_CPUS}")
@@ -110,6 +113,7 @@ class QemuOptions:
         self.kernel = kernel
         self.incoming = incoming
         self.version = version
+        self.whole = whole
         self.pins = {cpu: frozenset(hosts) for cpu, hosts in (pins or {}).items()}
 
     @property

@@ -35,10 +35,10 @@ class QemuFiles(Protocol):
         """
         ...
 
-    def temporary(self, size: int) -> str:
+    def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
         """What QEMU calls a new, empty qcow2 image for a disk of ``size`` bytes; "" where there is none to be had.
 
-        Raises HandoffError.
+        ``below``: path and format of what it stands on, for its header.  Raises HandoffError.
         """
         ...
 
@@ -77,7 +77,7 @@ class Paths:
             raise _not_opened(path, error) from None
         return path, _is_device(mode)
 
-    def temporary(self, size: int) -> str:
+    def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
         return ""
 
     def tap(self, interface: str) -> str:
@@ -102,10 +102,13 @@ class Paths:
 class RunFiles:
     """For a run.  ``given`` are the descriptors that QEMU inherits; they are closed with ``opened``.
 
-    ``names``: what the user calls the files that QEMU calls /dev/fdset/N."""
+    ``names``: what the user calls the files that QEMU calls /dev/fdset/N; ``temporaries``: descriptors of the temporary
+    images, in order, which stay open until ``kept`` is closed."""
 
-    def __init__(self, opened: ExitStack) -> None:
+    def __init__(self, opened: ExitStack, kept: ExitStack | None = None) -> None:
         self._opened = opened
+        self._kept = kept
+        self.temporaries: list[int] = []
         self._sets = 0
         self.given: list[int] = []
         self.names: dict[str, str] = {}
@@ -129,9 +132,13 @@ class RunFiles:
         self.names[name] = path
         return name, _is_device(mode)
 
-    def temporary(self, size: int) -> str:
-        fd = temporary_overlay(size)
+    def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
+        fd = temporary_overlay(size, *below)
         self._opened.callback(os.close, fd)
+        if self._kept is not None:
+            kept = os.dup(fd)
+            self._kept.callback(os.close, kept)
+            self.temporaries.append(kept)
         return self.descriptor(fd)
 
     def tap(self, interface: str) -> str:

@@ -18,20 +18,19 @@ if TYPE_CHECKING:
     from bhyveload.handoff.qemu.qmp import Qmp
 
 _COMMANDS = ("stop", "migrate-set-capabilities", "getfd", "migrate", "migrate-incoming", "query-migrate")
-_CAPABILITIES = [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
 _NAME = "saved"
 
 
 class Saving:
     """Stop the guest and write its devices to the descriptor ``fd``; then ``done`` is called with "", or with a reason
-    why they cannot be: the guest then runs on."""
+    why they cannot be: the guest then runs on.  ``whole``: with its memory."""
 
-    def __init__(self, qmp: Qmp, fd: int, done: Callable[[str], None]) -> None:
+    def __init__(self, qmp: Qmp, fd: int, done: Callable[[str], None], whole: bool = False) -> None:
         self._qmp = qmp
         self._done = done
         self.over = False
         qmp.send("stop")
-        qmp.send("migrate-set-capabilities", capabilities=_CAPABILITIES)
+        qmp.send("migrate-set-capabilities", capabilities=_capabilities(whole))
         qmp.send_descriptor(_NAME, fd)
         qmp.send("migrate", uri=f"fd:{_NAME}")
 
@@ -60,10 +59,10 @@ class Saving:
 class Restoring:
     """Have a QEMU that waits (-incoming defer) read its devices from its own descriptor ``fd``, then call ``ready``."""
 
-    def __init__(self, qmp: Qmp, fd: int, ready: Callable[[], None]) -> None:
+    def __init__(self, qmp: Qmp, fd: int, ready: Callable[[], None], whole: bool = False) -> None:
         self._ready = ready
         self.over = False
-        qmp.send("migrate-set-capabilities", capabilities=_CAPABILITIES)
+        qmp.send("migrate-set-capabilities", capabilities=_capabilities(whole))
         qmp.send("migrate-incoming", uri=f"fd:{fd}")
 
     def hear(self, message: dict[str, Any]) -> None:
@@ -76,6 +75,13 @@ class Restoring:
         if status == "completed":
             self.over = True
             self._ready()
+
+
+def _capabilities(whole: bool) -> list[dict[str, Any]]:
+    return [
+        {"capability": "events", "state": True},
+        {"capability": "x-ignore-shared", "state": not whole},
+    ]
 
 
 def _status(message: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "
         os.pwrite(fd, struct.pack(">Q", 2 * _CLUSTER), _CLUSTER)
         os.pwrite(fd, struct.pack(">H", 1) * clusters, 2 * _CLUSTER)
     except OSError as error:
-        hint = "make room there, or let TMPDIR name another place" if place and not backing else ""
+        hint = "make room there, or let TMPDIR name another place" if place == _folder() else ""
         where = "an overlay for the guest's disk" + (f" ({place})" if place else "")
         raise HandoffError(f"{where}: {error.strerror}", hint) from None
 
@@ -110,11 +110,13 @@ def _check_overlay(path: str, below: str, disk: Disk) -> None:
         top.close()
 
 
-def temporary_overlay(size: int) -> int:
-    """A descriptor of such an image without a name: it is gone with whoever has it open.  Raises HandoffError."""
+def temporary_overlay(size: int, backing: str = "", form: str = "") -> int:
+    """A descriptor of such an image without a name: it is gone with whoever has it open.  Its header names what it
+    stands on if it can: QEMU is told anyway.  Raises HandoffError."""
     fd = scratch_file()
+    named = len(os.fsencode(backing)) <= MAX_BACKING_NAME
     try:
-        write_overlay(fd, size, place=_folder())
+        write_overlay(fd, size, backing if named else "", _FORMAT_NAMES.get(form, form) if named else "", _folder())
     except BaseException:
         os.close(fd)
         raise

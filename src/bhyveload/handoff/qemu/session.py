@@ -49,6 +49,7 @@ _REASONS = {
 _FAILED = "host-signal"  # somebody ended QEMU
 _HALT_POLL = 0.5  # seconds
 _END_LIMIT = 5.0
+_ATTEMPTS = 10_000  # of a fraction of a millisecond each
 _MESSAGES_MAX = 1 << 16
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _DUMP = "dump-guest-memory"
@@ -78,10 +79,11 @@ class QemuSession:
         self._halted_at: list[tuple[str, ...]] | None = None
         self._confined = options.confined
         self._hold, self._pins = options.hold, options.pins
-        self._incoming, self._wanted = options.incoming, options.version
+        self._incoming, self._wanted, self._whole = options.incoming, options.version, options.whole
         self._move: Saving | Restoring | None = None
         self.version = ""  # QEMU's, once it has said so
         self._running = False
+        self._attempts = 0
         self._when_running: list[Callable[[], None]] = []
         self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
         self._dumped: Callable[[str], None] | None = None
@@ -111,8 +113,9 @@ class QemuSession:
             confined=options.confined,
         )
         self.lacks = box.missing
-        files = RunFiles(theirs)
+        files = RunFiles(theirs, ours)
         self._names = files.names
+        self.temporaries = files.temporaries  # what the guest writes to the disks that keep nothing, in their order
         stub = files.keep(os.dup(options.kernel) if options.kernel >= 0 else stub_file(vm))
         files.given.append(memory.fd)
         qmp, guest_end = _socket_pair(ours, theirs, files), _socket_pair(ours, theirs, files)
@@ -220,11 +223,15 @@ class QemuSession:
             if self._incoming >= 0:
                 if self.version != self._wanted:
                     raise HandoffError(f"saved by QEMU {self._wanted}, this is {self.version}", "save the guest again")
-                self._move = Restoring(self._qmp, self._incoming, self._ready)
+                self._move = Restoring(self._qmp, self._incoming, self._ready, whole=self._whole)
             elif self._pins:
                 self._qmp.send("query-cpus-fast")
             else:
                 self._ready()
+        elif message.get("id") == "cont" and "error" in message:
+            if self._attempts:  # "Migration is not finalized yet": the word that it is done comes a little before
+                self._attempts -= 1
+                self._qmp.send("cont")
         elif message.get("id") == "cont":
             for call in self._when_running:
                 call()
@@ -258,19 +265,29 @@ class QemuSession:
         elif self._hold in _HAPPENED:
             self._qmp.send(_HAPPENED[self._hold])
 
-    def save(self, fd: int, done: Callable[[str], None]) -> None:
-        """Stop the guest and write its devices to ``fd``; its memory is to be ``shared``.
-        ``done`` is called with "", or with a reason why not: then it runs on."""
+    def save(self, fd: int, done: Callable[[str], None], whole: bool = False) -> None:
+        """Stop the guest and write its devices to ``fd``; its memory is to be ``shared``, or goes there, too
+        (``whole``).  ``done`` is called with "", or with a reason why not: then it runs on."""
 
         def over(reason: str) -> None:
             self._running = bool(reason)
             done(reason)
 
-        if not self._running:
+        if not (self._running or self.restored):
             done("it does not run")
             return
         self._running = False
-        self._move = Saving(self._qmp, fd, over)
+        self._move = Saving(self._qmp, fd, over, whole=whole)
+
+    @property
+    def restored(self) -> bool:
+        """Whether it has read what it was given (``incoming``)."""
+        return isinstance(self._move, Restoring) and self._move.over
+
+    def resume(self) -> None:
+        """Let a guest that has been saved run on."""
+        self._attempts = _ATTEMPTS
+        self._go()
 
     def _go(self) -> None:
         self._hold = ""
