@@ -24,6 +24,7 @@ from support.end_to_end import make_disk  # noqa: E402
 
 PROGRAMS = Path(sys.executable).parent
 MEMORY = 256
+CLONES = (1, 2, 4, 8, 16)
 LIMIT = "120"
 
 
@@ -56,7 +57,7 @@ def own_memory(folder: Path, clones: int) -> tuple[float, float]:
                 if process.poll() is not None:
                     ended(process)
                 time.sleep(0.05)
-        time.sleep(3)
+        time.sleep(1)
         for process in running:
             (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             for line in Path(f"/proc/{child}/smaps_rollup").read_text().splitlines():
@@ -75,24 +76,27 @@ def main() -> int:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory(dir=memory) as vms:
         os.environ["BHYVE_VMM_DIR"] = f"{vms}/vms"
-        folder = Path(vms) / "saved"
+        folder, at_login = Path(vms) / "saved", Path(vms) / "at-login"
         disk = make_disk(Path(name), build_probe(Path(name), source="login.c"))
         bhyveload = [str(PROGRAMS / "bhyveload"), "--batch", "-m", f"{MEMORY}M", "-d", str(disk), "base"]
         subprocess.run(bhyveload, check=True, capture_output=True)
         begin = time.monotonic()
-        ended(started("--accel", "tcg", "--save", folder, "--save-at", "^login: ", "base"))
+        ended(started("--accel", "tcg", "--save", folder, "--exec", "echo done", "base"))
         size = sum(path.stat().st_blocks for path in folder.iterdir()) * 512
-        print(f"boot and save: {time.monotonic() - begin:.2f} s, {size / 2**20:.1f} MiB for {MEMORY} MiB of memory")
-        boot, restore = [], []
+        print(f"boot, a command, save: {time.monotonic() - begin:.2f} s, {size / 2**20:.1f} MiB of {MEMORY} MiB")
+        ended(started("--accel", "tcg", "--save", at_login, "--save-at", "^login: ", "base"))
+        boot, restore, login = [], [], []
         for _ in range(rounds):
             boot.append(seconds(0, "--accel", "tcg", "--exec", "echo done"))
             restore.append(seconds(1, "--restore", folder, "--exec", "echo done"))
-        print(f"boot, a command:    {statistics.median(boot):.2f} s")
-        print(f"restore, a command: {statistics.median(restore):.2f} s")
-        for clones in (1, 2, 4):
+            login.append(seconds(1, "--restore", at_login, "--exec", "echo done"))
+        print(f"boot, log in, a command:     {statistics.median(boot):.2f} s")
+        print(f"restore, log in, a command:  {statistics.median(login):.2f} s")
+        print(f"restore at a shell, command: {statistics.median(restore):.2f} s")
+        for clones in CLONES:
             took = seconds(clones, "--restore", folder, "--exec", "echo done")
             pss, private = own_memory(folder, clones)
-            print(f"{clones} clones at once: {took:.2f} s; per clone {pss:.1f} MiB (PSS), {private:.1f} MiB its own")
+            print(f"{clones:2} clones at once: {took:.2f} s; a clone has {pss:.1f} MiB (PSS), {private:.1f} its own")
     return 0
 
 

@@ -309,7 +309,7 @@ class Guest:
                 logins += 1
                 if logins > _LOGINS:
                     raise GuestError(f"the login of {self._user.decode()} leads to no shell", "--login NAME")
-                self._output, markers = None, None
+                self._output, markers, self._shell = None, None, False
                 sent = self._answer(kind, self._user)
             elif kind == prompts.PASSWORD:
                 sent = self._answer(kind, self._password)
@@ -329,7 +329,7 @@ class Guest:
                 greet_at = now + _HELLO
             elif (quiet >= _HIDDEN and prompts.hidden_login(self._tail)) or (quiet >= _NUDGE and sent):
                 self._answer(kind, b"")
-            self._turn(lambda: self._output is not None and self._output.status == 0, min(limit, now + _STEP))
+            self._turn(self._has_news, min(limit, now + _STEP))
         assert markers is not None
         self._clean = markers.begin in self._tail
         self._output = None
@@ -337,6 +337,12 @@ class Guest:
 
     def _may_type(self) -> None:
         self._runs = True
+
+    def _has_news(self) -> bool:
+        """Whether the shell has answered, or may be greeted now."""
+        if self._output is None:
+            return self._shell and self._runs
+        return self._output.status == 0
 
     def _answer(self, kind: str, data: bytes) -> str:
         """Press some keys and Return, and look at what comes then."""
