@@ -16,9 +16,8 @@ import signal
 import time
 from pathlib import Path
 
-from bhyveload.running.saved_format import HEADER, parse_header
-
 import stock_like
+from bhyveload.saved.format import HEADER, parse_header
 from bhyveload.vm.passing import is_passing
 from support.faulty import processes_of
 from support.images import make_ufs, standard_disk
