@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -137,20 +138,33 @@ def test_what_python_wrote(source: Path, target: Path) -> None:
     assert tree(target) == tree(source)
 
 
-def test_sparse_files(tmp_path: Path, target: Path) -> None:
-    """As libarchive writes them, too: GNU's format 1.0; a map that is longer than a block."""
+@pytest.mark.parametrize("program", ["tar", "bsdtar"])
+def test_sparse_files(tmp_path: Path, target: Path, program: str) -> None:
+    """libarchive writes GNU's format 1.0, too; a map that is longer than a block."""
     (tmp_path / "s").mkdir()
     with (tmp_path / "s" / "file").open("wb") as file:
         for number in range(200):
             file.seek(number << 17)
             file.write(bytes([number + 1]) * 5000)
         file.truncate(30 << 20)
-    command = ["tar", "-cSf", "-", "--format=pax", "--sparse-version=1.0", "-C", str(tmp_path / "s"), "."]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    tar = shutil.which(program)
+    if tar is None:
+        pytest.skip(f"{program} is not installed")
+    words = ["-cSf", "-", "--format=pax", "--sparse-version=1.0"] if program == "tar" else ["-cf", "-"]
+    done = subprocess.run([tar, *words, "-C", str(tmp_path / "s"), "."], check=True, stdout=subprocess.PIPE)
     assert len(done.stdout) < 10 << 20
     assert extract(archive_of(done.stdout), str(target)) == []
     assert (target / "file").read_bytes() == (tmp_path / "s" / "file").read_bytes()
     assert (target / "file").stat().st_blocks < 20 << 11
+
+
+@pytest.mark.parametrize("form", [PAX, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_times(target: Path, form: int) -> None:
+    old = [info("old", mtime=-5.5)] if form == PAX else [info("old", mtime=-5)] if form == tarfile.GNU_FORMAT else []
+    data = stream(info("new", mtime=1_700_000_000), info("far", mtime=(1 << 33) - 1), *old, form=form)
+    assert extract(archive_of(data), str(target)) == []
+    found = {path.name: int(path.stat().st_mtime) for path in target.iterdir()}
+    assert found == {"new": 1_700_000_000, "far": (1 << 33) - 1} | ({"old": 0} if old else {})
 
 
 def test_a_folder_that_is_there_is_filled(source: Path, target: Path, tmp_path: Path) -> None:

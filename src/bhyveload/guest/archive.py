@@ -108,8 +108,6 @@ class Archive:
     def _entry(self, header: bytes, kind: bytes, more: dict[bytes, bytes], at: int) -> ArchiveEntry:
         size = _decimal(more, b"size", _number(header[124:136]))
         name = more.get(b"GNU.sparse.name") or more.get(b"path") or _name(header)
-        modified = more.get(b"mtime", b"").partition(b".")[0]
-        time = int(modified) if modified.isdigit() and len(modified) < 12 else _number(header[136:148])
         word = _KINDS.get(kind) or _OTHERS.get(kind, "something unknown")
         stored = size if word == REGULAR else 0
         end = at + _padded(stored)
@@ -123,7 +121,7 @@ class Archive:
             word,
             _parts(name),
             _number(header[100:108]) & 0o777,
-            min(time, _TIME_MAX),
+            _time(more.get(b"mtime", b"").partition(b".")[0], header[136:148]),
             full,
             more.get(b"linkpath") or header[157:257].partition(b"\0")[0],
             pieces,
@@ -352,6 +350,13 @@ def _number(field: bytes) -> int:
     if text.strip(b"01234567"):
         raise _damaged("a number")
     return int(text, 8)
+
+
+def _time(text: bytes, field: bytes) -> int:
+    """Seconds since 1970, as pax or the header has them; what is before that, or far behind us, is not kept so."""
+    if text.isdigit() and len(text) < 12:
+        return min(int(text), _TIME_MAX)
+    return 0 if text.startswith(b"-") or field[0] & 0xC0 == 0xC0 else min(_number(field), _TIME_MAX)
 
 
 def _decimal(more: dict[bytes, bytes], name: bytes, default: int) -> int:
