@@ -199,9 +199,9 @@ def extract(archive: Archive, folder: str, step: Callable[[int, int], None] | No
     except OSError as error:
         raise HostError(f"{folder}: {error.strerror}") from None
     times: list[tuple[tuple[bytes, ...], int, int]] = []
-    total = sum(sum(length for _, _, length in entry.pieces) for entry in archive.entries()) if step else 0
     done = 0
     try:
+        total = sum(sum(length for _, _, length in entry.pieces) for entry in archive.entries()) if step else 0
         for entry in archive.entries():
             apparent += entry.size
             if apparent > _APPARENT_MAX:
