@@ -210,8 +210,14 @@ def _save(name: str, folder: str) -> None:
     runner = running(name)
     if runner is None:
         raise VmError(f"VM '{name}': --save: the guest is not running", f"bhyverun {name}")
+    from bhyveload.cli.progress import CopyProgress
+
+    progress = CopyProgress(program_name("bhyvectl"), f"{name}: saving its memory")
     with runner:
-        runner.ask("save", _SAVE_LIMIT, path=os.path.abspath(folder) if folder else "")
+        try:
+            runner.ask("save", _SAVE_LIMIT, progress.step, path=os.path.abspath(folder) if folder else "")
+        finally:
+            progress.end()
         runner.wait_for_the_end(_SAVE_LIMIT)
 
 

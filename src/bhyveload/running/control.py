@@ -3,7 +3,8 @@
 Whoever connects sends one line, a JSON object with the member "command", and gets one line back: {"ok": true, ...} or
 {"ok": false, "error": text}.  The connection then stays open until the run ends, so that a client can wait for that;
 after "console" it is the guest's console instead.  Commands: info, power-button, power-off, reset, destroy, stats,
-console, save (answered when the guest is saved, or goes on; "path": a new folder, if it was not started to be saved);
+console, save (answered when the guest is saved, or goes on; "path": a new folder, if it was not started to be saved;
+meanwhile there may be lines {"progress": [BYTES DONE, IN ALL]});
 "dump" also has "path", a new file.
 
 The socket has mode 0600 in a folder of mode 0700, and a client of another user (but root) is sent away.  One that a
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import Session
 
-    Save = Callable[[str, Callable[[str], None]], None]  # a folder, or "", and who is told
+    Step = Callable[[int, int], None]  # bytes that are done, and those in all
+    Save = Callable[[str, Callable[[str], None], Step], None]  # a folder, or "", and who is told
 
 SOCKET = "control"
 _LINE_MAX = 4096
@@ -154,10 +156,13 @@ class ControlSocket:
         def done(reason: str) -> None:
             self._say(client, {"ok": not reason, "error": reason})
 
+        def step(done: int, total: int) -> None:
+            self._say(client, {"progress": [done, total]})
+
         if self._save is None or not isinstance(path, str) or "\0" in path:
             done("it cannot be saved")
         else:
-            self._save(path, done)
+            self._save(path, done, step)
 
     def _say(self, client: socket.socket, answer: dict[str, Any]) -> bool:
         text = json.dumps(answer).encode() + b"\n"
@@ -218,13 +223,18 @@ class Runner:
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
 
-    def ask(self, command: str, timeout: float = 5.0, **more: str) -> dict[str, Any]:
-        """The answer to ``command``.  Raises HostError: there is none in ``timeout`` seconds, or it is a refusal."""
+    def ask(self, command: str, timeout: float = 5.0, step: Step | None = None, **more: str) -> dict[str, Any]:
+        """The answer to ``command``; ``step`` hears how far it is.  Raises HostError: there is none in ``timeout``
+        seconds, or it is a refusal."""
         self.socket.settimeout(timeout)
         try:
             self.socket.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             answer = json.loads(self._line())
-        except (OSError, ValueError, RecursionError) as error:
+            while step is not None and isinstance(answer, dict) and "progress" in answer:
+                done, total = answer["progress"]
+                step(int(done), int(total))
+                answer = json.loads(self._line())
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise HostError(f"the program that runs the guest does not answer: {error}") from None
         if not isinstance(answer, dict) or answer.get("ok") is not True:
             reason = answer.get("error") if isinstance(answer, dict) else None

@@ -40,9 +40,9 @@ class Afterwards:
         self._vm, self._options, self._session, self._tell = vm, options, session, tell
         self._busy = False
 
-    def save(self, folder: str, answer: Callable[[str], None]) -> None:
+    def save(self, folder: str, answer: Callable[[str], None], step: Callable[[int, int], None] | None = None) -> None:
         """Save the guest into the new ``folder`` and end the run; ``answer`` is called with "" then, or with why it
-        runs on."""
+        runs on; ``step`` with the bytes of memory that are done and those in all."""
         reason = "it is being saved already" if self._busy else self._hindrance(folder)
         if reason:
             answer(reason)
@@ -65,7 +65,7 @@ class Afterwards:
             if not reason:
                 self._session.stop(SAVED)
 
-        self._session.save(stream, written, whole=True)
+        self._session.save(stream, written, True, step)
 
     def _hindrance(self, folder: str) -> str:
         options = self._options

@@ -178,8 +178,8 @@ class Keeper:
         self.shell = True
         self.save(answer)
 
-    def save_to(self, folder: str, answer: Callable[[str], None]) -> None:
-        """``save`` for somebody who may name the folder."""
+    def save_to(self, folder: str, answer: Callable[[str], None], step: object = None) -> None:
+        """``save`` for somebody who may name the folder.  There is no step: the memory is there already."""
         if folder and os.path.realpath(folder) != os.path.realpath(self.folder):
             answer(f"it was started to be saved into {self.folder}")
         else:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.migration import Saving
 from bhyveload.handoff.qemu.qmp import version_of
 from bhyveload.handoff.qemu.session import QemuSession
 
@@ -36,6 +37,7 @@ def session(sent: list[str], hold: str = "VNC_CONNECTED") -> Any:
     one._qmp = SimpleNamespace(send=lambda command, **arguments: sent.append(command))
     one._unheard, one._when_running, one._outcome, one._halted_at = [], [], "", None
     one._failed = one._ended_by_us = False
+    one._attempts = 0
     return one
 
 
@@ -121,3 +123,52 @@ def test_any_answer(ident: object, answer: object) -> None:
         one = session(sent)
         one._message({"id": ident, "return": answer, "event": answer, "data": answer})
     assert set(sent) <= {"cont", "query-vnc", "quit", "system_powerdown"}
+
+
+def saving(sent: list[str], told: list[str], steps: list[tuple[int, int]] | None) -> Saving:
+    qmp: Any = SimpleNamespace(
+        send=lambda command, **arguments: sent.append(command), send_descriptor=lambda name, fd: None
+    )
+    step = None if steps is None else lambda *step: steps.append(step)
+    return Saving(qmp, 0, told.append, True, step)
+
+
+def test_how_far_a_guest_is_saved() -> None:
+    """Asked for while somebody wants to know; numbers that are none are not passed on."""
+    sent: list[str] = []
+    told: list[str] = []
+    steps: list[tuple[int, int]] = []
+    one = saving(sent, told, steps)
+    one.ask()
+    assert sent == ["stop", "migrate-set-capabilities", "migrate-set-parameters", "migrate", "query-migrate"]
+    answers: list[object] = [{"total": 9, "remaining": 3}, {"total": 9, "remaining": 10}, {"total": "9"}, [], None]
+    for memory in answers:
+        one.hear({"id": "query-migrate", "return": {"status": "active", "ram": memory}})
+    assert (steps, told, one.over) == ([(6, 9)], [], False)
+    one.hear({"id": "query-migrate", "return": {"status": "failed", "error-desc": "no room"}})
+    assert (told, one.over, sent[-1]) == (["no room"], True, "cont")
+    one.ask()
+    assert sent[-1] == "cont"
+    nobody = saving(sent, told, None)
+    nobody.ask()
+    assert sent[-1] == "migrate"
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"status": 1}, {"status": "cancelled"}])
+def test_an_answer_that_ends_saving(answer: object) -> None:
+    told: list[str] = []
+    saving([], told, None).hear({"id": "query-migrate", "return": answer})
+    assert told == ["its state cannot be written"]
+
+
+def test_a_guest_that_may_run_on_a_little_later() -> None:
+    """QEMU says that it is done before it is: "Migration is not finalized yet"."""
+    sent: list[str] = []
+    one = session(sent, hold="")
+    one.resume()
+    refusal = {"id": "cont", "error": {"desc": "Migration is not finalized yet"}}
+    one._message(refusal)
+    assert sent == ["cont", "cont"] and one._running
+    one._attempts = 0
+    one._message(refusal)
+    assert sent == ["cont", "cont"]

@@ -17,22 +17,44 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.qemu.qmp import Qmp
 
-_COMMANDS = ("stop", "migrate-set-capabilities", "getfd", "migrate", "migrate-incoming", "query-migrate")
+    Step = Callable[[int, int], None]
+
+_COMMANDS = (
+    "stop",
+    "migrate-set-capabilities",
+    "migrate-set-parameters",
+    "getfd",
+    "migrate",
+    "migrate-incoming",
+    "query-migrate",
+)
 _NAME = "saved"
+_UNLIMITED = 1 << 40  # bytes a second: a file takes what it can, QEMU's own limit is for networks
 
 
 class Saving:
     """Stop the guest and write its devices to the descriptor ``fd``; then ``done`` is called with "", or with a reason
-    why they cannot be: the guest then runs on.  ``whole``: with its memory."""
+    why they cannot be: the guest then runs on.  ``whole``: with its memory; ``step`` is told the bytes of it that are
+    done and those in all, when ``ask`` has been called."""
 
-    def __init__(self, qmp: Qmp, fd: int, done: Callable[[str], None], whole: bool = False) -> None:
+    def __init__(
+        self, qmp: Qmp, fd: int, done: Callable[[str], None], whole: bool = False, step: Step | None = None
+    ) -> None:
         self._qmp = qmp
         self._done = done
+        self._step = step
         self.over = False
         qmp.send("stop")
         qmp.send("migrate-set-capabilities", capabilities=_capabilities(whole))
+        if whole:
+            qmp.send("migrate-set-parameters", **{"max-bandwidth": _UNLIMITED})
         qmp.send_descriptor(_NAME, fd)
         qmp.send("migrate", uri=f"fd:{_NAME}")
+
+    def ask(self) -> None:
+        """Have QEMU say how far it is, if somebody wants to know."""
+        if self._step is not None and not self.over:
+            self._qmp.send("query-migrate")
 
     def hear(self, message: dict[str, Any]) -> None:
         if self.over:
@@ -45,9 +67,17 @@ class Saving:
         elif status == "failed":
             self._qmp.send("query-migrate")
         elif message.get("id") == "query-migrate":
-            answer = message.get("return")
-            told = answer.get("error-desc") if isinstance(answer, dict) else None
-            self._end(str(told or "its state cannot be written")[:200])
+            self._answered(message.get("return"))
+
+    def _answered(self, answer: object) -> None:
+        told = answer if isinstance(answer, dict) else {}
+        if told.get("status") not in ("setup", "active", "device", "completed"):
+            self._end(str(told.get("error-desc") or "its state cannot be written")[:200])
+            return
+        memory = told.get("ram")
+        total, left = (memory.get("total"), memory.get("remaining")) if isinstance(memory, dict) else (None, None)
+        if self._step is not None and isinstance(total, int) and isinstance(left, int) and 0 <= left <= total:
+            self._step(total - left, total)
 
     def _end(self, reason: str) -> None:
         self.over = True

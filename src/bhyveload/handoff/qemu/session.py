@@ -186,6 +186,8 @@ class QemuSession:
             self._next_poll = now + _HALT_POLL
             if self._running:
                 self._monitor(REGISTERS)
+            elif isinstance(self._move, Saving):
+                self._move.ask()
         self.loop.turn(min(seconds, self._next_poll - now))
 
     def on_running(self, call: Callable[[], None] | None) -> None:
@@ -265,9 +267,11 @@ class QemuSession:
         elif self._hold in _HAPPENED:
             self._qmp.send(_HAPPENED[self._hold])
 
-    def save(self, fd: int, done: Callable[[str], None], whole: bool = False) -> None:
+    def save(
+        self, fd: int, done: Callable[[str], None], whole: bool = False, step: Callable[[int, int], None] | None = None
+    ) -> None:
         """Stop the guest and write its devices to ``fd``; its memory is to be ``shared``, or goes there, too
-        (``whole``).  ``done`` is called with "", or with a reason why not: then it runs on."""
+        (``whole``).  ``done`` is called with "", or with a reason why not: then it runs on; ``step`` with bytes."""
 
         def over(reason: str) -> None:
             self._running = bool(reason)
@@ -277,7 +281,7 @@ class QemuSession:
             done("it does not run")
             return
         self._running = False
-        self._move = Saving(self._qmp, fd, over, whole=whole)
+        self._move = Saving(self._qmp, fd, over, whole, step)
 
     @property
     def restored(self) -> bool:
