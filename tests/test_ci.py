@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from bhyveload.cli.bhyverun_options import parse
 from support.places import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -72,3 +74,33 @@ def test_without_a_checksum_there_is_no_image(folder: Path) -> None:
     (folder / "there" / "CHECKSUM.SHA512").write_text("")
     done = fetch(folder)
     assert done.returncode == 1 and "names no SHA512" in done.stderr
+
+
+def test_the_action_hands_over_what_it_is_given(tmp_path: Path) -> None:
+    """Its script, with programs around it that only write down how they were called."""
+    _, _, script = (ROOT / "action.yml").read_text().partition("      run: |\n")
+    lines = [line[8:] for line in script.splitlines() if line.startswith(" " * 8)]
+    lines = lines[: next(n for n, line in enumerate(lines) if line.endswith('"$image"')) + 1]
+    programs = tmp_path / "programs"
+    for name in ("programs/sudo", "programs/python", "temp/bhyveload/bin/pip", "here/.ci/fetch-image"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "temp/bhyveload/bin/bhyverun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "temp/bhyveload/bin/bhyverun").chmod(0o755)
+    given = {"COMMAND": "a 'b'; c", "MEMORY": "1G", "TIMEOUT": "9", "IMAGE_URL": "https://x/y.raw", "CHECKSUMS_URL": ""}
+    given |= {"COPY_IN": "my src:/root/x", "COPY_OUT": "/root/x/out:out", "PUT": "", "GET": "/a b:c"}
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(tmp_path), "RUNNER_TEMP": f"{tmp_path}/temp"}
+    done = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(lines)],
+        env={**environment, "HERE": f"{tmp_path}/here", **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    log, image = f"{tmp_path}/temp/freebsd-console.log", f"{tmp_path}/.cache/bhyveload-images/y.raw"
+    words = ["--exec", "a 'b'; c", "-m", "1G", "--timeout", "9", "--log", log, "--get", "/a b:c"]
+    words += ["--copy-in", "my src:/root/x", "--copy-out", "/root/x/out:out", image]
+    assert done.stdout.splitlines() == words
+    parse(words)  # bhyverun knows them

@@ -76,7 +76,9 @@ def test_there_and_back(guest: Guest, source: Path, tmp_path: Path) -> None:
 
 def test_nothing_of_the_folder_before_is_left(guest: Guest, source: Path, tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
-    guest.put_tree(source, tmp_path / "one")
+    (tmp_path / "link").symlink_to(source)
+    guest.put_tree(tmp_path / "link", tmp_path / "one")
+    assert names(tmp_path / "one") == names(source)
     guest.put_tree(tmp_path / "small", tmp_path / "two")
     assert names(tmp_path / "two") == []
     assert guest.get_tree(tmp_path / "small", tmp_path / "three") == [] and names(tmp_path / "three") == []

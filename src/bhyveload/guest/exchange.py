@@ -86,7 +86,7 @@ class Exchange:
                 encoding="utf-8",
                 errors="surrogateescape",
             ) as archive:
-                archive.add(folder, arcname=".", filter=owned)
+                archive.add(os.path.join(folder, ""), arcname=".", filter=owned)  # itself, were it a link
         except OSError as error:
             where = f"{error.filename}: " if isinstance(error.filename, str) else f"{folder}: "
             raise InputError(f"{where}{error.strerror or error}") from None
