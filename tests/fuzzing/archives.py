@@ -29,13 +29,16 @@ def _archive() -> Run:
     outside.write_bytes(_SENTINEL)
     fd = os.memfd_create("stream")
 
+    descriptors = len(os.listdir("/proc/self/fd"))
+
     def run(data: bytes) -> None:
         os.ftruncate(fd, 0)
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, -(-len(data) // 512) * 512 + 1024)
         try:
-            extract(Archive(fd, os.fstat(fd).st_size), str(inside))
+            extract(Archive(fd, os.fstat(fd).st_size), str(inside), lambda done, total: None)
         finally:
+            assert len(os.listdir("/proc/self/fd")) == descriptors
             assert sorted(os.listdir(place)) in (["in", "outside"], ["outside"])
             assert outside.read_bytes() == _SENTINEL and os.stat(outside).st_nlink == 1
             if inside.exists():

@@ -4,17 +4,12 @@ socket ask, what the folder of a saved guest claims."""
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
 import re
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from bhyveload.guest import prompts
-from bhyveload.guest.archive import Archive, extract
 from bhyveload.guest.output import CommandOutput
 from bhyveload.guest.typed import Markers
 from bhyveload.guest.watch import LAST_LINES, Watch
@@ -264,50 +259,9 @@ def _control_seeds() -> Iterator[bytes]:
     yield b'{"command": ["info"]}\n' * 3
 
 
-# A folder that the guest wrote as a tar stream
-
-
-def _archive() -> Run:
-    """The fixture of all rounds is one folder: what an archive leaves there is the next one's trouble."""
-    place = tempfile.TemporaryDirectory()
-    fd = os.memfd_create("disk", os.MFD_CLOEXEC)
-
-    def run(data: bytes) -> None:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, data, 0)
-        os.ftruncate(fd, 1 << 16)
-        try:
-            extract(Archive(fd, 1 << 16), os.path.join(place.name, "in"), lambda done, total: None)
-        finally:
-            assert os.listdir(place.name) in (["in"], [])
-
-    return run
-
-
-def _archive_seeds() -> Iterator[bytes]:
-    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
-        file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode="w", format=form, pax_headers={"comment": "word"}) as archive:
-            for name, kind, target in (
-                ("d" * 120, tarfile.DIRTYPE, ""),
-                ("d/f", tarfile.REGTYPE, ""),
-                ("d/l", tarfile.SYMTYPE, "f"),
-                ("h", tarfile.LNKTYPE, "d/f"),
-            ):
-                entry = tarfile.TarInfo(name)
-                entry.type, entry.linkname, entry.size = kind, target, 5 if kind == tarfile.REGTYPE else 0
-                archive.addfile(entry, io.BytesIO(b"bytes"))
-            sparse = tarfile.TarInfo("s")
-            sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "600"}
-            sparse.size = 600
-            archive.addfile(sparse, io.BytesIO(b"1\n500\n88\n".ljust(600, b"\0")))
-        yield file.getvalue().rstrip(b"\0") + bytes(512)
-
-
 TARGETS = [
     Target("saved", _saved, _saved_seeds, rounds=1000, size=1500),
     Target("console", _console, _console_seeds, rounds=1000, size=1500),
     Target("qmp", _qmp, _qmp_seeds, rounds=1000, size=1500),
-    Target("archive", _archive, _archive_seeds, rounds=500, size=8000),
     Target("control", _control, _control_seeds, rounds=1000, size=5000),
 ]
