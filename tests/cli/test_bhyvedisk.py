@@ -818,8 +818,10 @@ def test_no_disk_holds_anybody_up_for_ever(
     report = LOOKED.check({"mode": 0o644})
     given: list[float | None] = []
 
-    def confined(child: object, subject: object, deadline: Deadline, shape: object) -> dict[str, Any]:
+    def confined(child: object, subject: Any, deadline: Deadline, shape: object) -> dict[str, Any]:
         given.append(deadline.seconds)
+        for disk in subject._disks:
+            disk.close()
         return report
 
     monkeypatch.setattr(bhyvedisk, "run_confined", confined)

@@ -26,9 +26,13 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
+_open: list[int] = []  # of the test that runs
+
+
 def archive_of(data: bytes, room: int = 1 << 20) -> Archive:
     """``data`` on a disk, zeros behind it."""
     fd = os.memfd_create("disk")
+    _open.append(fd)
     os.write(fd, data)
     os.ftruncate(fd, max(room, len(data)))
     return Archive(fd, max(room, len(data)))
@@ -83,8 +87,10 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def writable(tmp_path: Path) -> Iterator[None]:
-    """pytest has to remove it all."""
+    """pytest has to remove it all, and its process may have only so many files open."""
     yield
+    while _open:
+        os.close(_open.pop())
     for path in tmp_path.rglob("read-only"):
         path.chmod(0o755)
 
