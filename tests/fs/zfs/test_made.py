@@ -157,6 +157,29 @@ def test_every_read_says_that_the_first_copy_is_not_there(
         assert events == [line, "read"] * 2
 
 
+@pytest.mark.parametrize("missing", [b"", b"ROOT"])
+def test_a_dataset_whose_objects_cannot_be_read(missing: bytes) -> None:
+    """zfs_lookup_dataset() of stand/libsa/zfs/zfsimpl.c answers EIO, whatever zio_read() said."""
+    writer = build([Top(0)])
+    (pool,) = opened(writer.finish(), "current").pools
+    whole = pool.mos
+    assert whole is not None
+    real = whole.dnode
+
+    class Without:
+        objects = pool.objects
+
+        def dnode(self, number: int) -> object:
+            if number == writer.datasets[missing]:
+                raise FileSystemError(EOPNOTSUPP, "its device is missing")
+            return real(number)
+
+    pool.mos = Without()  # type: ignore[assignment]
+    with pytest.raises(FileSystemError, match="its device is missing") as caught:
+        pool.find_dataset("ROOT/default")
+    assert caught.value.errno == EIO
+
+
 @pytest.mark.parametrize(("kind", "line", "errno"), [("disk", MISSING, EOPNOTSUPP), ("mirror", NO_SIDE, EIO)])
 def test_data_of_which_no_copy_is_there(kind: str, line: str, errno: int) -> None:
     """zio_read() gives its last copy's error, and dnode_read() passes it on."""

@@ -29,6 +29,14 @@ def _directory(mos: Objset) -> Dnode:
     return mos.dnode(zf.DMU_POOL_DIRECTORY_OBJECT)
 
 
+def _dnode(mos: Objset, number: int) -> Dnode:
+    """Raises FileSystemError (EIO): whatever kept it from being read (zfs_lookup_dataset)."""
+    try:
+        return mos.dnode(number)
+    except FileSystemError as error:
+        raise FileSystemError(EIO, error.message, error.hint) from error
+
+
 def root_dataset(mos: Objset) -> int:
     """The pool's `bootfs`, or else its root dataset: a dataset's object number.  Raises FileSystemError (EIO)."""
     objects = mos.objects
@@ -57,7 +65,10 @@ def lookup(mos: Objset, name: bytes, snapshots: bool = True) -> int:
 
     ``snapshots``: whether `ds@snap` is understood (13.2's loader does not).  Raises FileSystemError: ENOENT, EIO."""
     objects = mos.objects
-    number = zap.lookup(objects, _directory(mos), b"root_dataset")
+    try:
+        number = zap.lookup(objects, _directory(mos), b"root_dataset")
+    except FileSystemError as error:
+        raise FileSystemError(EIO, error.message, error.hint) from error
     components = [component for component in name.split(b"/") if component]
     if len(components) > _MAX_DEPTH:
         raise FileSystemError(ENAMETOOLONG, "ZFS: a dataset's name has too many components")
@@ -65,18 +76,18 @@ def lookup(mos: Objset, name: bytes, snapshots: bool = True) -> int:
     if snapshots and components:
         components[-1], _, snapshot = components[-1].partition(b"@")
         components = [component for component in components if component]
-    directory = mos.dnode(number)
+    directory = _dnode(mos, number)
     for component in components:
-        children = mos.dnode(_bonus_word(directory, zf.DD_CHILD_DIR_ZAPOBJ))
+        children = _dnode(mos, _bonus_word(directory, zf.DD_CHILD_DIR_ZAPOBJ))
         try:
             number = zap.lookup(objects, children, component)
         except FileSystemError as error:
             raise FileSystemError(ENOENT, f"ZFS: no dataset {name.decode('utf-8', 'replace')}") from error
-        directory = mos.dnode(number)
+        directory = _dnode(mos, number)
     head = _bonus_word(directory, zf.DD_HEAD_DATASET_OBJ)
     if not snapshot:
         return head
-    names = mos.dnode(_bonus_word(mos.dnode(head), zf.DS_SNAPNAMES_ZAPOBJ))
+    names = _dnode(mos, _bonus_word(_dnode(mos, head), zf.DS_SNAPNAMES_ZAPOBJ))
     try:
         return zap.lookup(objects, names, snapshot)
     except FileSystemError as error:
