@@ -48,7 +48,6 @@ from bhyveload.report import LoadReport
 from bhyveload.sandbox import Sandbox
 from bhyveload.vm.recall import MEMBER as NEEDED
 from bhyveload.vm.registers import Registers
-from bhyveload.vm.scratch import ScratchMachine
 from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from bhyveload.userboot.search import Loaders
     from bhyveload.vm.interface import Machine
     from bhyveload.vm.resident import ResidentMemory
+    from bhyveload.vm.scratch import ScratchMachine
     from bhyveload.work import restore, start
 
 GUEST_MEMORY = 512 << 20  # of guests to work in
@@ -302,7 +302,7 @@ def _flush_streams() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """These modules are imported only by those who run machines."""
+    """These modules are imported only by who asks for them: not on the way of a load that is kept."""
     if name == "RunResult":
         from bhyveload.handoff.backend import RunResult
 
@@ -311,6 +311,10 @@ def __getattr__(name: str) -> Any:
         from bhyveload.guest import session
 
         return getattr(session, name)
+    if name == "ScratchMachine":
+        from bhyveload.vm.scratch import ScratchMachine
+
+        return ScratchMachine
     if name in ("restore", "start"):
         from bhyveload import work
 

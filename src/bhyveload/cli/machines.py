@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 
 from bhyveload.errors import UsageError
-from bhyveload.vm.scratch import ScratchMachine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def open_machine(
     Raises HostError (no libvmmapi), VmNameError, VmMemoryError, VmBusy and the other VmErrors.
     """
     if dry_run:
+        from bhyveload.vm.scratch import ScratchMachine
+
         return ScratchMachine(name, memory)
     if not uses_vmm(choice):
         from bhyveload.vm.store import VirtualMachine

@@ -7,7 +7,7 @@ from bhyveload.boot_formats.elf_format import ELF32, ELF64, ET_EXEC, ET_REL, Elf
 from bhyveload.boot_formats.modinfo_format import KERNEL_TYPE, MODINFOMD_ELFHDR
 from bhyveload.errors import FileSystemError, KernelError
 from bhyveload.freebsd_errno import EFTYPE, EPERM, strerror
-from bhyveload.loader.kernel import amd64, elf, i386
+from bhyveload.loader.kernel import amd64, elf
 from bhyveload.loader.kernel.metadata import build, environment_block, find_file
 from bhyveload.loader.kernel.preloaded import PreloadedFile
 from bhyveload.need import OnDemand
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from bhyveload.boot_formats.elf_format import ElfClass
+    from bhyveload.loader.kernel import i386
     from bhyveload.loader.kernel import object as object_files
     from bhyveload.loader.state import Loader
 else:
+    i386 = OnDemand("bhyveload.loader.kernel.i386")
     object_files = OnDemand("bhyveload.loader.kernel.object")
 
 
