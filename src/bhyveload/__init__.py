@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from bhyveload.api import LoaderError as LoaderError
     from bhyveload.api import LoadReport as LoadReport
     from bhyveload.api import MemoryAccessError as MemoryAccessError
+    from bhyveload.api import NoFileSystem as NoFileSystem
     from bhyveload.api import Options as Options
     from bhyveload.api import PartitionError as PartitionError
+    from bhyveload.api import PathError as PathError
     from bhyveload.api import ReportError as ReportError
     from bhyveload.api import RunResult as RunResult
     from bhyveload.api import Sandbox as Sandbox
     from bhyveload.api import SandboxError as SandboxError
     from bhyveload.api import ScratchMachine as ScratchMachine
+    from bhyveload.api import Unsupported as Unsupported
     from bhyveload.api import UsageError as UsageError
     from bhyveload.api import VirtualMachine as VirtualMachine
     from bhyveload.api import VmBusy as VmBusy
