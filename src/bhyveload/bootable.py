@@ -1,4 +1,4 @@
-"""What would boot from a guest's file system: the kernel's names, whose scripts there are, and how far one looks.
+"""What would boot from a guest's file system: names of kernels, whose boot scripts are there, how much of them is read.
 
 The loader and ``bhyvedisk info`` go by the same rules (stand/userboot/userboot/main.c check_interpreter,
 stand/libsa/zipfs).

@@ -1,4 +1,4 @@
-"""JSON text out.  The json module costs 15 ms at start; writing needs none of it but its C half.
+"""Writing JSON.  The json module costs 15 ms at start, and writing needs only its C half.
 
 The text is pure ASCII with every control character escaped: guest-controlled names may be in it and terminals show it.
 A byte NN of a name that is no UTF-8 is the character U+10FFNN in all our documents.

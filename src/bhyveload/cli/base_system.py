@@ -1,4 +1,4 @@
-"""What ours of bhyve, bhyvectl and bhyverun do on FreeBSD: they name the base system's, which knows vmm(4)'s VMs."""
+"""On FreeBSD our bhyve, bhyvectl and bhyverun only name the base system's programs, which know vmm(4)'s VMs."""
 
 from __future__ import annotations
 

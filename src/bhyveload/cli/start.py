@@ -1,4 +1,4 @@
-"""How the programs start, and how bhyveload ends, in milliseconds saved: what setup installs as programs calls this.
+"""How the programs start, and how bhyveload ends, as fast as that can be: the installed programs call this.
 
 Collecting garbage while modules are imported finds none, and this process makes little: its children, who see a guest's
 bytes, collect theirs.  The end of an interpreter takes everything apart that the end of the process frees anyway.

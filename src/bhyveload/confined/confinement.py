@@ -1,4 +1,4 @@
-"""What a confined child is given: the sandbox in the words of the host seam."""
+"""What a confined child is given, and how it is shut in."""
 
 from __future__ import annotations
 

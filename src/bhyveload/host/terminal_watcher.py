@@ -1,4 +1,4 @@
-"""A terminal in raw mode does not stay so when the program that set it is killed."""
+"""Give a terminal in raw mode its own mode back when the program that set it is killed."""
 
 from __future__ import annotations
 

@@ -209,7 +209,9 @@ def _use(path: str) -> bool:
 
 
 def _locked_part(path: str) -> int:
-    """A descriptor of the file in which ``path`` grows, when nobody else works on it.  Raises HostError."""
+    """A descriptor of the file in which ``path`` grows, when nobody else works on it.
+
+    It has a name, unlike new_file.py's: who wants the same image waits for it, and has it then.  Raises HostError."""
     part = path + ".part"
     try:
         while True:

@@ -1,4 +1,4 @@
-"""What a VM's last load needed besides what every load has: a hint of what the next one will (api.py).
+"""What a VM's last load needed besides what every load has: a hint of what the next one will (loading.py).
 
 It stands at the end of state.json.  Only names of need.GROUPS are acted on, and only by importing them: a wrong one
 costs milliseconds.
