@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.disks import Disk
 from bhyveload.handoff.network import Network
+from bhyveload.handoff.qemu import box as box_module
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.calls import REFUSED, REFUSED_WITHOUT_NETWORK
 from bhyveload.handoff.qemu.command import QemuOptions
@@ -152,6 +156,35 @@ def test_who_starts_qemu_may_be_killed_at_any_moment(stand_in: Path, confined: b
         signal.signal(signal.SIGTERM, before)
     for fd in prepared:
         os.close(fd)
+
+
+_OPEN = """
+import os
+names = os.listdir("/proc/self/fd")  # its own is closed then
+print(*sorted(int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")))
+"""
+
+
+@pytest.mark.parametrize("libc", [ctypes.CDLL(None), object()], ids=["close_range", "none"])
+def test_what_it_inherits(libc: Any) -> None:
+    """The standard descriptors and those that are named, neighbours or not; whatever else was left open."""
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(6)]
+    try:
+        for fd in opened:
+            os.set_inheritable(fd, fd % 2 == 0)
+        given = [opened[0], opened[1], opened[4]]
+        done = subprocess.run(
+            [sys.executable, "-c", _OPEN],
+            close_fds=False,
+            preexec_fn=box_module._inheritance(libc, given),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert [int(word) for word in done.stdout.split()] == [0, 1, 2, *given]
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def test_a_program_that_is_not_there() -> None:

@@ -56,6 +56,7 @@ _SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/q
 _RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/run/systemd/resolve")
 _PROGRAMS = ("/bin", "/usr/bin", "/usr/local/bin")  # for a script in place of QEMU
 _KVM = "/dev/kvm"
+_CLOSE_RANGE_CLOEXEC, _LAST_DESCRIPTOR = 4, 0xFFFFFFFF
 _BEGINNING = 8 << 20  # bytes of a program: the names of its libraries are there
 
 
@@ -153,13 +154,15 @@ class Box:
         """What of the box is QEMU's own."""
         return ["-sandbox", SECCOMP] if self._own_filter else []
 
-    def entry(self, reopened: Sequence[int]) -> tuple[Callable[[], None], list[int]]:
+    def entry(self, reopened: Sequence[int], given: Sequence[int] = ()) -> tuple[Callable[[], None], list[int]]:
         """What the child calls after fork, and descriptors to close in the parent afterwards.
 
-        ``reopened``: descriptors that QEMU opens once more through /proc/self/fd.  Everything is looked up now: a
-        fork must neither import nor look for anything.
+        ``reopened``: descriptors that QEMU opens once more through /proc/self/fd; ``given``: those that it inherits
+        besides the standard ones, and no other.  Everything is looked up now: a fork must neither import nor look for
+        anything.
         """
         libc = ctypes.CDLL(None, use_errno=True)
+        inherit = _inheritance(libc, given)
         parent = os.getpid()
         ruleset = self._ruleset(libc, reopened) if self._abi else -1
         confined = bool(self._files)
@@ -170,6 +173,7 @@ class Box:
         seccomp, filters = self._filters() if confined else (-1, None)
 
         def in_child() -> None:
+            inherit()
             if confined:
                 if not core:
                     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -304,3 +308,28 @@ def _firmware(prefix: str) -> list[str]:
     shares = dict.fromkeys(os.path.join(base, "share") for base in (prefix, "/usr", "/usr/local"))
     built = [os.path.join(prefix, name) for name in ("pc-bios", "build/qemu-bundle", "build/pc-bios")]  # not installed
     return [*built, *(os.path.join(share, name) for share in shares for name in _FIRMWARE)]
+
+
+def _inheritance(libc: ctypes.CDLL, given: Sequence[int]) -> Callable[[], None]:
+    """What a child calls so that the program it becomes has the standard descriptors and ``given``.
+
+    Not subprocess's pass_fds: where two of those are neighbours, it closes all that there might be one by one behind
+    the box, where /proc cannot be read: 20,000 calls, or a million in a container (_posixsubprocess.c,
+    _close_range_except).
+    """
+    kept = sorted({0, 1, 2, *given})
+    ends = [*(fd - 1 for fd in kept[1:]), _LAST_DESCRIPTOR]
+    others = [(fd + 1, end) for fd, end in zip(kept, ends, strict=True) if fd < end]
+    close_range = getattr(libc, "close_range", lambda *_: -1)
+
+    def inherit() -> None:
+        if any(close_range(first, ctypes.c_uint(last), _CLOSE_RANGE_CLOEXEC) for first, last in others):
+            for name in os.listdir("/dev/fd"):  # Linux before 5.11, or a C library that does not know of it
+                try:
+                    os.set_inheritable(int(name), False)
+                except OSError:
+                    pass  # that of this folder itself
+        for fd in kept:
+            os.set_inheritable(fd, True)
+
+    return inherit

@@ -138,7 +138,7 @@ class QemuSession:
         command += ["-d", "cpu_reset", "-D", f"/proc/self/fd/{log_write}"]
         self._qmp = Qmp(qmp[0])
         self.console = GuestConsole(self.loop, guest_end[0])
-        enter, prepared = box.entry([memory.fd, stub, log_write])
+        enter, prepared = box.entry([memory.fd, stub, log_write], files.given)
         for fd in prepared:
             theirs.callback(os.close, fd)
         self._lent = ours.enter_context(ExitStack())
@@ -151,7 +151,7 @@ class QemuSession:
             stdin=subprocess.DEVNULL,
             stdout=error_write,
             stderr=error_write,
-            pass_fds=files.given,
+            close_fds=False,  # the box gives it its own
             process_group=0,  # what ends ours (timeout(1), a shell's kill) presses the guest's power button, no more
             preexec_fn=enter,  # noqa: PLW1509 - it calls what was looked up before
         )
