@@ -29,6 +29,7 @@ _ZNODE_OWNER = Struct("<2Q")
 _SA_HDR = Struct("<IH")
 _WORD = Struct("<Q")
 _MAX_LAYOUTS = 1024
+_MAX_KNOWN = 1024
 
 # The layout of nearly every object; used when the tables are damaged.
 _DEFAULT_LAYOUT = (
@@ -49,12 +50,15 @@ _DEFAULT_SYMLINK_OFFSET = 160
 
 
 class Layouts:
-    """A dataset's SA layouts: number -> ((attribute name, length or 0 for variable), ...)."""
+    """A dataset's SA layouts: number -> ((attribute name, length or 0 for variable), ...).
 
-    __slots__ = ("by_number",)
+    ``known``: what bonuses said that say everything; a path's directories are asked again and again."""
+
+    __slots__ = ("by_number", "known")
 
     def __init__(self, by_number: dict[int, tuple[tuple[str, int], ...]]) -> None:
         self.by_number = by_number
+        self.known: dict[bytes, Attributes] = {}
 
 
 def load_layouts(objset: Objset, master: Dnode) -> Layouts:
@@ -109,6 +113,9 @@ def of_sa(dnode: Dnode, objects: ObjectReader, layouts: Layouts) -> Attributes:
     """From system attributes in the bonus and, for what is not there, in the spill block.
 
     Raises FileSystemError (EIO): neither is there, or damaged."""
+    alone = dnode.spill is None
+    if alone and (known := layouts.known.get(dnode.bonus)) is not None:
+        return known
     found: dict[str, bytes] = {}
     if dnode.bonuslen:
         _collect(dnode, dnode.bonus, layouts, found)
@@ -131,6 +138,8 @@ def of_sa(dnode: Dnode, objects: ObjectReader, layouts: Layouts) -> Attributes:
     text = found.get("ZPL_SYMLINK")
     if text is not None and len(text) >= result.size:
         result.symlink = text[: result.size]
+    if alone and len(layouts.known) < _MAX_KNOWN:
+        layouts.known[dnode.bonus] = result
     return result
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 from . import zfs_format as zf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Buffer = bytes | memoryview
+
+_EMPTY = Struct("<QQ32xQ")  # what tells a hole: the first copy's place, and the properties
 
 
 class Dva:
@@ -103,8 +107,8 @@ def logical_size(stored: bytes) -> int:
 
 def is_hole(data: Buffer, offset: int) -> bool:
     """Whether the block pointer stored there is a hole, without taking it apart."""
-    words = zf.BLKPTR.unpack_from(data, offset)
-    return not words[0] and not words[1] and not words[6] >> 39 & 1
+    first, second, properties = _EMPTY.unpack_from(data, offset)
+    return not first and not second and not properties >> 39 & 1
 
 
 class Salt:

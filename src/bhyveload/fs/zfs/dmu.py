@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Buffer = bytes | memoryview
 
 _MAX_LEVELS = 8
+_MAX_PATHS = 64  # of one dnode
 _zeros = bytes(128 << 10)
 
 
@@ -33,7 +34,8 @@ def zeros(length: int) -> memoryview:
 
 class Dnode:
     """A dnode_phys_t.  ``bonus`` is all there is of it, also in slots beyond the first; ``spill`` the stored spill
-    block pointer or None; ``bsize`` the data block size."""
+    block pointer or None; ``bsize`` the data block size; ``paths``: the stored pointers that lead to some blocks, those
+    of indirect blocks first."""
 
     __slots__ = (
         "block_pointers",
@@ -45,6 +47,7 @@ class Dnode:
         "maxblkid",
         "nlevels",
         "number",
+        "paths",
         "spill",
         "type",
     )
@@ -66,6 +69,7 @@ class Dnode:
             _,
         ) = zf.DNODE_CORE.unpack_from(data)
         self.number = number
+        self.paths: dict[int, list[bytes]] = {}
         self.bsize = sectors << zf.SPA_MINBLOCKSHIFT
         if self.type == 0:
             raise FileSystemError(EIO, f"ZFS: object {number} does not exist")
@@ -138,6 +142,12 @@ class ObjectReader:
 
     def _pointer(self, dnode: Dnode, number: int) -> tuple[bytes | None, int]:
         """The stored pointer to data block ``number``, and 0; or None, and the level in which there is a hole."""
+        path = dnode.paths.get(number)
+        if path is not None:
+            for stored in path[:-1]:
+                self.blocks.read(stored)  # as libsa does: it counts
+            return path[-1], 0
+        path = []
         if number > dnode.maxblkid:
             return None, dnode.nlevels
         shift = dnode.indblkshift - zf.SPA_BLKPTRSHIFT
@@ -151,7 +161,10 @@ class ObjectReader:
             if blkptr.is_hole(data, place):
                 return None, level
             stored = bytes(data[place : place + zf.BLKPTR_SIZE])
+            path.append(stored)
             if not level:
+                if len(dnode.paths) < _MAX_PATHS:
+                    dnode.paths[number] = path
                 return stored, 0
             if blkptr.logical_size(stored) > 1 << zf.DN_MAX_INDBLKSHIFT:  # larger ones are not remembered
                 raise FileSystemError(EIO, f"ZFS: an indirect block of object {dnode.number} is too large")
