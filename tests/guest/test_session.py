@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,3 +117,18 @@ def test_the_guest_ends() -> None:
     with guest_of("login") as guest, pytest.raises(GuestEnded) as caught:
         guest.run("kill -9 $PPID; sleep 10")
     assert caught.value.exit_status == 126
+
+
+def test_a_guest_that_cannot_be_saved() -> None:
+    """With a reason, and when it takes too long; it is there as before."""
+    for answers, error in ((["no room"], GuestError), ([], GuestTimedOut)):
+
+        def save(answer: Callable[[str], None], answers: list[str] = answers) -> None:
+            for reason in answers:
+                answer(reason)
+
+        session = ScriptedSession("login")
+        with Guest(session, patience=20.0, save=save) as guest:  # type: ignore[arg-type]
+            with pytest.raises(error, match=f"is not saved: {answers[0] if answers else 'it takes too long'}"):
+                guest.save(5.0)
+            assert guest.run("echo on", timeout=20).text == "on\n"

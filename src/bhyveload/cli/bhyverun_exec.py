@@ -12,6 +12,7 @@ from bhyveload.cli.messages import EXIT_INTERRUPTED, report_error, warn
 from bhyveload.cli.progress import CopyProgress, UnpackProgress
 from bhyveload.errors import BhyveloadError, GuestEnded, GuestTimedOut, HostError, InputError, VmNameError, VmNotFound
 from bhyveload.guest.exchange import COPY_LIMIT, Exchange
+from bhyveload.guest.session import SAVE_SECONDS
 from bhyveload.handoff.qemu.overlay import scratch_file
 from bhyveload.libc import write_all
 from bhyveload.running.runner import Choices, run_guest
@@ -113,7 +114,8 @@ class _Work:
         try:
             self._do(guest)
             if self._arguments.save and not self.status:
-                guest.save()
+                left = self._left()
+                guest.save(SAVE_SECONDS if left is None else left)
             if self._arguments.overlays and not session.over:
                 guest.power_off()
         except BhyveloadError as error:

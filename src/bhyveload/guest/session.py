@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bhyveload.handoff.backend import RunResult, Session
 
 PATIENCE = 600.0  # seconds for the way to a shell: emulated machines boot slowly
+SAVE_SECONDS = 300.0
 FILE_MAX = 64 << 20  # bytes of a file by the console
 OUTPUT_MAX = 256 << 20  # bytes of output that are kept
 
@@ -250,7 +251,7 @@ class Guest:
                 "p9fs is in FreeBSD 15 and later; --copy-in works with all",
             )
 
-    def save(self, timeout: float = 300.0) -> None:
+    def save(self, timeout: float = SAVE_SECONDS) -> None:
         """Keep the guest as it is now, at its shell, in the folder that ``start`` was given (``save_to``).
 
         The run ends; ``restore`` starts clones of it.  Raises UsageError, too."""
@@ -262,8 +263,10 @@ class Guest:
         self._save(answers.append)
         while not answers and not self.session.over and time.monotonic() < deadline:
             self.session.turn(_STEP)
-        if reason := answers[0] if answers else "it takes too long":
-            raise GuestError(f"the guest is not saved: {reason}")
+        if not answers:
+            raise GuestTimedOut("the guest is not saved: it takes too long")
+        if answers[0]:
+            raise GuestError(f"the guest is not saved: {answers[0]}")
         self.session.wait()
 
     def leave(self, timeout: float | None = None) -> None:
