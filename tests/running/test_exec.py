@@ -104,6 +104,8 @@ def test_a_share_that_the_guest_cannot_mount(disk: Path, tmp_path: Path) -> None
     done = execute(disk, "--exec", "echo never", "--share", f"{tmp_path},at=/tmp/here")
     assert (done.status, done.out) == (125, b"")
     assert "/tmp/here: the guest cannot mount the share share: sh: not found (p9fs is in FreeBSD 15" in done.messages
+    done = execute(disk, "--exec", "echo own", "--share", f"{tmp_path},at=none")
+    assert (done.status, done.out, done.messages) == (0, b"own\n", "")
 
 
 def test_a_panic(disk: Path) -> None:

@@ -47,7 +47,7 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
                         user alone reaches nothing behind its gateway, host opens it; also mac=, model=
       --ssh PORT        user network; PORT of the host's loopback leads to the guest's sshd
       --share DIR       a folder for the guest (9p, FreeBSD 15); behind DIR: ,tag=NAME ,ro; with --exec it is mounted
-                        on /mnt/NAME, or where ,at=PLACE says
+                        on /mnt/NAME, or where ,at=PLACE says, or not (,at=none)
 
       --console WHERE   stdio (default), pty, unix:PATH, tcp:[HOST:]PORT, a device or file, none;
                         bhyvectl --vm=NAME --console reaches it as well
@@ -113,6 +113,7 @@ LONG_OPTIONS = {
     **{name: f"{name}:" for name in _WITH_ARGUMENT},
 }
 GUEST_MEMORY = 512 << 20
+NO_MOUNT = "none"
 _TAG_LIMIT = 31  # QEMU's
 
 
@@ -213,7 +214,8 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
         case "share":
             share, place = _share(value, len(arguments.shares))
             arguments.shares.append(share)
-            arguments.mounts.append((share[1], place or f"/mnt/{share[1]}"))
+            if place != NO_MOUNT:
+                arguments.mounts.append((share[1], place or f"/mnt/{share[1]}"))
             if place:
                 arguments.for_exec.append("--share with ,at=")
         case "console":
