@@ -42,7 +42,7 @@ LEVELS = (
         "compat",
         "bootable",
     },
-    {"errors", "syscall", "libc", "value", "boot_formats", "new_file", "printable"},
+    {"errors", "syscall", "libc", "value", "boot_formats", "new_file", "absolute_path", "printable"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours that may be used, each for a reason.

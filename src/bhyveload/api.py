@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.compat import loader_version
 from bhyveload.confined.deadline import Deadline, deadline_of
 from bhyveload.errors import (
@@ -181,7 +182,7 @@ def load(
         )
     vcpu = Registers.of(result.pop("vcpu"))
     needed = result.pop(NEEDED, None)
-    result["disks"] = [{**disk.describe(), "path": os.path.abspath(disk.name)} for disk in disks]
+    result["disks"] = [{**disk.describe(), "path": absolute_path(disk.name)} for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()
@@ -254,7 +255,7 @@ def load_image(
         if kernel:
             from bhyveload.host.directory import open_host_directory
 
-            folder = open_host_directory(os.path.dirname(os.path.abspath(kernel)))
+            folder = open_host_directory(os.path.dirname(absolute_path(kernel)))
             chosen = Options(batch=True, kernel=f"host0:/{os.path.basename(kernel)}")
         remove_abandoned()
         vm = VirtualMachine.create(passing_name(), memory)

@@ -873,6 +873,8 @@ def test_disks_and_paths(words: str, disks: list[str], path: str, host_path: str
         ("info -d a b", "info: 'b' is too much"),
         ("info -l a", "-l goes with ls only"),
         ("ls --json a", "--json goes with info only"),
+        ("info a --partition disk0p1", "--partition does not go with info"),
+        ("info a --dataset zroot", "--dataset does not go with info"),
         ("ls -x a", "illegal option -- x"),
         ("ls a --partition", "option requires an argument -- partition"),
         ("ls a --partition=", "--partition wants a name"),

@@ -227,6 +227,18 @@ def test_read_only_disk(disk: Path, tmp_path: Path) -> None:
     assert line.startswith(f"bhyveload: {copy}: opened read-only: ")
 
 
+def test_a_disk_behind_a_link_and_up(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bhyverun will use is the disk that was read, not another one of that name."""
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").symlink_to("../far/folder")
+    for place in ("far", "near"):
+        shutil.copy(disk, tmp_path / place / "disk.img")
+    monkeypatch.chdir(tmp_path / "near")
+    (used,) = load("-d", "link/../disk.img", "-m", "64M")["disks"]
+    assert os.path.samefile(used["path"], tmp_path / "far" / "disk.img")
+
+
 def test_disk_that_may_not_be_read(disk: Path, tmp_path: Path) -> None:
     copy = tmp_path / "disk.img"
     shutil.copy(disk, copy)

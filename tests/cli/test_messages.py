@@ -11,6 +11,7 @@ import pytest
 
 from bhyveload.cli.messages import report_error, run, warn
 from bhyveload.errors import FileSystemError, LoaderError, UsageError, VmBusy
+from support.end_to_end import PROGRAMS
 
 
 def test_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +43,11 @@ def test_defects(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("BHYVELOAD_DEBUG", "1")
     assert run("bhyveload", lambda: 1 // 0) == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_error("bhyveload", MemoryError()) == 71
+    assert "no more memory" in capsys.readouterr().err
 
 
 def test_other_errors_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +83,15 @@ def test_reader_that_goes_away(lines: int, status: int, expected: int) -> None:
 def test_full_output() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(program(1, 0), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (74, "test: a warning\ntest: No space left on device\n")
+    assert (done.returncode, done.stderr) == (74, "test: a warning\ntest: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("name", ["bhyveload", "bhyve", "bhyvectl"])
+@pytest.mark.parametrize("nobody", ["2>/dev/full", "2>&-", "1>&- 2>&-"])
+def test_usage_that_nobody_can_read(name: str, nobody: str) -> None:
+    """The status stays that of FreeBSD's usage()."""
+    command = ["sh", "-c", f'exec "$0" {nobody}', str(PROGRAMS / name)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-", "2>/dev/full"])

@@ -180,6 +180,19 @@ def test_a_chain_of_backing_files(raw: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_backing_file_behind_a_link_and_up(raw: Path, tmp_path: Path) -> None:
+    """As QEMU finds it: ``..`` is the parent of what the link names."""
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/folder")
+    (tmp_path / "bottom").write_bytes(bytes(raw.stat().st_size))
+    (tmp_path / "far" / "bottom").write_bytes(raw.read_bytes())
+    create(tmp_path / "far" / "folder" / "top", "qcow2", None, "", "-b", "../bottom", "-F", "raw")
+    top = tmp_path / "link" / "top"
+    expected = as_raw(top, "qcow2", tmp_path / "again")
+    assert expected == raw.read_bytes()
+    assert read_all(top, allow_backing=True) == expected
+
+
 def test_a_backing_format_in_the_image_counts(raw: Path, tmp_path: Path) -> None:
     """A raw disk whose guest made it look like qcow2 stays raw when the image on top says so."""
     bottom = tmp_path / "bottom"

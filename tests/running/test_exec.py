@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -44,6 +45,22 @@ def test_an_image(disk: Path) -> None:
     assert (done.status, done.out.decode()) == (7, "hällo\nbefore\nbehind\n")
     assert disk.read_bytes() == before
     assert vms() == []
+
+
+def test_an_image_with_a_comma_in_a_folder(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named from where the user is: an image is told from a VM's name by what is there."""
+    shutil.copy(disk, tmp_path / "my disk, 2.img")
+    monkeypatch.chdir(tmp_path)
+    done = execute("my disk, 2.img", "--exec", "echo here", "-m", "64M")
+    assert (done.status, done.out) == (0, b"here\n")
+    assert execute("my disk, 2.img,format=raw,ro", "--exec", "exit 3", "-m", "64M").status == 3
+
+
+def test_neither_a_vm_nor_an_image() -> None:
+    done = execute("nothing.img", "--exec", "true")
+    assert (done.status, done.out) == (125, b"")
+    assert done.messages.startswith("bhyverun: there is neither a VM nor a disk image 'nothing.img' (")
+    assert done.messages.count("\n") == 1
 
 
 def test_a_killed_run_leaves_a_vm_until_the_next(disk: Path) -> None:
@@ -126,7 +143,7 @@ def test_a_guest_that_ends_or_takes_too_long(disk: Path) -> None:
 def test_errors_are_125(tmp_path: Path, disk: Path) -> None:
     for words, why in (
         (["--exec", "true", tmp_path / "absent"], "no such"),
-        (["--exec", "true", "nobody"], "no VM"),
+        (["--exec", "true", "nobody"], "neither a VM"),
         (["--exec", "true", "--daemon", disk], "exclude each other"),
         (["--exec", "true", "--put", "x", disk], "two files with a colon"),
         (["--exec", "true", "--copy-in", tmp_path / "absent", disk], "absent: no such folder"),

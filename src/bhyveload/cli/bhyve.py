@@ -15,7 +15,7 @@ from bhyveload.bhyve.guest import DEFAULT_MEMORY, guest_of, memory_of, pins_of, 
 from bhyveload.bhyve.usage import SHORT_OPTIONS, usage
 from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import Getopt, timeout_of
-from bhyveload.cli.messages import program_name, report_error, warn
+from bhyveload.cli.messages import program_name, report_error, say, warn
 from bhyveload.cli.messages import run as run_program
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.compat import compat_option
@@ -101,10 +101,10 @@ def main() -> int:
 
 def _complain(program: str, error: BhyveError) -> None:
     for line in error.before:
-        sys.stderr.write(f"{escape(line)}\n")
+        say(f"{escape(line)}\n")
     text = f"{error.message} ({error.hint})" if error.hint else error.message
     if error.bare:
-        sys.stderr.write(f"{escape(text)}\n")
+        say(f"{escape(text)}\n")
     else:
         warn(program, text)
 
@@ -166,7 +166,7 @@ def _compat_in(words: Sequence[str]) -> LoaderVersion:
 
 
 def _usage(program: str, compat: LoaderVersion, status: int) -> int:
-    sys.stderr.write(usage(program, compat))
+    say(usage(program, compat))
     return status
 
 
@@ -193,7 +193,7 @@ def _tell_what_is_missing(config: Config) -> None:
         path, _, value = line.partition("=")
         words = path.split(".")
         if words[0] == "pci" and words[-1] == "device" and value in _IMPOSSIBLE and len(words) == 5:
-            sys.stderr.write(f'pci slot {escape(":".join(words[2:4]))}: unknown device "{value}"\n')
+            say(f'pci slot {escape(":".join(words[2:4]))}: unknown device "{value}"\n')
 
 
 def _opened(name: str, compat: LoaderVersion) -> VirtualMachine:

@@ -6,9 +6,10 @@ import io
 import os
 import sys
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.cli.base_system import refer
 from bhyveload.cli.getopt import getopt, number_of
-from bhyveload.cli.messages import program_name, run, warn
+from bhyveload.cli.messages import program_name, run, say, warn
 from bhyveload.errors import UsageError, VmError
 from bhyveload.jsontext import dumps
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
@@ -101,7 +102,7 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
         return 0
     name = arguments.get("vm")
     if name is None:
-        sys.stderr.write(usage())
+        say(usage())
         return EXIT_USAGE
     cpu = number_of(arguments.get("cpu", "0"), 0, 9999)
     if cpu is None:
@@ -165,7 +166,7 @@ def _dump(name: str, path: str) -> None:
     runner = running(name)
     if runner is not None:
         with runner:
-            runner.ask("dump", _DUMP_LIMIT, path=os.path.abspath(path))
+            runner.ask("dump", _DUMP_LIMIT, path=absolute_path(path))
         return
     with VirtualMachine.open(name, lock=False, require_loaded=True) as vm:
         assert vm.memory is not None
@@ -215,7 +216,7 @@ def _save(name: str, folder: str) -> None:
     progress = CopyProgress(program_name("bhyvectl"), f"{name}: saving its memory")
     with runner:
         try:
-            runner.ask("save", _SAVE_LIMIT, progress.step, path=os.path.abspath(folder) if folder else "")
+            runner.ask("save", _SAVE_LIMIT, progress.step, path=absolute_path(folder) if folder else "")
         finally:
             progress.end()
         runner.wait_for_the_end(_SAVE_LIMIT)

@@ -236,6 +236,9 @@ def parse(words: list[str]) -> DiskRequest:
         raise UsageError("--no-sandbox contradicts --require-sandbox and --user")
     if request.partition and request.dataset:
         raise UsageError("--partition and --dataset exclude each other", "a dataset is on all of its pool's partitions")
+    for option, name in (("partition", request.partition), ("dataset", request.dataset)):
+        if name and request.command == "info":
+            raise UsageError(f"--{option} does not go with info", "info shows all that is on the disks")
     return request
 
 

@@ -23,7 +23,7 @@ from bhyveload.cli.bhyveload_options import (
 from bhyveload.cli.getopt import Getopt
 from bhyveload.cli.loaders import chosen_loaders, print_cross_check
 from bhyveload.cli.machines import open_machine
-from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, run, warn
+from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, run, say, warn
 from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.errors import (
@@ -98,7 +98,7 @@ def _main(program: str, words: list[str]) -> int:
 
 def _usage(program: str) -> int:
     blank = " " * len(program)
-    sys.stderr.write(
+    say(
         f"usage: {program} [-S] [-c <console-device>] [-d <disk-path>] [-e <name=value>]\n"
         f"       {blank} [-h <host-path>] [-m memsize[K|k|M|m|G|g|T|t]] <vmname>\n"
     )

@@ -8,6 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.cli.base_system import refer
 from bhyveload.cli.bhyverun_options import HELP, parse
 from bhyveload.cli.messages import EXIT_INTERRUPTED, program_name, report_error, warn
@@ -134,7 +135,7 @@ def _prepare(
         save_stub(arguments.stub, stub)
     if arguments.export:
         save_image(arguments.export, stub, memory)
-    kernel = os.path.abspath(arguments.export or arguments.stub) if arguments.export or arguments.stub else "STUB"
+    kernel = absolute_path(arguments.export or arguments.stub) if arguments.export or arguments.stub else "STUB"
     return shlex.join(Qemu().command(vm, options, kernel, whole_image=bool(arguments.export)))
 
 
@@ -171,7 +172,7 @@ def _options(
         extra=arguments.extra,
         progress=UnpackProgress(program),
         deadline=deadline,
-        shares=[(os.path.abspath(path), tag, read_only) for path, tag, read_only in arguments.shares],
+        shares=[(absolute_path(path), tag, read_only) for path, tag, read_only in arguments.shares],
         user=arguments.user,
         confined=arguments.confined,
         **(_debugged(program, arguments.gdb) if arguments.gdb else {}),

@@ -14,6 +14,7 @@ from bhyveload.errors import BhyveloadError, GuestEnded, GuestTimedOut, HostErro
 from bhyveload.guest.exchange import COPY_LIMIT, Exchange
 from bhyveload.guest.session import SAVE_SECONDS
 from bhyveload.handoff.qemu.overlay import scratch_file
+from bhyveload.image.named import named_disk
 from bhyveload.libc import write_all
 from bhyveload.running.runner import Choices, run_guest
 from bhyveload.vm.store import VirtualMachine
@@ -83,9 +84,13 @@ def _machine(
     try:
         if "/" not in name:
             return closing.enter_context(VirtualMachine.open(name, require_loaded=True)), None
-    except (VmNotFound, VmNameError):
-        if not os.path.exists(name.partition(",")[0]):
-            raise
+    except (VmNotFound, VmNameError) as error:
+        if not os.path.exists(named_disk(name).path):
+            if isinstance(error, VmNameError):
+                raise
+            raise InputError(
+                f"there is neither a VM nor a disk image '{name}'", "bhyvectl --list shows all VMs"
+            ) from None
     from bhyveload.api import load_image
     from bhyveload.handoff.disks import disks_of
 

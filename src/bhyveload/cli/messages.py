@@ -7,7 +7,7 @@ import os
 import sys
 
 from bhyveload.cli.descriptors import occupy_standard_descriptors
-from bhyveload.errors import EX_IOERR, EX_SOFTWARE, BhyveloadError
+from bhyveload.errors import EX_IOERR, EX_OSERR, EX_SOFTWARE, BhyveloadError
 from bhyveload.printable import escape
 
 TYPE_CHECKING = False
@@ -24,9 +24,14 @@ def program_name(default: str) -> str:
 
 
 def warn(program: str, text: str) -> None:
-    """One line on standard error.  That nobody can hear it is no error."""
+    """One line on standard error, as ``say``."""
+    say(f"{program}: {escape(text)}\n")
+
+
+def say(text: str) -> None:
+    """``text`` as it is on standard error.  That nobody can hear it is no error."""
     try:
-        sys.stderr.write(f"{program}: {escape(text)}\n")
+        sys.stderr.write(text)
         sys.stderr.flush()
     except (ValueError, AttributeError):
         pass  # closed, or not there at all (None)
@@ -51,6 +56,9 @@ def report_error(program: str, error: BaseException) -> int:
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         warn(program, f"{where}{error.strerror or error}")
         return EX_IOERR
+    if isinstance(error, MemoryError):
+        warn(program, "the host gives this process no more memory (ulimit -v, a cgroup's limit)")
+        return EX_OSERR
     if os.environ.get("BHYVELOAD_DEBUG"):
         sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(error, ImportError):
@@ -74,6 +82,7 @@ def run(program: str, body: Callable[[], int]) -> int:
             sys.stdout.flush()
     except OSError as error:
         _discard(1)
+        error.filename = "standard output"
         status = status or report_error(program, error)
     return status
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.confined.deadline import FOREVER
 from bhyveload.errors import HandoffError
 
@@ -88,7 +89,7 @@ def disk_from_path(text: str, allow_backing: bool = False, tell: Callable[[str],
     try:
         if disk.forgotten and tell is not None:
             tell(forgotten_warning(disk.name, disk.kind))
-        return _from_entry({**disk.describe(), "path": os.path.abspath(disk.name)})
+        return _from_entry({**disk.describe(), "path": absolute_path(disk.name)})
     finally:
         disk.close()
 

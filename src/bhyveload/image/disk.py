@@ -18,6 +18,7 @@ import errno
 import os
 import stat
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.confined.confinement import Subject
 from bhyveload.confined.deadline import FOREVER, SURVEY_SECONDS
 from bhyveload.confined.reports import IMAGE, IN_BLOCKS, MAX_DISK
@@ -250,7 +251,7 @@ class Opener:
         name = name.removeprefix("file:")
         if not name or ":" in name.partition("/")[0]:
             raise ImageError(f"{of}: its backing file {name!a} is not a plain file, and is not opened")
-        path = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(of)), name))
+        path = absolute_path(os.path.join(os.path.dirname(of), name))
         try:
             file = self._file(path)
         except InputError as error:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.bhyve.devices import PciSerial, Stdio, TerminalPort
 from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
 from bhyveload.handoff.qemu.guest.machine import backings_of
@@ -80,7 +81,7 @@ def run_bhyve_guest(
 def _facts(guest: BhyveGuest) -> dict[str, object]:
     """What bhyvectl tells of the run."""
     disks = [
-        {"path": os.path.abspath(backing.path), "read_only": backing.read_only, "keeps": True}
+        {"path": absolute_path(backing.path), "read_only": backing.read_only, "keeps": True}
         for backing in backings_of(guest)
     ]
     console = "none"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.handoff.console import Escape
 from bhyveload.running.background import tell_service_manager
 from bhyveload.running.consoles import STDIO, open_console, open_log
@@ -113,7 +113,7 @@ def run_guest(
 def facts_of(disks: Sequence[Disk], console: str, cpus: int) -> dict[str, Any]:
     """What the control socket tells of a run."""
     listed = [
-        {"path": os.path.abspath(disk.name), "read_only": disk.read_only, "keeps": not disk.snapshot} for disk in disks
+        {"path": absolute_path(disk.name), "read_only": disk.read_only, "keeps": not disk.snapshot} for disk in disks
     ]
     return {"disks": listed, "console": console, "cpus": cpus}
 

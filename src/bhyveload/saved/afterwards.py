@@ -12,6 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.confined.deadline import FOREVER
 from bhyveload.errors import BhyveloadError, HandoffError
 from bhyveload.handoff.network import Network
@@ -115,7 +116,7 @@ def _below(disk: Disk) -> Disk:
     if not disk.overlay:
         return disk.changed(snapshot=False)
     below = [(disk.path, disk.format), *disk.backing]
-    return disk.changed(path=os.path.abspath(disk.overlay), format="qcow2", overlay="", backing=below)
+    return disk.changed(path=absolute_path(disk.overlay), format="qcow2", overlay="", backing=below)
 
 
 def _turn(session: QemuSession, done: Callable[[], bool]) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError, UsageError
 from bhyveload.handoff.disks import Disk, disk_from_path
 from bhyveload.handoff.network import NONE, Network
@@ -38,7 +39,7 @@ class Restoration:
     host, QEMU or one of its images is not what it was."""
 
     def __init__(self, folder: str, closing: contextlib.ExitStack) -> None:
-        self._folder = os.path.abspath(folder)
+        self._folder = absolute_path(folder)
         self._closing = closing
         with contextlib.suppress(OSError):  # the first file says so
             status = os.stat(self._folder)

@@ -9,6 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError
 from bhyveload.guest.watch import Watch
 from bhyveload.handoff.disks import unpacked
@@ -63,7 +64,7 @@ class Keeper:
 
     def __init__(self, folder: str, marker: re.Pattern[bytes] | None, tell: Callable[[str], None]) -> None:
         """Raises HandoffError."""
-        self.folder = os.path.abspath(folder)
+        self.folder = absolute_path(folder)
         self.saved = False
         self.shell = False  # whether one of guest/session.py's waits on the console
         self._watch = Watch([marker]) if marker is not None else None
@@ -113,7 +114,7 @@ class Keeper:
             overlay = "" if disk.read_only else self._path(disk_name(number))
             ready = unpacked(disk.changed(overlay=overlay, snapshot=False), progress, deadline)
             chain = [(ready.path, ready.format), *ready.backing]
-            layers = tuple(layer_of(os.path.abspath(path), form) for path, form in chain)
+            layers = tuple(layer_of(absolute_path(path), form) for path, form in chain)
             self._layers.append(SavedDisk(disk.read_only, disk.sector_size, ready.size, layers))
             kept.append(put_on_top(ready) if overlay else ready)
         return kept

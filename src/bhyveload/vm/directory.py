@@ -72,7 +72,7 @@ def refused_name(name: str) -> tuple[str, str]:
     if len(os.fsencode(name)) > NAME_LIMIT:
         return "File name too long", f"a VM's name has at most {NAME_LIMIT} bytes"
     if not name or name in (".", "..") or "/" in name or not name.isprintable():
-        return "Invalid argument", "a VM's name is not empty, has no '/' and no control characters"
+        return "Invalid argument", "a VM's name is not empty, has no '/', and is printable UTF-8"
     return "", ""
 
 

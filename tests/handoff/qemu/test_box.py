@@ -25,6 +25,7 @@ from bhyveload.handoff.qemu import box as box_module
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.calls import REFUSED, REFUSED_WITHOUT_NETWORK
 from bhyveload.handoff.qemu.command import QemuOptions
+from bhyveload.handoff.qemu.failures import failure
 from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.sandbox import Sandbox
 from guest.build import SOURCE
@@ -328,3 +329,20 @@ def test_a_script_in_qemu_s_place(stand_in: Path, probe_disk: Path, line: str) -
     finally:
         real.unlink()
     assert (said["secret"], said["passwd"], said["socket"]) == (*["Permission denied"] * 2, "Operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("said", "confined", "hint"),
+    [
+        ("qemu-system-x86_64: -accel kvm: failed to initialize kvm: Permission denied", True, "group kvm"),
+        ("qemu-system-x86_64: -accel kvm: failed to initialize kvm: Permission denied", False, "group kvm"),
+        ("qemu-system-x86_64: -drive file=x: Could not open 'x': Permission denied", True, "--no-sandbox"),
+        ("qemu-system-x86_64: -drive file=x: Could not open 'x': Permission denied", False, ""),
+        ("qemu-system-x86_64: -foo: invalid option", True, ""),
+    ],
+)
+def test_what_helps_against_a_denial(said: str, confined: bool, hint: str) -> None:
+    """QEMU 7.2's words; giving it files is no help where it may not use KVM."""
+    told = failure(1, f"{said}\n", {}, confined)
+    assert told.message == said
+    assert hint in told.hint and bool(told.hint) == bool(hint)

@@ -7,9 +7,9 @@ driver would follow the names in its descriptor: such a disk arrives here as the
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError
 from bhyveload.image.qcow2_format import HEADER_V2, HEADER_V3, INCOMPAT_DATA_FILE
 from bhyveload.jsontext import dumps
@@ -70,7 +70,7 @@ def block_node(node: str, disk: Disk, files: QemuFiles) -> list[str]:
 def _with_temporary(node: str, disk: Disk, files: QemuFiles) -> list[str]:
     """What the guest writes goes into a file that is gone at the end of the run."""
     below = _tree(disk.path, disk.format, True, disk.backing, files)
-    top = files.temporary(disk.size, (os.path.abspath(disk.path), disk.format))
+    top = files.temporary(disk.size, (absolute_path(disk.path), disk.format))
     if not top:
         return ["-drive", f"if=none,id={node},snapshot=on,file=json:{escape(_json(disk, below))}"]
     return ["-blockdev", _json(disk, {"node-name": node, **_over(top, below)})]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _DENIED = ("Permission denied", "Operation not permitted")
 _BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sandbox lets it open them by name"
+_KVM_HINT = "who is in the group kvm may use it; without --accel the guest runs, slowly"
 _IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
 
 
@@ -39,4 +40,12 @@ def failure(status: int, messages: str, names: Mapping[str, str], confined: bool
     reason = mask(reason)
     if not reason.startswith(PROGRAM):
         reason = f"{PROGRAM}: {reason}"
-    return HandoffError(reason, _BOX_HINT if confined and reason.endswith(_DENIED) else "")
+    return HandoffError(reason, _hint(reason, confined))
+
+
+def _hint(reason: str, confined: bool) -> str:
+    if not reason.endswith(_DENIED):
+        return ""
+    if "initialize kvm" in reason:
+        return _KVM_HINT
+    return _BOX_HINT if confined else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError
 from bhyveload.image.qcow2_format import (
     EXTENSION_BACKING_FORMAT,
@@ -71,8 +72,8 @@ def put_on_top(disk: Disk) -> Disk:
 
     Raises HandoffError: another disk's overlay, or no overlay at all; no room; ImageError.
     """
-    path = os.path.abspath(disk.overlay)
-    below = os.path.abspath(disk.path)
+    path = absolute_path(disk.overlay)
+    below = absolute_path(disk.path)
     if os.path.exists(path):
         _check_overlay(path, below, disk)
         return disk.changed(overlay=path, snapshot=False)
