@@ -52,6 +52,14 @@ def test_every_name_of_the_page_is_there() -> None:
     assert {name for name in named if name[0].isupper()} <= set(api.__all__)
 
 
+def test_star_and_completion() -> None:
+    """At Python's prompt: ``from bhyveload import *``, and the tabulator behind ``bhyveload.``."""
+    names: dict[str, object] = {}
+    exec("from bhyveload import *", names)
+    assert names.keys() - {"__builtins__"} == set(bhyveload.__all__) == set(api.__all__)
+    assert set(bhyveload.__all__) <= set(dir(bhyveload))
+
+
 def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys, bhyveload; print([name for name in sys.modules if name.startswith('bhyveload.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

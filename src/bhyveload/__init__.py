@@ -54,15 +54,41 @@ if TYPE_CHECKING:
     from bhyveload.api import start as start
 
 __version__ = "0.1.0"
-_LIBRARY = [
+__all__ = [
+    "BhyveloadError",
+    "DataError",
+    "FileSystemError",
     "Finished",
     "Guest",
+    "GuestEnded",
+    "GuestError",
+    "GuestTimedOut",
+    "HandoffError",
+    "HostError",
+    "ImageError",
+    "InputError",
+    "KernelError",
     "LoadReport",
+    "LoaderCrashed",
+    "LoaderError",
+    "MemoryAccessError",
     "Options",
+    "PartitionError",
+    "ReportError",
     "RunResult",
     "Sandbox",
+    "SandboxError",
     "ScratchMachine",
+    "UsageError",
     "VirtualMachine",
+    "VmBusy",
+    "VmError",
+    "VmMemoryError",
+    "VmNameError",
+    "VmNotFound",
+    "VmNotLoaded",
+    "VmStateError",
+    "VmStorageError",
     "boot",
     "load",
     "load_image",
@@ -81,8 +107,13 @@ def __getattr__(name: str) -> object:
         found = vars(bhyveload.errors).get(name)
         if isinstance(found, type):
             return found
-        if name in _LIBRARY:
+        if name in __all__:
             import bhyveload.api
 
             return getattr(bhyveload.api, name)
     raise AttributeError(f"bhyveload has no {name}")
+
+
+def __dir__() -> list[str]:
+    """For completion at Python's prompt."""
+    return sorted({*globals(), *__all__})
