@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 
 import bhyveload
-from bhyveload import LoadReport, Options, ScratchMachine, UsageError, api, load, open_disk
+from bhyveload import (
+    BhyveloadError,
+    FileSystemError,
+    KernelError,
+    LoadReport,
+    Options,
+    ScratchMachine,
+    UsageError,
+    api,
+    load,
+    open_disk,
+)
 from bhyveload.report import LoadedFile, LoadedModule
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
@@ -100,8 +111,45 @@ def test_variables_arrive_byte_for_byte(report: LoadReport) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [({"compat": "13.1"}, "'13.1'"), ({"environment": ["a=b\0c"]}, "NUL byte")]
+    ("arguments", "words"),
+    [
+        ({"compat": "13.1"}, "'13.1'"),
+        ({"environment": ["a=b\0c"]}, "NUL byte"),
+        ({"environment": "a=b"}, "one text"),
+        ({"disks": ["disk.img"]}, "'disk.img' is a name"),
+        ({"disks": [Path("disk.img")]}, "'disk.img' is a name"),
+    ],
 )
 def test_what_is_mistyped_is_said(arguments: dict[str, Any], words: str) -> None:
     with ScratchMachine("none", 64 * MIB) as machine, pytest.raises(UsageError, match=words):
         load(machine, **arguments)
+
+
+def test_a_disk_that_is_closed(probe_disk: Path) -> None:
+    disk = open_disk(str(probe_disk))
+    disk.close()
+    with ScratchMachine("none", 64 * MIB) as machine, pytest.raises(UsageError, match="is closed"):
+        load(machine, [disk])
+
+
+def test_paths_are_names(probe_disk: Path) -> None:
+    disk = open_disk(probe_disk)
+    with ScratchMachine("path", 64 * MIB) as machine:
+        assert load(machine, [disk], options=Options(batch=True)).kernel is not None
+    disk.close()
+    vm = bhyveload.load_image(probe_disk, 64 * MIB)
+    vm.destroy()
+
+
+def error_classes(root: type[BhyveloadError] = BhyveloadError) -> list[type[BhyveloadError]]:
+    return [root, *(kind for below in root.__subclasses__() for kind in error_classes(below))]
+
+
+@pytest.mark.parametrize("kind", error_classes())
+def test_errors_go_from_process_to_process(kind: type[BhyveloadError]) -> None:
+    """As multiprocessing sends them."""
+    numbered = issubclass(kind, FileSystemError | KernelError)
+    error = kind(5, "what", "hint") if numbered else kind("what", hint="hint")  # type: ignore[arg-type, call-arg]
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and str(again) == "what" and again.hint == "hint"
+    assert vars(again) == vars(error) and again.exit_status == error.exit_status

@@ -149,13 +149,14 @@ def load(
     ``sandbox``: how the child is confined before it reads a guest byte; True: with all that this host offers (look at
     Sandbox().missing, or demand it with Sandbox(required=True)); False: not at all.
 
-    Raises UsageError (no such ``compat``, a variable with a NUL byte), LoaderError (the loader quit, or could not
-    boot), LoaderCrashed, VmError (``vm`` is not there to be loaded),
+    Raises UsageError (no such ``compat``, a variable with a NUL byte, a disk that is closed or only a name),
+    LoaderError (the loader quit, or could not boot), LoaderCrashed, VmError (``vm`` is not there to be loaded),
     VmStorageError and the other BhyveloadErrors.
     """
     began = time.perf_counter_ns()
     version = loader_version(compat)
     deadline = deadline_of(timeout)
+    _check(disks, environment)
     vm.loading()
     _flush_streams()
     options = options or Options()
@@ -193,6 +194,17 @@ def load(
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": memory.low, "high": memory.high}})
 
 
+def _check(disks: Sequence[Device], environment: Sequence[str | bytes]) -> None:
+    """What is easily mistaken and would only be seen in the child, or not at all.  Raises UsageError."""
+    if isinstance(environment, str | bytes):
+        raise UsageError("environment: is one text", "give a list of NAME=VALUE texts")
+    for disk in disks:
+        if isinstance(disk, str | bytes | os.PathLike):
+            raise UsageError(f"disks: {os.fsdecode(disk)!r} is a name", "give what open_disk() returns")
+        if any(descriptor < 0 for descriptor in disk.descriptors()):
+            raise UsageError(f"{disk.name}: is closed", "open_disk() opens it again")
+
+
 def run(
     vm: VirtualMachine,
     *,
@@ -218,7 +230,7 @@ def run(
 
 
 def load_image(
-    image: str,
+    image: str | os.PathLike[str],
     memory: int = GUEST_MEMORY,
     environment: Sequence[str | bytes] = (),
     *,
@@ -238,7 +250,7 @@ def load_image(
     from bhyveload.image.named import named_disk
     from bhyveload.vm.passing import passing_name, remove_abandoned
 
-    named = named_disk(image)
+    named = named_disk(os.fspath(image))
     deadline = deadline_of(timeout)
     disk = open_disk(
         named.path,
@@ -281,7 +293,7 @@ def load_image(
 
 
 def boot(
-    image: str,
+    image: str | os.PathLike[str],
     memory: int = GUEST_MEMORY,
     environment: Sequence[str | bytes] = (),
     *,

@@ -61,6 +61,15 @@ class BhyveloadError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle: exceptions are made again from ``args`` alone otherwise, which is the message (a process pool
+        whose worker raises one with more would wait for ever)."""
+        return _again, (type(self), *self.args), vars(self)
+
+
+def _again(kind: type[BhyveloadError], *words: object) -> BhyveloadError:
+    return kind.__new__(kind, *words)  # its attributes follow
+
 
 class UsageError(BhyveloadError):
     """The command line, or an argument of a library call, is wrong."""

@@ -6,6 +6,8 @@ image/disk.py, where a confined child looks at the file before the loader's chil
 
 from __future__ import annotations
 
+import os
+
 from bhyveload.confined.deadline import FOREVER
 from bhyveload.image.magic import RAW
 from bhyveload.image.raw import open_raw
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def open_disk(
-    path: str,
+    path: str | os.PathLike[str],
     *,
     read_only: bool = False,
     format: str = "",
@@ -45,7 +47,7 @@ def open_disk(
     Raises InputError (cannot be opened), ImageError (damaged, of a kind that is not read, names other files, was raw
     and looks otherwise now), HostError (no room to unpack it), SandboxError, LoaderCrashed.
     """
-    file = open_raw(path, read_only)
+    file = open_raw(os.fspath(path), read_only)
     return disk_in(
         file, format=format, allow_backing=allow_backing, progress=progress, sandbox=sandbox, deadline=deadline
     )
