@@ -75,7 +75,7 @@ def main() -> None:
 
 def watch(program: Stages) -> None:
     """End stages where the program and its child come by."""
-    from bhyveload import api, need
+    from bhyveload import api, loading, need
     from bhyveload.confined.child import Child, Leave
     from bhyveload.confined.confinement import Subject
     from bhyveload.loader.state import Loader
@@ -94,8 +94,8 @@ def watch(program: Stages) -> None:
 
         setattr(owner, name, and_tell)
 
-    watched(api, "_run_until_loaded", "command line, VM, disks", "report")
-    watched(api, "_expect", "command line, VM, disks", "modules of this guest")
+    watched(api, "run_until_loaded", "command line, VM, disks", "report")
+    watched(loading, "_expect", "command line, VM, disks", "modules of this guest")
     watched(need, "load", "report", "modules of this guest")
     watched(Child, "report", "fork", "report")
     fork, confine, next_stage, leave = os.fork, Subject.confine, Loader.stage, Leave.__call__
