@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bhyveload import api
+from bhyveload import api, loading
 from bhyveload.cli.messages import report_error
 from bhyveload.errors import BhyveloadError, LoaderError, ReportError
 from bhyveload.handoff.qemu.drives import escape as in_option_list
@@ -138,7 +138,7 @@ def test_a_report_says_nothing_that_is_the_parent_s_to_say(
     """Another VM's name, other disks, flags: dropped.  Another register: refused."""
     vcpu: dict[str, Any] = {"registers": {"rip": 1}, "selectors": {}, "descriptors": {}}
     report = {**LOADED, "end": "exec", "vcpu": vcpu, "schema": 7, "vm": "other", "disks": [{"path": "/etc/shadow"}]}
-    monkeypatch.setattr(api, "run_loader", lambda *_, **__: report)
+    monkeypatch.setattr(loading, "run_loader", lambda *_, **__: report)
     with VirtualMachine.create("guest", MIB) as vm:
         api.load(vm, options=Options(batch=True))
     loaded = json.loads((vmm_directory / "guest" / "state.json").read_text())["loaded"]
@@ -155,7 +155,7 @@ def test_an_error_s_text_cannot_forge_a_line(
     def fail(*_: object, **__: object) -> None:
         raise LoaderError("first\nsecond" + EVIL, "hint\r" + EVIL)
 
-    monkeypatch.setattr(api, "run_loader", fail)
+    monkeypatch.setattr(loading, "run_loader", fail)
     with VirtualMachine.create("guest", MIB) as vm, pytest.raises(BhyveloadError) as caught:
         api.load(vm, options=Options(batch=True))
     report_error("bhyveload", caught.value)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bhyveload import api
+from bhyveload import api, loading
 from bhyveload.boot_environments import lines, list_boot_environments
 from bhyveload.cli import bhyvedisk, bhyveload
 from bhyveload.confined import reports as shapes
@@ -256,7 +256,7 @@ def test_a_child_that_makes_memory_longer(monkeypatch: pytest.MonkeyPatch, vmm_d
         os.pwrite(host.memory.fd, b"x", 2 * MIB)
         return reports.LOADED
 
-    monkeypatch.setattr(api, "run_loader", grow)
+    monkeypatch.setattr(loading, "run_loader", grow)
     with VirtualMachine.create("guest", MIB) as vm, pytest.raises(BhyveloadError, match="memory: 2097153 bytes"):
         api.load(vm, options=Options(batch=True))
     assert not (vmm_directory / "guest").exists()
