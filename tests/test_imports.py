@@ -51,6 +51,7 @@ def modules_of(code: str, *options: str) -> set[str]:
 def test_a_plain_load_imports_little(probe_disk: Path) -> None:
     modules = modules_of(LOAD.format(disk=str(probe_disk)), "-S")
     assert sorted(BANNED & modules) == []
+    assert not {"bhyveload.loader.explanation", "bhyveload.loader.diagnosis", "bhyveload.cli.load_report"} & modules
     ours = {name for name in modules if name.startswith("bhyveload.")}
     assert "bhyveload.loader.kernel.elf" in ours
     # what Lua guests need is there before the first child (api.py), as far as lupa is installed: -S hides it

@@ -59,7 +59,7 @@ def test_a_stand_in_is_for_type_checkers_what_it_is_at_run_time() -> None:
 
 def test_everything_that_may_be_asked_for_can_be_had() -> None:
     """In a process of its own: what is imported may declare more."""
-    code = "from bhyveload import need; import bhyveload.loader.main; need.load_all(); print(*need.GROUPS); "
+    code = "from bhyveload import need; import bhyveload.loader.run; need.load_all(); print(*need.GROUPS); "
     code += "import sys; print(*(name for name in need.GROUPS if name not in sys.modules)); need._confined = True; "
     code += "need.settle()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -39,7 +39,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -134,9 +135,13 @@ class InputError(BhyveloadError):
 
 
 class LoaderError(BhyveloadError):
-    """The loader ran and gave up; the message is its reason."""
+    """The loader ran and gave up; the message is its reason.
+
+    ``explanation``: the way that it took (docs/explain-json.md), where that was asked for.
+    """
 
     exit_status = 1
+    explanation: Mapping[str, Any] | None = None
 
     def __init__(self, message: str, hint: str = "", exit_status: int = 1) -> None:
         super().__init__(message, hint)

@@ -251,6 +251,31 @@ def test_a_run_that_loaded_nothing_is_no_success(
         api.load(vm, options=Options(batch=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("near", ["x"] * 13),
+        ("near", ["x" * 513]),
+        ("looked_for", [{"path": "/", "found": "yes", "why": ""}]),
+        ("disks", [{}]),
+        ("pools", [{"name": "x", "error": 7}]),
+        ("device", None),
+    ],
+)
+def test_an_explanation_of_another_shape(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch, vmm_directory: Path
+) -> None:
+    told: dict[str, object] = {"device": "", "file_system": "", "interpreter": ""}
+    told |= {part: [] for part in ("disks", "pools", "looked_for", "near", "elsewhere")}
+    forge(monkeypatch, {**reports.ERROR, "explanation": told})
+    with VirtualMachine.create("guest", MIB) as vm, pytest.raises(LoaderError) as caught:
+        api.load(vm, options=Options(batch=True))
+    assert caught.value.explanation == told
+    forge(monkeypatch, {**reports.ERROR, "explanation": {**told, name: value}})
+    with VirtualMachine.create("guest", MIB) as vm, pytest.raises(ReportError, match="usable 'explanation"):
+        api.load(vm, options=Options(batch=True))
+
+
 def test_a_child_that_makes_memory_longer(monkeypatch: pytest.MonkeyPatch, vmm_directory: Path) -> None:
     def grow(host: Any, *_: object, **__: object) -> dict[str, Any]:
         os.pwrite(host.memory.fd, b"x", 2 * MIB)

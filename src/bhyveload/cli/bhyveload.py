@@ -28,6 +28,7 @@ from bhyveload.cli.progress import UnpackProgress
 from bhyveload.cli.terminal import RawTerminal, Terminated
 from bhyveload.errors import (
     InputError,
+    LoaderError,
     UsageError,
     VmBusy,
     VmMemoryError,
@@ -40,15 +41,11 @@ from bhyveload.image.open import disk_in
 from bhyveload.image.raw import RawImage
 from bhyveload.image.remembered import forgotten_warning
 from bhyveload.loader.state import Options as LoaderOptions
-from bhyveload.printable import escape
 from bhyveload.sandbox import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from bhyveload.image.open import Disk
-    from bhyveload.report import LoadReport
     from bhyveload.userboot.search import Loaders
     from bhyveload.vm.interface import Machine
 
@@ -93,7 +90,14 @@ def _main(program: str, words: list[str]) -> int:
     operands = options.operands
     if len(operands) != 1 and not ((request.dry_run or request.cross_check or request.list_boot_envs) and not operands):
         return _usage(program)
-    return _load(program, request, operands[0] if operands else "dry-run")
+    try:
+        return _load(program, request, operands[0] if operands else "dry-run")
+    except LoaderError as error:
+        if error.explanation is None:
+            raise
+        from bhyveload.cli.load_report import print_explanation
+
+        return print_explanation(program, error, request.json)
 
 
 def _usage(program: str) -> int:
@@ -173,6 +177,7 @@ def _load(program: str, request: LoadRequest, name: str) -> int:
         single_user=request.single_user,
         verbose=request.verbose,
         commands=tuple(request.commands),
+        explain=request.explain,
     )
     with _machine(request, name) as vm, RawTerminal(console.in_fd if os.isatty(console.in_fd) else console.out_fd):
         report = load(
@@ -192,7 +197,10 @@ def _load(program: str, request: LoadRequest, name: str) -> int:
         )
     for note in report.notes:
         warn(program, note)
-    _print_report(request, report)
+    if reports:
+        from bhyveload.cli.load_report import print_report
+
+        print_report(report, request.json, request.list_variables)
     return 0
 
 
@@ -222,7 +230,9 @@ def _list_boot_environments(program: str, request: LoadRequest, disks: list[Disk
 
         sys.stdout.write(dumps(listing, indent=2) + "\n")
     elif any(pool.get("boot_environments") for pool in listing["pools"]):
-        _write_lines(lines(listing))
+        from bhyveload.cli.load_report import write_lines
+
+        write_lines(lines(listing))
     else:
         warn(program, "there are no ZFS boot environments on these disks")
         return EXIT_USAGE
@@ -256,32 +266,6 @@ def _cross_check(request: LoadRequest, disks: list[Disk], loaders: Loaders | Non
         timeout=request.deadline,
     )
     return print_cross_check(result, request.json)
-
-
-def _print_report(request: LoadRequest, report: LoadReport) -> None:
-    if request.json:
-        from bhyveload.jsontext import dumps
-
-        sys.stdout.write(dumps(report.as_dict(), indent=2) + "\n")
-    elif request.list_variables:
-        _write_lines(f"{name}={value}" for name, value in report.environment.items())
-    elif request.dry_run:
-        _write_lines(_describe(report))
-
-
-def _write_lines(lines: Any) -> None:
-    sys.stdout.write("".join(f"{escape(line)}\n" for line in lines))
-
-
-def _describe(report: LoadReport) -> Any:
-    """The dry run's text: what would be loaded from where, with which variables."""
-    yield f"from {report.currdev} ({report.filesystem or 'no file system'}), scripts: {report.interpreter}"
-    for file in report.files:
-        args = f" args: {file.args}" if file.args else ""
-        yield f"{file.address:#x} +{file.size:#x} {file.name} ({file.type}){args}"
-    yield f"entry {report.entry:#x}, howto {report.howto:#x}, ends at {report.kernend:#x}"
-    for name, value in report.environment.items():
-        yield f"{name}={value}"
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ LONG_OPTIONS = {
     "batch": "batch",
     "compat": "compat:",
     "json": "json",
+    "explain": "explain",
     "dry-run": "dry-run",
     "list-variables": "list-variables",
     "single-user": "single-user",
@@ -92,6 +93,7 @@ Load a FreeBSD guest into the virtual machine vmname (bhyverun runs it).
       --loader-command L  run this loader command before booting; repeat for more
       --dry-run           load nothing: say what would be loaded
       --json              print the report as JSON
+      --explain           when it fails: the way it took, what it looked for, what is there instead
       --list-variables    print the variables that the kernel gets
       --compat VERSION    behave as the loader of 13.2 or current (current)
       --timeout SECONDS   give up after that long
@@ -119,7 +121,7 @@ class LoadRequest:
         self.loader_name = self.loader_directory = ""
         self.incore = self.wired = False
         self.cross_check = False
-        self.batch = self.json = self.dry_run = self.list_variables = self.list_boot_envs = False
+        self.batch = self.json = self.explain = self.dry_run = self.list_variables = self.list_boot_envs = False
         self.single_user = self.verbose = False
         self.kernel = self.boot_device = self.boot_environment = ""
         self.commands: list[str] = []
@@ -188,6 +190,7 @@ def act(request: LoadRequest, option: str, argument: str) -> None:
             "batch"
             | "cross-check"
             | "json"
+            | "explain"
             | "dry-run"
             | "list-boot-envs"
             | "list-variables"

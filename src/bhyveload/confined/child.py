@@ -90,6 +90,8 @@ class Leave:
                 value = getattr(error, name, None)
                 if isinstance(value, int):
                     report[name] = value
+            if isinstance(error, errors.LoaderError):
+                report["explanation"] = error.explanation
             return report
         name = self._subject.name
         if isinstance(error, MemoryError):
@@ -262,6 +264,7 @@ def _rebuild(report: Report, subject: Subject) -> BhyveloadError:
     if issubclass(kind, errors.FileSystemError | errors.KernelError):
         return kind(report["errno"], message, hint)
     error = kind(message, hint)
-    if isinstance(error, errors.LoaderError) and report["exit_status"] is not None:
-        error.exit_status = report["exit_status"]
+    if isinstance(error, errors.LoaderError):
+        error.exit_status = report["exit_status"] or error.exit_status
+        error.explanation = report["explanation"]
     return error

@@ -16,6 +16,30 @@ _WORD = Text(64)
 
 # What every child can say: that it lacks a module, or what went wrong.
 NEED = Fields({"need": Text(200), "shown": Optional(Number(0, (1 << 31) - 1), 0)})
+_LINE = Text(512)
+_MOUNTED = Fields({"name": _WORD, "type": _WORD, "file_system": _WORD, "why": _LINE})
+_LOOKED_AT = Fields(
+    {
+        "name": _WORD,
+        "path": Text(),
+        "size": Number(),
+        "table": _WORD,
+        "error": _LINE,
+        "partitions": Sequence(_MOUNTED, 64),
+    }
+)
+EXPLANATION = Fields(
+    {
+        "device": _LINE,
+        "file_system": _WORD,
+        "interpreter": _WORD,
+        "disks": Sequence(_LOOKED_AT, 32),
+        "pools": Sequence(Fields({"name": _LINE, "error": _LINE}), 32),
+        "looked_for": Sequence(Fields({"path": _LINE, "found": Flag(), "why": _LINE}), 200),
+        "near": Sequence(_LINE, 12),
+        "elsewhere": Sequence(_LINE, 8),
+    }
+)
 ERROR = Fields(
     {
         "error": _WORD,
@@ -23,6 +47,7 @@ ERROR = Fields(
         "hint": Text(4096),
         "errno": Optional(Number(0, 255), 5),  # FreeBSD's; EIO
         "exit_status": Optional(Number(1, 255)),  # not 0: nothing was loaded
+        "explanation": Optional(EXPLANATION),
     }
 )
 

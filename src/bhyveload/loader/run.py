@@ -6,6 +6,7 @@ import time
 
 from bhyveload import need
 from bhyveload.bootable import FIRST_INTERPRETER
+from bhyveload.errors import LoaderError
 from bhyveload.host.callbacks import LoaderEnd
 from bhyveload.host.ends import report_of
 from bhyveload.loader.batch import lock_variables
@@ -13,6 +14,7 @@ from bhyveload.loader.interpreter.table import INTERPRETERS
 from bhyveload.loader.main import loader_main
 from bhyveload.loader.report import describe
 from bhyveload.loader.state import Loader
+from bhyveload.need import OnDemand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
     from bhyveload.confined.child import Leave
     from bhyveload.host.callbacks import LoaderCallbacks
+    from bhyveload.loader import explanation
     from bhyveload.loader.state import Options
+else:
+    explanation = OnDemand("bhyveload.loader.explanation")
 
 
 def run_loader(
@@ -57,6 +62,8 @@ def _run(
     started: int,
 ) -> dict[str, Any]:
     loader = Loader(host, version, options)
+    if loader.options.explain:
+        explanation.begin(loader)
 
     def ready() -> dict[str, Any]:
         result = describe(loader, interpreter)
@@ -72,7 +79,10 @@ def _run(
     def leave_now(end: BaseException) -> NoReturn:
         assert leave is not None
         try:
-            result = outcome(end)
+            try:
+                result = outcome(end)
+            except LoaderError as error:
+                raise _explained(loader, error) from None
         except BaseException as error:
             leave.failure(error)
         leave(result)
@@ -83,4 +93,15 @@ def _run(
     try:
         loader_main(loader, interpreter)
     except LoaderEnd as end:
-        return outcome(end)
+        try:
+            return outcome(end)
+        except LoaderError as error:
+            raise _explained(loader, error) from None
+    except LoaderError as error:
+        raise _explained(loader, error) from None
+
+
+def _explained(loader: Loader, error: LoaderError) -> LoaderError:
+    if loader.options.explain and error.explanation is None:
+        error.explanation = explanation.explanation(loader)
+    return error

@@ -61,10 +61,11 @@ class Options:
     """What the user chose beyond FreeBSD's loader (bhyveload's long options).
 
     ``batch``: never prompt, boot at once.  ``kernel``, ``boot_environment``, ``boot_device``: used instead of the
-    guest's choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.
+    guest's choice.  ``single_user``, ``verbose``: boot -s, boot -v.  ``commands``: lines run before boot.  ``explain``:
+    a LoaderError has the way to it as its ``explanation``.
     """
 
-    __slots__ = ("batch", "boot_device", "boot_environment", "commands", "kernel", "single_user", "verbose")
+    __slots__ = ("batch", "boot_device", "boot_environment", "commands", "explain", "kernel", "single_user", "verbose")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Options:
         single_user: bool = False,
         verbose: bool = False,
         commands: tuple[str, ...] = (),
+        explain: bool = False,
     ) -> None:
         self.batch = batch
         self.kernel = kernel
@@ -83,6 +85,7 @@ class Options:
         self.single_user = single_user
         self.verbose = verbose
         self.commands = commands
+        self.explain = explain
 
 
 class Loader:

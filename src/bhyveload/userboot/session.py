@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         boot_device: str
         boot_environment: str
         commands: tuple[str, ...]
+        explain: bool
         kernel: str
         single_user: bool
         verbose: bool
@@ -43,6 +44,7 @@ def check_options(options: UserbootOptions) -> None:
         (options.boot_environment, "--boot-env"),
         (options.boot_device, "--boot-device"),
         (options.commands, "--loader-command"),
+        (options.explain, "--explain"),
     ):
         if given:
             raise UsageError(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bhyveload.host.callbacks import LoaderCallbacks
     from bhyveload.loader.console import LoaderConsole
     from bhyveload.loader.environment import Environment
+    from bhyveload.loader.files.trail import Trail
 else:
     compressed = OnDemand("bhyveload.fs.compressed")
     hostdir = OnDemand("bhyveload.fs.hostdir")
@@ -83,6 +84,7 @@ class Files:
         self.pools: Any = None  # fs.zfs PoolSet once disks were probed
         self.reason: FileSystemError | None = None  # why the last open failed, more telling than ENOENT
         self.notes: list[str] = []  # what the user should know about the disks
+        self.trail: Trail | None = None  # hears what is opened, for --explain
         self._mounts: list[_Mount] = []
         self._probes: dict[tuple[str, str], _Probe] = {}
 
@@ -127,6 +129,19 @@ class Files:
     def open(self, path: str, mode: int = O_RDONLY) -> OpenFile:
         """libsa's open.  Raises FileSystemError with the errno that libsa reports; ``self.reason`` then holds the
         most telling error met on the way (libsa nearly always ends in ENOENT: the compressed names come last)."""
+        try:
+            file = self._open(path, mode)
+        except FileSystemError as error:
+            self._note(path, self.reason or error)
+            raise
+        self._note(path, None)
+        return file
+
+    def _note(self, path: str, error: FileSystemError | None) -> None:
+        if self.trail is not None and not self.console.silent:  # what is looked at silently is not the loader's look
+            self.trail.note(self.qualified(path), error)
+
+    def _open(self, path: str, mode: int = O_RDONLY) -> OpenFile:
         self.reason = None
         spec, name = self.parse(path)
         device = self._open_device(spec)
@@ -281,7 +296,7 @@ class Files:
         _, dot, extension = name.rpartition(".")
         if dot and "." + extension in _COMPRESSED:
             raise FileSystemError(ENOENT, f"{path}: no such file or directory")
-        inner = self.open(name + suffix)
+        inner = self._open(name + suffix)
         if inner.stat().mode & S_IFMT != S_IFREG:
             raise FileSystemError(EISDIR, f"{path}{suffix}: not a regular file")
         opener = compressed.open_gzip if suffix == ".gz" else compressed.open_bzip2
