@@ -109,7 +109,18 @@ def test_single_values_come_in_bhyvectls_order() -> None:
     assert output("--vm=guest") == ""
 
 
-ACTIONS = {"destroy", "force-reset", "force-poweroff", "power-button", "console", "save", "dump", "svg", "html"}
+ACTIONS = {
+    "destroy",
+    "force-reset",
+    "force-poweroff",
+    "power-button",
+    "console",
+    "save",
+    "dump",
+    "symbols",
+    "svg",
+    "html",
+}
 
 
 @pytest.mark.parametrize(

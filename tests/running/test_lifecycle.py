@@ -550,11 +550,12 @@ def test_bhyve_is_managed_the_same_way(spinning: Path) -> None:
 
 
 def core_segments(path: Path) -> list[tuple[int, int, int]]:
-    """(file offset, physical address, size) of a core's PT_LOADs, as readelf has them."""
+    """(file offset, physical address, size) of a core's PT_LOADs of memory, as readelf has them: those at physical
+    addresses, without the kernel's virtual ones."""
     done = subprocess.run(["readelf", "-hlW", str(path)], capture_output=True, text=True, check=True)
     assert "CORE (Core file)" in done.stdout
     loads = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["LOAD"]]
-    return [(int(load[1], 16), int(load[3], 16), int(load[4], 16)) for load in loads]
+    return [(int(load[1], 16), int(load[3], 16), int(load[4], 16)) for load in loads if load[2] == load[3]]
 
 
 def low_memory(path: Path, start: int, size: int) -> bytes:
@@ -586,5 +587,7 @@ def test_a_core_of_a_running_guest(spinning: Path, tmp_path: Path) -> None:
     with (vm_folder() / "memory").open("rb") as memory:
         memory.seek(0x200000)
         loaded = memory.read(64 << 10)
+    told = subprocess.run(["readelf", "-nW", str(core)], capture_output=True, text=True, check=True).stdout
+    assert "NT_PRSTATUS" in told and told.count("\n  bhyveload ") == 2  # QEMU's registers, our metadata
     found = low_memory(core, 0x200000, 64 << 10)
     assert found[:4096] == loaded[:4096] and found != loaded

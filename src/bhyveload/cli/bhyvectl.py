@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 
 from bhyveload.absolute_path import absolute_path
@@ -28,7 +29,7 @@ usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-h
                 [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
                 [--power-button | --save[=FOLDER] | --force-poweroff | --force-reset | --destroy]
        bhyvectl --vm=NAME --map [--svg=FILE] [--html=FILE]
-       bhyvectl --vm=NAME --dump=FILE
+       bhyvectl --vm=NAME --dump=FILE [--symbols=FOLDER]
        bhyvectl --vm=NAME --console [--escape=KEY]
        bhyvectl --list [--json]
        bhyvectl --help | --version
@@ -57,6 +58,7 @@ LONG_OPTIONS = {
     "html": "html:",
     "dump": "dump:",
     "save": "save?",
+    "symbols": "symbols:",
     "suspend": "suspend:",
     **{name: name for name in (*_VALUELESS, *_MEMORY)},
     **{name: name for name in RUNNING},
@@ -117,8 +119,10 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     if wanted & {"map", "svg", "html"}:
         _draw(name, arguments, "map" in wanted, put)
         return 0
+    if "symbols" in arguments and "dump" not in arguments:
+        raise UsageError("--symbols is for --dump", "bhyverun --gdb has it, too")
     if "dump" in arguments:
-        _dump(name, arguments["dump"])
+        _dump(name, arguments["dump"], arguments.get("symbols", ""))
         return 0
     told = {option for option in RUNNING if option in wanted}
     if told:
@@ -138,7 +142,14 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
 def usage() -> str:
     """As bhyvectl.c prints it: one line an option."""
     lines = [f"Usage: {program_name('bhyvectl')} --vm=<vmname>\n"]
-    described = {"cpu": "vcpu_number", "escape": "key", "svg": "file", "html": "file", "dump": "file"}
+    described = {
+        "cpu": "vcpu_number",
+        "escape": "key",
+        "svg": "file",
+        "html": "file",
+        "dump": "file",
+        "symbols": "folder",
+    }
     for name, yielded in LONG_OPTIONS.items():
         if name not in ("vm", "suspend"):  # that is in none of FreeBSD's releases
             lines.append(f"       [--{name}{f'=<{described[name]}>' if yielded.endswith(':') else ''}]\n")
@@ -158,26 +169,31 @@ def _draw(name: str, files: dict[str, str], text: bool, put: Callable[[str], obj
         put(as_lines(found))
 
 
-def _dump(name: str, path: str) -> None:
+def _dump(name: str, path: str, symbols: str) -> None:
     """An ELF core of guest memory: of the guest that runs, or as the loader left it.  Raises HostError."""
-    from bhyveload.handoff.core import new_file, write_core
+    from bhyveload.cli.symbols import tell
+    from bhyveload.handoff.core import new_file, write_core, written_file
+    from bhyveload.handoff.core_notes import annotate
     from bhyveload.running.machines import running
 
     runner = running(name)
     if runner is not None:
         with runner:
             runner.ask("dump", _DUMP_LIMIT, path=absolute_path(path))
-        return
-    with VirtualMachine.open(name, lock=False, require_loaded=True) as vm:
-        assert vm.memory is not None
-        fd = new_file(path)
+    with VirtualMachine.open(name, lock=False, require_loaded=runner is None) as vm:
+        if vm.memory is None or vm.state is None:
+            return  # a clone: its loader's state is not here
+        fd = new_file(path) if runner is None else written_file(path)
         try:
-            write_core(fd, vm.memory)
+            if runner is None:
+                write_core(fd, vm.memory)
+            annotate(fd, vm.memory, vm.state, registers=runner is None)
         except BaseException:
             os.unlink(path)
             raise
         finally:
             os.close(fd)
+        tell(vm.state, symbols, shlex.quote(path), lambda text: warn(program_name("bhyvectl"), text))
 
 
 def _refuse_to_suspend(name: str) -> NoReturn:

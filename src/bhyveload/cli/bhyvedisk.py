@@ -290,6 +290,19 @@ def _sort_operands(request: DiskRequest, operands: list[str]) -> None:
         request.host_path = paths[1]
 
 
+def copy_out(disks: list[Disk], partition: str, dataset: str, path: str, folder: str) -> str:
+    """Copy a guest's file into a folder of the host, as cp does; where it is then.  Raises BhyveloadError."""
+    from bhyveload.cli.copytarget import CopyTarget
+
+    request = DiskRequest()
+    request.command, request.path = "cp", path
+    request.partition, request.dataset = partition, dataset
+    sandbox = Sandbox(None, False, growth=_GROWTH)
+    with CopyTarget(os.path.join(folder, ""), path, [disk.name for disk in disks]) as target:
+        _look(program_name("bhyvedisk"), request, sandbox, disks, target)
+        return target.path
+
+
 def _look(
     program: str, request: DiskRequest, sandbox: Sandbox | bool, disks: list[Disk], target: CopyTarget | None = None
 ) -> int | None:

@@ -175,12 +175,17 @@ def _options(
         shares=[(absolute_path(path), tag, read_only) for path, tag, read_only in arguments.shares],
         user=arguments.user,
         confined=arguments.confined,
-        **(_debugged(program, arguments.gdb) if arguments.gdb else {}),
+        **(_debugged(program, vm, arguments) if arguments.gdb else {}),
     )
 
 
-def _debugged(program: str, port: int) -> dict[str, Any]:
-    """gdb's socket on the loopback; the guest starts when gdb lets it."""
+def _debugged(program: str, vm: VirtualMachine, arguments: Arguments) -> dict[str, Any]:
+    """gdb's socket on the loopback; the guest starts when gdb lets it.  Its user is told where the symbols are."""
+    from bhyveload.cli.symbols import tell
+
+    port = arguments.gdb
+    command = f"-ex 'target remote 127.0.0.1:{port}'"
+    tell(vm.state or {}, arguments.symbols, command, lambda text: warn(program, text))
 
     def socket(files: QemuFiles) -> list[str]:
         try:

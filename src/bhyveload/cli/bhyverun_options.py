@@ -61,6 +61,7 @@ Ctrl-C goes to the guest, Ctrl-A X ends the run, Ctrl-A H shows what else there 
       --expect REGEX    the run ends, with 0, when a line of the console matches; with 3 when the guest ends before
       --fail-on REGEX   the run ends with 3 when a line matches; both may be repeated
       --gdb PORT        wait for gdb on PORT of the host's loopback (target remote :PORT) before the guest starts
+      --symbols FOLDER  with --gdb: copy the kernel and its debug information from the guest's disk into FOLDER
 
       --exec COMMAND    boot, log in on the console, run COMMAND in the guest's sh: its output is ours, its exit status
                         too; repeat for more, up to the first that fails.  What the guest writes to its disks is
@@ -97,7 +98,8 @@ _FLAGS = ("allow-backing", "daemon", "dry-run", "help", "no-disk", "no-sandbox",
 _WITH_ARGUMENT = (
     *("accel", "add-disk", "console", "escape", "export", "log", "net", "overlay", "pid-file", "share", "ssh", "stub"),
     *("timeout", "user", "vm", "exec", "login", "password-file", "put", "get", "seed", "hostname", "ssh-key"),
-    *("expect", "fail-on", "gdb", "save", "save-at", "restore", "on-restore", "copy-in", "copy-out", "copy-limit"),
+    *("expect", "fail-on", "gdb", "symbols", "save", "save-at", "restore", "on-restore"),
+    *("copy-in", "copy-out", "copy-limit"),
 )
 _WORDS = (
     *("export", "hostname", "log", "seed", "pid-file", "stub", "user"),
@@ -142,6 +144,7 @@ class Arguments:
         self.expect: list[str] = []
         self.fail_on: list[str] = []
         self.gdb = 0
+        self.symbols = ""
         self.seed = self.hostname = ""
         self.ssh_keys: list[str] = []
         self.save = self.save_at = self.restore = self.on_restore = ""
@@ -234,6 +237,8 @@ def _act(arguments: Arguments, option: str, value: str) -> None:
             arguments.gdb = number_of(value, 1, 65535) or 0
             if not arguments.gdb:
                 raise UsageError(f"--gdb {value}: must be a port from 1 to 65535")
+        case "symbols":
+            arguments.symbols = value
         case "exec":
             arguments.commands.append(value)
         case "put" | "get" | "e" | "m" | "login" | "password-file" | "copy-in" | "copy-out" | "copy-limit":
@@ -364,6 +369,8 @@ def _check(arguments: Arguments, no_disk: bool) -> None:
         raise UsageError("--snapshot and --overlay exclude each other")
     if "-snapshot" in arguments.extra or "--snapshot" in arguments.extra:
         raise UsageError("QEMU's -snapshot has no effect on these disks", "bhyverun --snapshot NAME, without the --")
+    if arguments.symbols and not arguments.gdb:
+        raise UsageError("--symbols is for --gdb", "bhyvectl --vm=NAME --dump=FILE has it, too")
     _check_saved(arguments)
     _check_exec(arguments)
     if arguments.daemon and arguments.console == STDIO:

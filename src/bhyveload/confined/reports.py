@@ -136,6 +136,9 @@ LOOKED = Fields(
     }
 )
 
+# Where the symbols of a kernel are.
+SYMBOLS = Fields({"debug": Text(2000), "crc": Optional(_U32), "whole": Flag(), "looked_for": Sequence(Text(2000), 8)})
+
 # The ZFS boot environments on the guest's disks.
 _BOOT_ENVIRONMENT = Fields(
     {

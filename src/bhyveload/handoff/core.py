@@ -34,6 +34,14 @@ def new_file(path: str) -> int:
         raise HostError(f"--dump {path}: {error.strerror}") from None
 
 
+def written_file(path: str) -> int:
+    """A descriptor of the core that is at ``path`` already.  Raises HostError."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise HostError(f"--dump {path}: {error.strerror}") from None
+
+
 def write_core(fd: int, memory: GuestMemory) -> None:
     """Holes of the memory file stay holes.  Raises HostError."""
     parts = [(0, memory.low, 0)] + ([(VM_HIGHMEM_BASE, memory.high, memory.low)] if memory.high else [])
@@ -41,7 +49,7 @@ def write_core(fd: int, memory: GuestMemory) -> None:
         *(_IDENT, _ET_CORE, _EM_X86_64, 1, 0, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, len(parts), 0, 0, 0)
     )
     for address, size, offset in parts:
-        header += _SEGMENT.pack(_PT_LOAD, _PF_RWX, _PAGE + offset, 0, address, size, size, _PAGE)
+        header += _SEGMENT.pack(_PT_LOAD, _PF_RWX, _PAGE + offset, address, address, size, size, _PAGE)
     try:
         os.pwrite(fd, header, 0)
         os.ftruncate(fd, _PAGE + memory.low + memory.high)

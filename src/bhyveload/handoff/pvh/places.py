@@ -5,10 +5,10 @@ Nothing is trusted: the state and the kernel's headers come from a guest, and wh
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
-from bhyveload.errors import MemoryAccessError
+from bhyveload.boot_formats.elf_format import PF_W, PF_X
+from bhyveload.handoff.kernel_image import kernel_segments
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.pvh.firmware import ROM_END, SEABIOS
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
@@ -24,10 +24,6 @@ KERNEL, MODULE, TABLES, FIRMWARE, FREE, HOLE = "kernel", "module", "tables", "fi
 _PAGE = 4096
 _CR0_PG, _EFER_LMA = 1 << 31, 1 << 10
 _FILES_MAX = 4096
-_PT_LOAD, _PF_X, _PF_W = 1, 1, 2
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-_HEADERS_MAX = 32
 
 
 class Place:
@@ -104,34 +100,14 @@ def _processor(state: Mapping[str, Any]) -> Iterator[Place]:
 def _kernel(memory: GuestMemory, address: int, size: int, name: str) -> Iterator[Place]:
     """The parts of a kernel of 64 bits by the program headers in its first page; else it as a whole."""
     end = address
-    for start, filled, last, flags in _segments(memory, address):
-        part = "text" if flags & _PF_X else "data" if flags & _PF_W else "read-only data"
-        if start < end or last > address + size:
+    for segment in kernel_segments(memory, address):
+        part = "text" if segment.flags & PF_X else "data" if segment.flags & PF_W else "read-only data"
+        if segment.start < end or segment.end > address + size:
             break
-        yield Place(start, filled, KERNEL, f"{name}: {part}")
-        yield Place(filled, last, KERNEL, f"{name}: bss")
-        end = last
+        yield Place(segment.start, segment.filled, KERNEL, f"{name}: {part}")
+        yield Place(segment.filled, segment.end, KERNEL, f"{name}: bss")
+        end = segment.end
     yield Place(end, address + size, KERNEL, f"{name}: symbols" if end > address else name)
-
-
-def _segments(memory: GuestMemory, address: int) -> list[tuple[int, int, int, int]]:
-    """(start, end of the file's bytes, end, flags), guest physical."""
-    try:
-        ident, *_, offset, _, _, _, size, count, _, _, _ = _HEADER.unpack(memory.read(address, _HEADER.size))
-        if ident[:5] != b"\x7fELF\x02" or size != _PROGRAM_HEADER.size or count > _HEADERS_MAX or offset > _PAGE:
-            return []
-        headers = list(_PROGRAM_HEADER.iter_unpack(memory.read(address + offset, count * size)))
-    except MemoryAccessError:
-        return []
-    load = [header for header in headers if header[0] == _PT_LOAD]
-    if not load or load[0][2]:
-        return []
-    base = load[0][3]
-    return [
-        (vaddr - base + address, vaddr - base + address + filled, vaddr - base + address + whole, flags)
-        for _, flags, _, vaddr, _, filled, whole, _ in load
-        if vaddr >= base and filled <= whole
-    ]
 
 
 def _filled(found: list[Place], memory: GuestMemory) -> list[Place]:
