@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bhyveload.cli.drawing import Part, _heights, _spread
+from bhyveload.confined.reports import LAYOUT
+from bhyveload.inspect.layout import FILES, OTHER, TABLE, _Area, _strip
 from support import zfs_pools
 from support.end_to_end import program
 from support.images import MIB, blank, bsd_label, gpt_disk, make_ufs, mbr_disk, put, require, standard_disk, write_at
@@ -149,3 +155,42 @@ def test_text_json_and_pictures(tmp_path: Path, ufs: Path) -> None:
     assert f"--html {tmp_path}/no/a.html: No such file or directory" in done.messages
     done = program("bhyvedisk", "info", "--svg", ufs, ufs, check=64)
     assert "is one of the disks" in done.messages
+
+
+areas = st.lists(
+    st.builds(
+        lambda kind, start, size: _Area(kind, start, start + size, "x"),
+        st.sampled_from([FILES, TABLE, OTHER]),
+        st.integers(0, 1 << 70) | st.integers(0, 5000),
+        st.integers(0, 1 << 70) | st.integers(0, 5000),
+    ),
+    max_size=30,
+)
+
+
+@given(areas, st.integers(0, 4000), st.integers(0, 4000))
+def test_any_areas(found: list[_Area], begin: int, size: int) -> None:
+    """All of the strip is shown, once, in order; the report's shape takes it."""
+    strip = _strip("title", begin, begin + size, found)
+    inside = [area for area in found if begin <= area.start < begin + size]
+    if len(inside) == len(found):
+        assert sum(part["shown"] for part in strip["parts"]) == size
+    assert sum(part["shown"] for part in strip["parts"]) <= size
+    starts = [part["start"] for part in strip["parts"]]
+    assert starts == sorted(starts)
+    assert LAYOUT.check({"notes": [], "strips": [strip]}) == {"notes": [], "strips": [strip]}
+
+
+@given(st.lists(st.integers(0, 1 << 64), min_size=1, max_size=60))
+def test_any_weights(weights: list[int]) -> None:
+    """Lines keep their order and their distance, and end where the bar or the table ends."""
+    parts = [Part(FILES, "0", "1", "x", weight) for weight in weights]
+    heights = _heights(parts)
+    assert min(heights) >= 5
+    edges = [sum(heights[:number]) for number in range(len(heights))]
+    middles = [edge + height / 2 for edge, height in zip(edges, heights, strict=True)]
+    bottom = max(sum(heights), 18 * len(parts))
+    lines = _spread(middles, 0, bottom)
+    assert all(below - above >= 18 - 1e-6 for above, below in pairwise(lines))
+    assert lines[0] >= 9 - 1e-6
+    assert lines[-1] <= bottom - 9 + 1e-6

@@ -129,7 +129,7 @@ def _strip(title: str, begin: int, end: int, areas: Sequence[_Area]) -> dict[str
     at = begin
     ordered = sorted(areas, key=lambda area: (area.start, -area.end))[:MAX_PARTS]
     for area in [*ordered, _Area(UNUSED, end, end, "")]:
-        if area.start > at:
+        if min(area.start, end) > at:
             parts.append(_part(_Area(UNUSED, at, min(area.start, end), "unused"), at))
         if area.end > area.start or area.kind != UNUSED:
             words = ""
