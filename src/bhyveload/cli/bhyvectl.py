@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import sys
 
 from bhyveload.absolute_path import absolute_path
@@ -193,7 +192,7 @@ def _dump(name: str, path: str, symbols: str) -> None:
             raise
         finally:
             os.close(fd)
-        tell(vm.state, symbols, shlex.quote(path), lambda text: warn(program_name("bhyvectl"), text))
+        tell(vm.state, symbols, [path], lambda text: warn(program_name("bhyvectl"), text))
 
 
 def _refuse_to_suspend(name: str) -> NoReturn:

@@ -184,7 +184,7 @@ def _debugged(program: str, vm: VirtualMachine, arguments: Arguments) -> dict[st
     from bhyveload.cli.symbols import tell
 
     port = arguments.gdb
-    command = f"-ex 'target remote 127.0.0.1:{port}'"
+    command = ["-ex", f"target remote 127.0.0.1:{port}"]
     tell(vm.state or {}, arguments.symbols, command, lambda text: warn(program, text))
 
     def socket(files: QemuFiles) -> list[str]:

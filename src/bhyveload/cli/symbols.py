@@ -17,7 +17,7 @@ from bhyveload.image.open import open_disk
 from bhyveload.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from bhyveload.image.open import Disk
@@ -114,8 +114,8 @@ def _crc(path: str) -> int:
     return total
 
 
-def tell(state: Mapping[str, Any], folder: str, behind: str, say: Callable[[str], None]) -> None:
-    """Copy the symbols into ``folder`` ("": only say where they are), and what to type then, with ``behind`` it.
+def tell(state: Mapping[str, Any], folder: str, behind: Sequence[str], say: Callable[[str], None]) -> None:
+    """Copy the symbols into ``folder`` ("": only say where they are) and say how gdb is started, words ``behind`` it.
 
     Raises BhyveloadError where a copy was asked for.
     """
@@ -123,7 +123,7 @@ def tell(state: Mapping[str, Any], folder: str, behind: str, say: Callable[[str]
         kernel, trouble = Symbols(state).copy(folder)
         if trouble:
             say(f"symbols: {trouble}")
-        say(f"gdb {shlex.quote(kernel)} {behind}")
+        say(shlex.join(["gdb", kernel, *behind]))
         return
     try:
         say(f"symbols: {Symbols(state).hint()}")
