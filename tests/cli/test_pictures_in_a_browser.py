@@ -51,7 +51,8 @@ class Shown:
 
     def check_lines(self) -> None:
         """There is ink where a text is, none between two lines, none at the right edge."""
-        left = 200
+        leaders = [line.attrib["points"].split()[-1] for line in self.root.iter(f"{SVG}polyline")]
+        left = max(float(point.partition(",")[0]) for point in leaders) + 2
         lines = sorted({number(text, "y") for text in self.root.iter(f"{SVG}text") if number(text, "x") > left})
         assert len(lines) > 5
         for y in lines:

@@ -15,7 +15,7 @@ from bhyveload.printable import escape
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_MARGIN, _BAR, _LEADER, _GAP = 16, 120, 40, 18  # pixels
+_MARGIN, _BAR, _LEADER, _GAP = 16, 120, 76, 18  # pixels
 _ROW = 18  # a line of the table
 _LETTER = 7.4  # the widest of the common monospaced fonts at 12 pixels
 _TALLEST = 260  # of a bar in scale, where the table is not taller
