@@ -216,7 +216,7 @@ def run(
     extra: Sequence[str] = (),
     console: tuple[int, int] = (0, 1),
 ) -> RunResult:
-    """Run a loaded VM under QEMU until it ends; its ``outcome``, ``exit_status``, ``seconds`` (handoff/run.py).
+    """Run a loaded VM under QEMU until it ends; its ``outcome``, ``exit_status``, ``seconds`` (handoff/backend.py).
 
     ``console``: file descriptors of its input and output; ``disks``: None for those that ``load`` was given.
     Raises HandoffError, VmNotLoaded.

@@ -16,7 +16,7 @@ import pytest
 from bhyveload import api, loading
 from bhyveload.cli.messages import report_error
 from bhyveload.errors import BhyveloadError, LoaderError, ReportError
-from bhyveload.handoff.qemu.drives import escape as in_option_list
+from bhyveload.handoff.qemu.drives import option_value
 from bhyveload.loader.state import Options
 from bhyveload.vm.store import VirtualMachine
 from support.end_to_end import program
@@ -129,7 +129,7 @@ def test_the_user_s_own_names_reach_qemu_as_one_word(tmp_path: Path, evil_disk: 
     holding = [word for word in words if "disk,,if=none.img" in word or "disk,if=none.img" in word]
     assert len(holding) == 1
     assert str(disk).replace(",", ",,") in holding[0] or json.loads(holding[0])["file"]["filename"] == str(disk)
-    assert in_option_list("a,b") == "a,,b"
+    assert option_value("a,b") == "a,,b"
 
 
 def test_a_report_says_nothing_that_is_the_parent_s_to_say(

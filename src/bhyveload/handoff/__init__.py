@@ -1,5 +1,5 @@
 """From a loaded VM to something that runs it.
 
-pvh.py makes the start-up stub and whole-VM images, qemu.py QEMU's command line, run.py runs it; kvm.py runs tiny test
-kernels without QEMU; bhyve.py writes FreeBSD's own command line.
+backend.py is the seam.  pvh/ makes the start-up stub and whole-VM images, qemu/ runs them; kvm.py runs tiny kernels
+without QEMU, to see whether KVM runs kernels at all.
 """

@@ -20,7 +20,7 @@ from bhyveload.handoff.pvh.extents import data_extents
 from bhyveload.handoff.pvh.pvh_image import save_image, save_stub
 from bhyveload.handoff.pvh.stub import build_stub
 from bhyveload.handoff.qemu.command import QemuOptions, qemu_command
-from bhyveload.handoff.qemu.drives import escape
+from bhyveload.handoff.qemu.drives import option_value
 from bhyveload.handoff.qemu.qmp import Qmp
 from guest.build import build_probe, missing_tools
 from guest.loader import LoadedVm, empty_vm, load_probe
@@ -64,7 +64,7 @@ def test_commas_in_paths_and_names_cannot_add_options(tmp_path: Path) -> None:
     command = qemu_command(vm, "STUB", QemuOptions([Disk(str(image), read_only=True)]))
     vm.close()
     assert after(command, "-name") == ["guest=vm,,debug-threads=on"]
-    assert f"mem-path={escape(vm.path)}/memory,share=off" in after(command, "-object")[0]
+    assert f"mem-path={option_value(vm.path)}/memory,share=off" in after(command, "-object")[0]
     assert ",share=on" not in after(command, "-object")[0].replace(",,", "")
     (blockdev,) = after(command, "-blockdev")
     assert blockdev.endswith(f"file.filename={str(image).replace(',', ',,')}")

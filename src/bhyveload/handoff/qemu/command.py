@@ -12,7 +12,7 @@ import os
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.network import NONE, TAP, USER, Network
-from bhyveload.handoff.qemu.drives import disk_arguments, escape
+from bhyveload.handoff.qemu.drives import disk_arguments, option_value
 from bhyveload.handoff.qemu.files import Paths
 
 TYPE_CHECKING = False
@@ -150,14 +150,14 @@ def qemu_command(
     ram: list[str] = []
     if not whole_image:
         machine += ",memory-backend=ram"
-        path = escape(memory_path or os.path.join(vm.path, "memory"))
+        path = option_value(memory_path or os.path.join(vm.path, "memory"))
         ram = [
             "-object",
             f"memory-backend-file,id=ram,size={size},mem-path={path},share={'on' if options.shared else 'off'}",
         ]
     command = [
         PROGRAM,
-        *("-name", f"guest={escape(vm.name)}"),
+        *("-name", f"guest={option_value(vm.name)}"),
         *("-machine", machine),
         *("-accel", options.accel),
         # TCG's default processor is an x86-64-v1, on which a kernel built for more dies without a word
@@ -211,5 +211,5 @@ def network_arguments(net: Network, files: QemuFiles) -> list[str]:
 def share_arguments(number: int, path: str, tag: str, read_only: bool) -> list[str]:
     """A folder of the host for the guest: mount -t p9fs TAG /mnt."""
     name = f"share{number}"
-    local = f"local,id={name},path={escape(path)},security_model=none,readonly={'on' if read_only else 'off'}"
-    return ["-fsdev", local, "-device", f"virtio-9p-pci,fsdev={name},mount_tag={escape(tag)}"]
+    local = f"local,id={name},path={option_value(path)},security_model=none,readonly={'on' if read_only else 'off'}"
+    return ["-fsdev", local, "-device", f"virtio-9p-pci,fsdev={name},mount_tag={option_value(tag)}"]

@@ -28,7 +28,7 @@ _FIRST_SHARED_SLOT = 8
 MAX_DISKS = 60
 
 
-def escape(value: str) -> str:
+def option_value(value: str) -> str:
     """``value`` inside one of QEMU's option lists."""
     return value.replace(",", ",,")
 
@@ -57,7 +57,7 @@ def block_node(node: str, disk: Disk, files: QemuFiles) -> list[str]:
         read_only = "on" if disk.read_only else "off"
         options = (
             f"driver=raw,node-name={node},read-only={read_only},"
-            f"file.driver={protocol},file.read-only={read_only},file.filename={escape(name)}"
+            f"file.driver={protocol},file.read-only={read_only},file.filename={option_value(name)}"
         )
         return ["-blockdev", options]
     if disk.overlay:
@@ -72,7 +72,7 @@ def _with_temporary(node: str, disk: Disk, files: QemuFiles) -> list[str]:
     below = _tree(disk.path, disk.format, True, disk.backing, files)
     top = files.temporary(disk.size, (absolute_path(disk.path), disk.format))
     if not top:
-        return ["-drive", f"if=none,id={node},snapshot=on,file=json:{escape(_json(disk, below))}"]
+        return ["-drive", f"if=none,id={node},snapshot=on,file=json:{option_value(_json(disk, below))}"]
     return ["-blockdev", _json(disk, {"node-name": node, **_over(top, below)})]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.qemu.drives import block_node, escape
+from bhyveload.handoff.qemu.drives import block_node, option_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ class Blocks:
 
     def _raw(self, name: str, backing: Backing, read_only: bool, shared: bool) -> list[str]:
         file, device = self._files.file(backing.path, read_only, backing.no_cache)
-        below: dict[str, Any] = {"driver": "host_device" if device else "file", "filename": escape(file)}
+        below: dict[str, Any] = {"driver": "host_device" if device else "file", "filename": option_value(file)}
         node: dict[str, Any] = {"driver": "raw", "node-name": name}
         if read_only:
             node["read-only"] = below["read-only"] = "on"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.qemu.drives import escape
+from bhyveload.handoff.qemu.drives import option_value
 from bhyveload.handoff.qemu.guest.blocks import Blocks, sectors
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
 
@@ -63,7 +63,7 @@ def _virtio_block(builder: DeviceBuilder, device: dev.VirtioBlock) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
     block = builder.blocks.make(name, device.backing, lines=["Could not open backing file"])
     discard = "discard=off" if device.backing.no_delete else ""
-    properties = [f"drive={name}", f"serial={escape(device.serial)}", discard, *sectors(device.backing)]
+    properties = [f"drive={name}", f"serial={option_value(device.serial)}", discard, *sectors(device.backing)]
     return block.arguments + builder.virtio("virtio-blk-pci", device.address, *properties, *block.properties)
 
 
@@ -93,8 +93,13 @@ def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller:
         )
     backing = port.backing if disk else port.backing._replace(read_only=True)  # else QEMU wants it for itself
     block = builder.blocks.make(name, backing, writable=disk)
-    properties = [f"bus={bus}", f"drive={name}", f"serial={escape(port.serial)}", f"model={escape(port.model)}"]
-    properties += [f"ver={escape(port.revision)}"]
+    properties = [
+        f"bus={bus}",
+        f"drive={name}",
+        f"serial={option_value(port.serial)}",
+        f"model={option_value(port.model)}",
+    ]
+    properties += [f"ver={option_value(port.revision)}"]
     if disk and port.rotation:
         properties.append(f"rotation_rate={port.rotation}")
     if disk:
@@ -105,7 +110,7 @@ def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller:
 def _nvme(builder: DeviceBuilder, device: dev.Nvme) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
     sizes = [f"logical_block_size={device.sector_size}", f"physical_block_size={device.sector_size}"]
-    properties = [f"drive={name}", f"serial={escape(device.serial)}", f"max_ioqpairs={device.queues}"]
+    properties = [f"drive={name}", f"serial={option_value(device.serial)}", f"max_ioqpairs={device.queues}"]
     if device.backing is None:
         memory = builder.files.memory(device.ram << 20)
         node = ["-blockdev", f"driver=raw,node-name={name},file.driver={memory}"]
@@ -188,7 +193,7 @@ def _virtio_console(builder: DeviceBuilder, device: dev.VirtioConsole) -> list[s
             raise failed_start(builder.compat, str(error.strerror), line, hint=port.path) from None
         arguments += ["-chardev", f"socket,id={chardev},{where},server=on,wait=off"]
         # QEMU keeps port 0 for its console
-        words = [f"bus={name}.0", f"nr={port.number + 1}", f"chardev={chardev}", f"name={escape(port.name)}"]
+        words = [f"bus={name}.0", f"nr={port.number + 1}", f"chardev={chardev}", f"name={option_value(port.name)}"]
         arguments += ["-device", ",".join(["virtserialport", *words])]
     return arguments
 
@@ -203,13 +208,13 @@ def _share(builder: DeviceBuilder, device: dev.Share) -> list[str]:
         raise failed_start(builder.compat, str(error.strerror), line) from None
     name = f"{builder.slots.name(device.address)}.share"
     read_only = ",readonly=on" if device.read_only else ""
-    share = f"local,id={name},path={escape(device.path)},security_model=none{read_only}"
-    tag = f"mount_tag={escape(device.tag)}"
+    share = f"local,id={name},path={option_value(device.path)},security_model=none{read_only}"
+    tag = f"mount_tag={option_value(device.tag)}"
     return ["-fsdev", share, *builder.virtio("virtio-9p-pci", device.address, f"fsdev={name}", tag)]
 
 
 def _input(builder: DeviceBuilder, device: dev.InputDevice) -> list[str]:
-    return builder.virtio("virtio-input-host-pci", device.address, f"evdev={escape(device.path)}")
+    return builder.virtio("virtio-input-host-pci", device.address, f"evdev={option_value(device.path)}")
 
 
 def _pci_serial(builder: DeviceBuilder, device: dev.PciSerial) -> list[str]:
@@ -227,7 +232,7 @@ def _frame_buffer(builder: DeviceBuilder, device: dev.FrameBuffer) -> list[str]:
     if device.port < _VNC_BASE:
         raise HandoffError(f"fbuf: VNC on port {device.port}: QEMU's begin at {_VNC_BASE}", f"tcp=:{_VNC_BASE}")
     host = f"[{device.host}]" if ":" in device.host else device.host
-    vnc = f"{escape(host)}:{device.port - _VNC_BASE}"
+    vnc = f"{option_value(host)}:{device.port - _VNC_BASE}"
     arguments: list[str] = []
     if device.password:
         secret = f"{builder.slots.name(device.address)}.password"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bhyveload.bhyve import devices as dev
 from bhyveload.errors import BhyveError
 from bhyveload.handoff.qemu.command import MAX_CPUS, QemuOptions
-from bhyveload.handoff.qemu.drives import escape
+from bhyveload.handoff.qemu.drives import option_value
 from bhyveload.handoff.qemu.guest.blocks import Blocks
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
 from bhyveload.handoff.qemu.guest.devices import DeviceBuilder
@@ -143,7 +143,7 @@ def _opened(guest: BhyveGuest) -> list[tuple[str, bool]]:
 def _smbios(guest: BhyveGuest) -> list[str]:
     arguments = []
     for table, (number, fields) in _SMBIOS.items():
-        values = (f"{name}={escape(guest.smbios[table][field])}" for field, name in fields.items())
+        values = (f"{name}={option_value(guest.smbios[table][field])}" for field, name in fields.items())
         arguments += ["-smbios", ",".join([f"type={number}", *values])]
     return arguments
 
