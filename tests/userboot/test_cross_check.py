@@ -175,7 +175,7 @@ def test_a_crash_of_the_object_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     record = Record("13.2", "plain")
     loaders = Loaders(explicit=LoaderObject("bad.so", build(tmp_path)))
     record.environment = [b"do=segv"]
-    monkeypatch.setattr("bhyveload.api.run_confined", _quiet(run))
+    monkeypatch.setattr("bhyveload.loading.run_confined", _quiet(run))
     with pytest.raises(LoaderCrashed, match=r"bad\.so: the loader died by SIGSEGV"):
         check(record, tmp_path, loaders)
 
