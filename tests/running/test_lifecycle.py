@@ -454,6 +454,14 @@ def test_errors_on_the_way_to_the_background(spinning: Path) -> None:
     assert "bhyvectl --vm=NAME --console" in done.messages
 
 
+def test_text_in_front_of_the_guest_s_end(disk: Path) -> None:
+    """It counts, also where the guest has powered off before QEMU can be ended for it."""
+    load("-d", disk, "-m", "64M")
+    program("bhyverun", "--accel", "tcg", "--expect", "^end=poweroff$", "vm", check=0, timeout=60)
+    done = program("bhyverun", "--accel", "tcg", "--fail-on", "^end=power", "vm", check=3, timeout=60)
+    assert "shows what --fail-on names: ^end=power" in done.messages
+
+
 def test_a_service_manager_is_told(spinning: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))

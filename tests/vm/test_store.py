@@ -177,8 +177,9 @@ def test_restart_gives_fresh_memory_behind_the_same_descriptor() -> None:
 def test_one_user_at_a_time() -> None:
     vm = VirtualMachine.create("guest", MB)
     for attempt in (lambda: VirtualMachine.create("guest", MB), lambda: destroy_machine("guest")):
-        with pytest.raises(VmBusy, match=rf"VM 'guest' is in use by process {os.getpid()} \("):
+        with pytest.raises(VmBusy, match=rf"VM 'guest' is in use by process {os.getpid()} \(") as busy:
             attempt()
+        assert busy.value.hint.startswith("close()")
     VirtualMachine.open("guest", lock=False).close()
     vm.close()
     VirtualMachine.create("guest", MB).abandon()

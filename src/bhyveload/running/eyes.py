@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from bhyveload.errors import UsageError
 from bhyveload.guest.watch import Watch
-from bhyveload.handoff.outcome import SEEN, STUCK, UNWANTED
+from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, SEEN, STUCK, TRIPLE_FAULT, UNWANTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bhyveload.handoff.backend import Session
+
+_BY_ITSELF = (REBOOTED, POWERED_OFF, HALTED, TRIPLE_FAULT, STUCK)
 
 
 class Eyes:
@@ -30,11 +32,21 @@ class Eyes:
         def hear(data: bytes) -> None:
             self.watch.feed(data)
             if self.watch.matched is not None:
-                session.stop(UNWANTED if self.watch.matched < self._fail else SEEN)
+                session.stop(self._seen(self.watch.matched))
             elif self.watch.asks and self._alone and not session.console.somebody_types:
                 session.stop(STUCK)
 
         session.console.hear(hear)
+
+    def _seen(self, matched: int) -> str:
+        return UNWANTED if matched < self._fail else SEEN
+
+    def outcome_of(self, outcome: str) -> str:
+        """What a run comes to that ended with ``outcome``: a guest that says a line and ends at once is gone before its
+        run can be ended for that line."""
+        if self.watch.matched is None or outcome not in _BY_ITSELF:
+            return outcome
+        return self._seen(self.watch.matched)
 
     @property
     def expects(self) -> bool:

@@ -107,6 +107,8 @@ def run_guest(
         if choices.work is not None:
             choices.work(session)
         result = session.wait(choices.timeout)
+        if choices.eyes is not None:
+            result.outcome = choices.eyes.outcome_of(result.outcome)
     return Ended(result, signals.interrupted, signals.ended)
 
 

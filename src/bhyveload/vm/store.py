@@ -293,7 +293,9 @@ class VirtualMachine:
                 os.close(fd)
                 if error.errno != errno.EWOULDBLOCK:
                     raise storage_error(self.path, error) from None
-                raise VmBusy(f"VM '{self.name}' is in use{holder}", "wait for it or end it") from None
+                ours = f" {os.getpid()} (" in holder
+                hint = "close() what this process has opened, or use it in a with" if ours else "wait for it or end it"
+                raise VmBusy(f"VM '{self.name}' is in use{holder}", hint) from None
             try:
                 links = os.fstat(fd).st_nlink
             except OSError as error:
