@@ -16,7 +16,7 @@ from bhyveload.cli.drawing import Part, _heights, _spread
 from bhyveload.confined.reports import LAYOUT
 from bhyveload.inspect.layout import FILES, OTHER, TABLE, _Area, _strip
 from support import zfs_pools
-from support.end_to_end import program
+from support.end_to_end import PROGRAMS, program
 from support.images import MIB, blank, bsd_label, gpt_disk, make_ufs, mbr_disk, put, require, standard_disk, write_at
 from support.pages import Page, check_alone
 
@@ -142,6 +142,22 @@ def test_a_damaged_table(tmp_path: Path, ufs: Path) -> None:
     disk = standard_disk(tmp_path / "disk.img", ufs)
     write_at(disk, SECTOR, bytes(SECTOR))
     assert Drawn(tmp_path, disk).rows[0][2] == "GPT (damaged; the one at the end is used)"
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    """The one of before stays; nothing is left of the new one."""
+    disk, folder = blank(tmp_path / "disk.img", MIB), tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "old.svg").write_text("old")
+    words = [str(PROGRAMS / "bhyvedisk"), "info", str(disk), "--svg"]
+    for name in ("old.svg", "new.svg"):
+        limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *words, str(folder / name)]
+        done = subprocess.run(limited, capture_output=True, text=True, check=False)
+        assert done.returncode == 71 and f"--svg {folder / name}: File too large\n" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["old.svg"]
+    assert (folder / "old.svg").read_text() == "old"
+    done = subprocess.run([*words, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 71 and "Is a directory" in done.stderr
 
 
 def test_text_json_and_pictures(tmp_path: Path, ufs: Path) -> None:

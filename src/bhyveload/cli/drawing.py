@@ -6,10 +6,14 @@ and is escaped here.
 
 from __future__ import annotations
 
+import errno
 import html
+import os
 from typing import TYPE_CHECKING
 
+from bhyveload.cli.copytarget import CopyTarget
 from bhyveload.errors import HostError
+from bhyveload.libc import write_all
 from bhyveload.printable import escape
 
 if TYPE_CHECKING:
@@ -228,13 +232,17 @@ class _Table:
 
 
 def save(picture: Picture, svg: str | None, page: str | None) -> None:
-    """Into the files of these names.  Raises HostError: one cannot be written."""
+    """Into the files of these names, which are there whole or stay as they were.  Raises HostError: one cannot be
+    written."""
     for option, path, text in (("svg", svg, Picture.svg), ("html", page, Picture.page)):
         if path is None:
             continue
         try:
-            with open(path, "w", encoding="ascii") as file:
-                file.write(text(picture))
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with CopyTarget(path, path) as target:
+                write_all(target.fd, text(picture).encode("ascii"))
+                target.commit(0o666)
         except OSError as error:
             raise HostError(f"--{option} {path}: {error.strerror}") from None
 
