@@ -434,6 +434,17 @@ def test_ls_escapes_names(odd: tuple[Path, Path]) -> None:
     assert run("cat", odd[1], b"/\xff\xfe".decode("utf-8", "surrogateescape")).stdout == b"\xff\xfe"
 
 
+def test_copies_to_open_files(disk: Path, tmp_path: Path) -> None:
+    """/dev/stdout: a pipe has no other name; a file that the shell has opened is not replaced, and keeps its lines."""
+    data = output("cat", disk, "/etc/rc.conf")
+    assert output("cp", disk, "/etc/rc.conf", "/dev/stdout") == data
+    log = tmp_path / "log"
+    log.write_bytes(b"before\n")
+    with log.open("ab") as file:
+        subprocess.run([*PROGRAM, "cp", str(disk), "/etc/rc.conf", "/dev/fd/1"], stdout=file, timeout=60, check=True)
+    assert log.read_bytes() == b"before\n" + data
+
+
 def test_cat_and_cp(tmp_path: Path, disk: Path) -> None:
     kernel = FILES["boot/kernel/kernel"]
     assert output("cat", disk, "/boot/kernel/kernel") == kernel

@@ -30,7 +30,7 @@ class CopyTarget:
             if name in ("", ".", ".."):
                 raise UsageError(f"'{source}' has no name to copy it under", "give the copy a name")
             path = os.path.join(path, name)
-        self.path = os.path.realpath(path)
+        self.path = path if _is_descriptor(path) else os.path.realpath(path)
         for disk in disks:
             if os.path.exists(self.path) and os.path.samefile(self.path, disk):
                 raise UsageError(f"{path}: is the disk that is copied from", "give the copy another name")
@@ -39,6 +39,8 @@ class CopyTarget:
     def _open(self) -> int:
         try:
             status = os.stat(self.path)
+            if _is_descriptor(self.path):  # a regular file there is the caller's, open: it is not replaced
+                return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY)
             if not stat.S_ISREG(status.st_mode):
                 return os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
             if not os.access(self.path, os.W_OK):
@@ -74,3 +76,8 @@ class CopyTarget:
             self._new.close()
         elif self.fd >= 0:
             os.close(self.fd)
+
+
+def _is_descriptor(path: str) -> bool:
+    """A name of an open file, which a pipe has no other one of."""
+    return path in ("/dev/stdout", "/dev/stderr") or path.startswith(("/dev/fd/", "/proc/self/fd/"))
