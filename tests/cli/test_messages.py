@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,23 @@ def test_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_errors_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_error("bhyveload", FileNotFoundError(2, "No such file or directory", "a\tb")) == 74
     assert capsys.readouterr().err == "bhyveload: a\\x09b: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bhyvedisk", "cp", "{}", "/boot/kernel/kernel", "copy"),
+        ("bhyveload", "--batch", "--dry-run", "-d", "../disk.img"),
+    ],
+)
+def test_a_current_folder_that_is_gone(words: tuple[str, ...], probe_disk: Path, tmp_path: Path) -> None:
+    shutil.copy(probe_disk, tmp_path / "disk.img")
+    (tmp_path / "gone").mkdir()
+    command = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(tmp_path / "gone"), str(PROGRAMS / words[0])]
+    command += [word.format(probe_disk) for word in words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 74
+    assert done.stderr.endswith(f"{words[0]}: the current folder: No such file or directory\n")
 
 
 SCRIPT = textwrap.dedent("""

@@ -54,6 +54,8 @@ def report_error(program: str, error: BaseException) -> int:
         return EXIT_BROKEN_PIPE
     if isinstance(error, OSError):
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            where = "the current folder: "  # getcwd(2), the one call that misses a file without a name
         warn(program, f"{where}{error.strerror or error}")
         return EX_IOERR
     if isinstance(error, MemoryError):
