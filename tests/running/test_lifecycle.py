@@ -454,6 +454,14 @@ def test_errors_on_the_way_to_the_background(spinning: Path) -> None:
     assert "bhyvectl --vm=NAME --console" in done.messages
 
 
+@pytest.mark.parametrize("option", ["--console", "--log"])
+def test_a_fifo_that_nobody_reads(disk: Path, tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    load("-d", disk, "-m", "64M")
+    done = program("bhyverun", "--accel", "tcg", option, tmp_path / "fifo", "vm", check=4, timeout=30)
+    assert f"{option} {tmp_path / 'fifo'}: No such device or address" in done.messages
+
+
 def test_text_in_front_of_the_guest_s_end(disk: Path) -> None:
     """It counts, also where the guest has powered off before QEMU can be ended for it."""
     load("-d", disk, "-m", "64M")

@@ -54,7 +54,7 @@ def open_console(kind: str, session: Session, closing: contextlib.ExitStack) -> 
 def open_log(path: str, session: Session, closing: contextlib.ExitStack, tell: Callable[[str], None]) -> None:
     """Append all that the guest says to the file ``path``; ``tell`` hears when it no longer can.  Raises HostError."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+        fd = _appending(path)
     except OSError as error:
         raise HostError(f"--log {path}: {error.strerror}") from None
     closing.callback(os.close, fd)
@@ -87,10 +87,19 @@ def _file(path: str, session: Session, closing: contextlib.ExitStack) -> str:
             tty.setraw(fd, termios.TCSANOW)
         session.console.attach(fd, fd)
     else:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = _appending(path)
         session.console.attach(-1, fd, patient=True)
     closing.callback(os.close, fd)
     return path
+
+
+def _appending(path: str) -> int:
+    """A FIFO that nobody reads is an error (ENXIO): open(2) would wait for its reader, whatever else happens.  Raises
+    OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    fd = os.open(path, flags, 0o600)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _unix_socket(path: str, closing: contextlib.ExitStack) -> socket.socket:
