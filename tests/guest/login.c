@@ -342,9 +342,13 @@ run(const char *c)
 	} else if (starts(c, "reboot")) {
 		outb(0xcf9, 2);
 		outb(0xcf9, 6);
-	} else if (starts(c, "poweroff"))
+		for (;;)	/* the machine takes its time */
+			__asm__ volatile("pause");
+	} else if (starts(c, "poweroff")) {
 		outw(0x604, 0x2000);
-	else {
+		for (;;)
+			__asm__ volatile("pause");
+	} else {
 		text("sh: not found\n");
 		status = 127;
 	}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,9 @@ def run_probe(probe: Probe, tmp_path: Path) -> harness.Outcome:
             host.close()
 
 
+ONE_SECOND = re.compile(rb"during 1 seconds")  # readtest's, on a busy machine or at the end of a second
+
+
 def expected_console(probe: Probe) -> bytes:
     """The record, with the lines that are not imitated replaced by what we print; each of them must be there."""
     lines = probe.console.decode("latin-1").split("\r\n")
@@ -111,7 +115,7 @@ def expected_console(probe: Probe) -> bytes:
 def test_probe(name: str, tmp_path: Path) -> None:
     probe = Probe(name)
     outcome = run_probe(probe, tmp_path)
-    assert outcome.console == expected_console(probe)
+    assert ONE_SECOND.sub(b"during 0 seconds", outcome.console) == expected_console(probe)
     if probe.environment:
         variables = [f"{name}={value}" for name, value in outcome.environment.items()]
         if not any(line.startswith("LINES=") for line in probe.environment):
