@@ -277,4 +277,4 @@ def test_devices_that_are_not_there(two_roots: list[Path], device: str, why: str
     words = [word for disk in two_roots for word in ("-d", disk)]
     done = bhyveload("--batch", "--boot-device", device, *words, "vm", check=1)
     line = done.messages.splitlines()[-1]
-    assert f"--boot-device {device}: " in line and why in line and "(there are disk1p2)" in line
+    assert line.endswith(f"--boot-device {device}: {why} (there are disk1p2)")

@@ -146,6 +146,8 @@ def test_errors_are_125(tmp_path: Path, disk: Path) -> None:
         (["--exec", "true", "nobody"], "neither a VM"),
         (["--exec", "true", "--daemon", disk], "exclude each other"),
         (["--exec", "true", "--put", "x", disk], "two files with a colon"),
+        (["--exec", "true", "--get", f"/tmp/x:{tmp_path}", disk], "is a folder"),
+        (["--exec", "true", "--get", f"/tmp/x:{tmp_path}/absent/x", disk], "absent: no such folder"),
         (["--exec", "true", "--copy-in", tmp_path / "absent", disk], "absent: no such folder"),
         (["--exec", "true", "--copy-in", ":x", disk], "two folders with a colon"),
         (["--exec", "true", "--copy-out", "..", disk], "two folders with a colon"),

@@ -113,6 +113,8 @@ class _Work:
         self._password = password_in(arguments.password_file)
         self._deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
         self._files = [(_read(path), place) for path, place in arguments.puts]
+        for _, path in arguments.gets:
+            _expect_room(path)
 
     def __call__(self, session: Session) -> None:
         guest = guest_in(session, self._arguments, self._opened, self._password)
@@ -180,6 +182,14 @@ def _read(path: str, most: int = -1) -> bytes:
             return file.read(most)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _expect_room(path: str) -> None:
+    """Where a file will be written when all is done: better said before."""
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder", "--get PLACE:FILE")
+    if not os.path.isdir(folder := os.path.dirname(path) or "."):
+        raise InputError(f"{folder}: no such folder")
 
 
 def _write(path: str, data: bytes) -> None:

@@ -40,7 +40,7 @@ def boot_from(loader: Loader, wanted: str, set_currdev: SetCurrdev) -> None:
         if not loader.files.holds_file_system(spec):
             raise _refused(loader, wanted, "no file system that can be booted from")
     except FileSystemError as error:
-        raise _refused(loader, wanted, error.message) from None
+        raise _refused(loader, wanted, error.message.removeprefix(f"{name}:").lstrip(": ")) from None
     finally:
         loader.console.silent = before
     set_currdev(loader, spec.format())
