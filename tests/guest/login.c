@@ -237,6 +237,7 @@ disk(int write, u64 sector, u8 *data, u32 size)
 	outw(port + 16, 0);
 	while (*done != used)
 		__asm__ volatile("pause");
+	__asm__ volatile("" : : : "memory");	/* what the device has written is read from here on */
 	return (answer == 0);
 }
 

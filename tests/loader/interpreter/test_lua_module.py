@@ -31,6 +31,12 @@ def test_what_is_there_stays() -> None:
     assert run(code, before="import functools; mine = functools") == "True True True"
 
 
+def test_collections_stay_whole() -> None:
+    """From Python 3.13 on collections.abc is the very module that stands in for it elsewhere."""
+    code = "import collections.abc; from collections.abc import Mapping; print('collections.abc' in late)"
+    assert run(code, before="import collections.abc") == "True"
+
+
 def test_imports_that_come_later_are_true_ones() -> None:
     code = """
 import collections.abc, functools

@@ -61,6 +61,9 @@ _placed = {name: module for name, module in _stand_ins.items() if sys.modules.se
 try:
     __import__("lupa.lua54")
 finally:
+    # From Python 3.13 on collections itself puts this very module there, and has no file to find it again.
+    if getattr(sys.modules.get("collections"), "abc", None) is _collections_abc:
+        _placed.pop("collections.abc", None)
     for _name, _module in _placed.items():
         if sys.modules.get(_name) is _module:
             del sys.modules[_name]
