@@ -168,8 +168,8 @@ big_number(unsigned n)
 }
 
 /* Virtio 0.9.5, 2.2.2: a legacy block device's registers and its queue, one request at a time. */
-#define QUEUE_MAX 256
-static u8 queue[4 * 4096] __attribute__((aligned(4096)));
+#define QUEUE_MAX 1024
+static u8 queue[8 * 4096] __attribute__((aligned(4096)));
 static struct { u32 type, reserved; u64 sector; } request;
 static volatile u8 answer;
 static u16 port, queue_size, used;

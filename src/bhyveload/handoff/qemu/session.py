@@ -53,6 +53,8 @@ _ATTEMPTS = 10_000  # of a fraction of a millisecond each
 _MESSAGES_MAX = 1 << 16
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _DUMP = "dump-guest-memory"
+_OF_A_SIGNAL = "terminating on signal"  # no news where it was ours
+_OF_FD = "fd: migration to a file is deprecated"  # from 9.1 on; "file:" instead is not there before 8.2
 
 
 class Qemu:
@@ -391,9 +393,9 @@ class QemuSession:
         # what was said is given to slow listeners however long they take, but for a user who wants the end
         patience = time.monotonic() + _END_LIMIT
         self.console.flush(lambda: self._ended_by_us and time.monotonic() > patience)
-        messages = self._messages.decode("utf-8", "replace")
-        if self._ended_by_us:
-            messages = "".join(line for line in messages.splitlines(True) if "terminating on signal" not in line)
+        lines = self._messages.decode("utf-8", "replace").splitlines(keepends=True)
+        dropped = (_OF_FD, _OF_A_SIGNAL) if self._ended_by_us else (_OF_FD,)
+        messages = "".join(line for line in lines if not any(text in line for text in dropped))
         if not self._outcome or self._failed:
             if status or self._failed:
                 raise failure(status, messages, self._names, self._confined)
