@@ -695,6 +695,8 @@ finish(const char *end)
 	text("end=");
 	text(end);
 	text("\nprobe=end\n");
+	for (int spin = 0; spin < 1000000 && !(inb(0x3fd) & 0x40); spin++)
+		;	/* the transmitter is empty: what is left in it at the end is lost */
 	if (same((const u8 *)end, "reboot", 7)) {
 		outb(0xcf9, 2);
 		outb(0xcf9, 6);

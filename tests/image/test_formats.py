@@ -284,6 +284,18 @@ def test_a_stream_with_a_footer(raw: Path, tmp_path: Path) -> None:
         read_all(image)
 
 
+def test_what_qemu_leaves_of_a_longer_descriptor(raw: Path, tmp_path: Path) -> None:
+    """It writes a CID of fewer digits over an older one, a zero byte behind the text, and that is all."""
+    image = convert(raw, tmp_path / "disk", "vmdk", "subformat=monolithicSparse")
+    content = image.read_bytes()
+    start = content.index(b"# Disk DescriptorFile")
+    before, behind = content[start : content.index(b"\0", start)].split(b"\nCID=")
+    shorter = before + b"\nCID=5" + behind[behind.index(b"\n") :] + b"\0"
+    image.write_bytes(content[:start] + shorter + content[start + len(shorter) :])
+    assert as_raw(image, "vmdk", tmp_path / "again") == SAMPLE
+    assert read_all(image) == SAMPLE
+
+
 def test_contiguous_clusters_are_one_piece_of_the_mapped_file(raw: Path, tmp_path: Path) -> None:
     """What makes loading fast: no copy, no work a cluster."""
     image = convert(raw, tmp_path / "disk", "qcow2", "preallocation=full")

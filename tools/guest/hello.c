@@ -123,5 +123,7 @@ hello(const u32 *frame)
 			env++;
 	}
 	text("That is all.  Powering off.\n\n");
+	for (int spin = 0; spin < 1000000 && !(inb(0x3fd) & 0x40); spin++)
+		;	/* the transmitter is empty: what is left in it at the end is lost */
 	outw(0x604, 0x2000);
 }
