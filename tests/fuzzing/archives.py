@@ -1,4 +1,4 @@
-"""Target: a folder that a guest sends as a tar stream, taken apart in the host's (guest/archive.py)."""
+"""Target: a folder that a guest sends as a tar stream, taken apart in the host's (guest/archive.py, extract.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bhyveload.guest import archive as module
-from bhyveload.guest.archive import Archive, extract
+from bhyveload.guest.archive import Archive
+from bhyveload.guest.extract import extract
 from fuzzing import Run, Target
 
 _MEMORY = "/dev/shm"

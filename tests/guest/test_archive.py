@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from bhyveload.errors import GuestError, HostError
-from bhyveload.guest import archive as archive_module
-from bhyveload.guest.archive import Archive, extract
+from bhyveload.guest.archive import Archive
+from bhyveload.guest.extract import extract
 
 PAX = tarfile.PAX_FORMAT
 
@@ -114,7 +114,7 @@ def test_headers_without_end(target: Path) -> None:
 
 
 def test_sparse_files_of_very_many_pieces(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "_PIECES_MAX", 1000)
+    monkeypatch.setattr("bhyveload.guest.extract._PIECES_MAX", 1000)
     content = ("600\n" + "0\n0\n" * 600).encode().ljust(3072, b"\0")
     entry = info("s", size=len(content))
     entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "0"}
@@ -305,7 +305,7 @@ def test_no_special_permissions(target: Path) -> None:
     [("_ENTRIES_MAX", "more than 2 entries"), ("_APPARENT_MAX", "files are too large")],
 )
 def test_bounds(target: Path, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str) -> None:
-    monkeypatch.setattr(f"bhyveload.guest.archive.{limit}", 2)
+    monkeypatch.setattr(f"bhyveload.guest.extract.{limit}", 2)
     with pytest.raises(GuestError, match=reason):
         extract(archive_of(stream(*(info(name, size=1) for name in "abc"))), str(target))
 

@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, cast
 
 from bhyveload.errors import GuestError, HostError, InputError, UsageError
 from bhyveload.guest import typed
-from bhyveload.guest.archive import Archive, extract
+from bhyveload.guest.extract import extract
+from bhyveload.guest.listing import ConfinedArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,8 +98,9 @@ class Exchange:
         os.pwrite(self._fd, word.encode(), 0)
 
     def unpack(self, folder: str, step: Step | None = None) -> list[str]:
-        """What the guest has written, into ``folder``; what was left out and why.  Raises GuestError, HostError."""
-        return extract(Archive(self._fd, self.limit), folder, step)
+        """What the guest has written, into ``folder``; what was left out and why.  Raises GuestError, HostError,
+        LoaderCrashed, ReportError."""
+        return extract(ConfinedArchive(self._fd, self.limit), folder, step)
 
 
 def finding(word: str, command: bytes, devices: bytes | None = None) -> bytes:
