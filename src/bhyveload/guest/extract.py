@@ -23,7 +23,7 @@ _COPY = 1 << 20
 _LEFT_OUT_MAX = 1000
 
 
-class Entries(Protocol):
+class ArchiveStream(Protocol):
     """A stream: what is in it, and its bytes.  Both raise GuestError, HostError."""
 
     def entries(self) -> Iterator[ArchiveEntry]: ...
@@ -31,7 +31,7 @@ class Entries(Protocol):
     def read(self, at: int, length: int) -> bytes: ...
 
 
-def extract(archive: Entries, folder: str, step: Callable[[int, int], None] | None = None) -> list[str]:
+def extract(archive: ArchiveStream, folder: str, step: Callable[[int, int], None] | None = None) -> list[str]:
     """The stream as files in ``folder``, which is made if it is not there.  They are ours, with their permissions and
     times; no link leads out of the folder.  Returned is what was left out, and why; ``step``: bytes done, in all.
 
@@ -73,7 +73,7 @@ def extract(archive: Entries, folder: str, step: Callable[[int, int], None] | No
     return left_out
 
 
-def _put(archive: Entries, root: int, entry: ArchiveEntry) -> str:
+def _put(archive: ArchiveStream, root: int, entry: ArchiveEntry) -> str:
     """One entry below ``root``; why it is left out, or ""."""
     if entry.kind not in (REGULAR, HARD_LINK, SYMLINK, FOLDER):
         return f"a {entry.kind}"
@@ -92,7 +92,7 @@ def _put(archive: Entries, root: int, entry: ArchiveEntry) -> str:
     return ""
 
 
-def _make(archive: Entries, root: int, parent: int, entry: ArchiveEntry) -> None:
+def _make(archive: ArchiveStream, root: int, parent: int, entry: ArchiveEntry) -> None:
     name = entry.parts[-1]
     if entry.kind == FOLDER:
         os.close(_folder(parent, name))
@@ -123,7 +123,7 @@ def _make(archive: Entries, root: int, parent: int, entry: ArchiveEntry) -> None
         os.close(fd)
 
 
-def _copy(archive: Entries, entry: ArchiveEntry, fd: int) -> None:
+def _copy(archive: ArchiveStream, entry: ArchiveEntry, fd: int) -> None:
     """An entry's bytes into a new file."""
     for offset, place, length in entry.pieces:
         for done in range(0, length, _COPY):
