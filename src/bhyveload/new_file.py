@@ -17,6 +17,23 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _READ_WRITE = os.O_RDWR | os.O_CLOEXEC
 
 
+def private_folder(path: str, exist_ok: bool = False) -> None:
+    """Make the folder ``path``, its owner's alone: mode 0700, whatever the umask takes away.  Raises OSError.
+
+    ``exist_ok``: unless it is there, and with the folders that are missing above it."""
+    if exist_ok:
+        if os.path.isdir(path):
+            return
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if exist_ok:
+            return
+        raise
+    os.chmod(path, 0o700)
+
+
 def unnamed_file(folder: str) -> int:
     """A descriptor of an empty file, mode 0600, that ``folder`` does not show; it goes with its descriptor unless
     ``give_name`` keeps it.  -1 where the host has no such files.  Raises OSError."""
@@ -24,11 +41,13 @@ def unnamed_file(folder: str) -> int:
     if not flags or not os.path.isdir("/proc/self/fd"):
         return -1
     try:
-        return os.open(folder or ".", _READ_WRITE | flags, 0o600)
+        fd = os.open(folder or ".", _READ_WRITE | flags, 0o600)
     except OSError as error:
         if error.errno in _NO_TMPFILE:
             return -1
         raise
+    os.fchmod(fd, 0o600)  # not what the umask leaves of it
+    return fd
 
 
 def give_name(fd: int, path: str) -> None:
@@ -92,6 +111,7 @@ class NewFile:
                 fd = os.open(temporary, _READ_WRITE | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
                 continue
+            os.fchmod(fd, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 self._temporary = temporary

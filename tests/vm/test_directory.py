@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from bhyveload.errors import VmStorageError
+from bhyveload.new_file import private_folder
 from bhyveload.vm import directory
 from bhyveload.vm.directory import default_directory, list_machines, prepare_directory
+from support.end_to_end import PROGRAMS
 
 
 def test_default_directory(monkeypatch: pytest.MonkeyPatch, vmm_directory: Path) -> None:
@@ -58,3 +61,23 @@ def test_directories_of_others_are_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(VmStorageError, match=f"belongs to user {os.getuid()}") as error:
         list_machines(str(real))
     assert error.value.hint == "point BHYVE_VMM_DIR to a directory of your own"  # no chmod helps
+
+
+def test_the_umask_takes_nothing_from_us(probe_disk: Path, vmm_directory: Path) -> None:
+    """What is ours alone must stay ours: a folder of mode 0000 could not even be destroyed."""
+    script = 'umask 777; exec "$@"'
+    words = [str(PROGRAMS / "bhyveload"), "--batch", "-m", "64M", "-d", str(probe_disk), "vm"]
+    subprocess.run(["sh", "-c", script, "sh", *words], capture_output=True, check=True)
+    modes = {path: path.stat().st_mode & 0o777 for path in (vmm_directory, *vmm_directory.rglob("*"))}
+    assert len(modes) == 5, modes
+    assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items()), modes
+
+
+def test_a_folder_that_is_private(tmp_path: Path) -> None:
+    private_folder(str(tmp_path / "a" / "b"), exist_ok=True)
+    private_folder(str(tmp_path / "a" / "b"), exist_ok=True)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(FileExistsError):
+        private_folder(str(tmp_path / "a" / "b"))
+    with pytest.raises(FileNotFoundError):
+        private_folder(str(tmp_path / "c" / "d"))

@@ -15,6 +15,7 @@ import stat
 import sys
 
 from bhyveload.errors import HostError
+from bhyveload.new_file import private_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def other_end(path: str) -> str:
 def _private_directory() -> str:
     place = os.path.abspath(directory())
     try:
-        os.makedirs(place, 0o700, exist_ok=True)
+        private_folder(place, exist_ok=True)
         info = os.lstat(place)
     except OSError as error:
         raise HostError(f"{place}: {error.strerror}", "point BHYVE_NMDM_DIR to a directory of your own") from None

@@ -24,6 +24,7 @@ from bhyveload.confined.run import fitting, run
 from bhyveload.errors import HostError, ReportError
 from bhyveload.image.raw import RawImage, open_raw
 from bhyveload.image.unpack import MAX_SIZE, flatten, prepare, unpack, unpack_blocks
+from bhyveload.new_file import private_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _folder() -> str:
     why = ""
     for folder in _candidates():
         try:
-            os.makedirs(folder, 0o700, exist_ok=True)
+            private_folder(folder, exist_ok=True)
         except OSError as error:
             why = why or f"{folder}: {error.strerror}"
             continue

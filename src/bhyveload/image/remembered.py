@@ -16,7 +16,7 @@ import stat
 from bhyveload.errors import ImageError
 from bhyveload.image.magic import COMPRESSIONS, RAW, detect
 from bhyveload.libc import write_all
-from bhyveload.new_file import NewFile
+from bhyveload.new_file import NewFile, private_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def remember(file: RawImage, form: str) -> bool:
         return False
     folder = os.path.dirname(path)
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)
+        private_folder(folder, exist_ok=True)
         status = os.lstat(folder)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return False

@@ -21,7 +21,7 @@ from bhyveload.handoff.pvh.stub_file import stub_file
 from bhyveload.handoff.qemu.command import flags_of
 from bhyveload.handoff.qemu.overlay import put_on_top
 from bhyveload.libc import write_all
-from bhyveload.new_file import NewFile
+from bhyveload.new_file import NewFile, private_folder
 from bhyveload.saved.format import (
     DEVICES,
     HEADER,
@@ -73,7 +73,7 @@ class Keeper:
         self._layers: list[SavedDisk] = []
         self._begun = False
         try:
-            os.mkdir(self.folder, 0o700)
+            private_folder(self.folder)
         except OSError as error:
             hint = "a guest is saved into a new folder: name another one" if os.path.exists(self.folder) else ""
             raise HandoffError(f"--save {folder}: {error.strerror}", hint) from None

@@ -8,6 +8,7 @@ import stat
 import sys
 
 from bhyveload.errors import VmNameError, VmStorageError
+from bhyveload.new_file import private_folder
 
 NAME_LIMIT = 229  # VM_MAX_NAMELEN: SPECNAMELEN 255 less "/dev/vmm.io/" and suffixes (sys/amd64/include/vmm.h)
 DEV_VMM = "/dev/vmm"  # where FreeBSD's VMs are, and where their managers look
@@ -33,7 +34,7 @@ def prepare_directory(directory: str | None = None) -> str:
     """
     path = os.path.abspath(directory or default_directory())
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
+        private_folder(path, exist_ok=True)
         info = os.lstat(path)
     except OSError as error:
         raise storage_error(path, error) from None

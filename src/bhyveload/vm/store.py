@@ -29,7 +29,7 @@ from bhyveload.errors import (
 )
 from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
-from bhyveload.new_file import give_name, unnamed_file
+from bhyveload.new_file import give_name, private_folder, unnamed_file
 from bhyveload.vm.directory import check_name, not_ours, prepare_directory, storage_error
 from bhyveload.vm.memory import GuestMemory, split_memory
 from bhyveload.vm.recall import recall
@@ -273,7 +273,7 @@ class VirtualMachine:
             try:
                 if create:
                     try:
-                        os.mkdir(self.path, 0o700)
+                        private_folder(self.path)
                     except FileExistsError:
                         pass
                     except FileNotFoundError as error:  # a directory in which nothing can be made: /proc
@@ -310,6 +310,7 @@ class VirtualMachine:
 
     def _sign_lock(self) -> None:
         try:
+            os.fchmod(self._lock, 0o600)
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()} {os.path.basename(sys.argv[0])}\n".encode("ascii", "replace"), 0)
         except OSError:
@@ -325,6 +326,7 @@ class VirtualMachine:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
                 fd = os.open(os.path.join(self.path, "memory.new"), flags, 0o600)
             try:
+                os.fchmod(fd, 0o600)
                 os.ftruncate(fd, low + high)
             except BaseException:
                 os.close(fd)
@@ -376,6 +378,7 @@ class VirtualMachine:
             os.path.join(self.path, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         try:
+            os.fchmod(fd, 0o600)
             write_all(fd, data)
         finally:
             os.close(fd)
