@@ -50,15 +50,15 @@ def changed(core: int, offset: int, code: str, value: int) -> None:
 )
 def test_what_is_no_core(memory: GuestMemory, core: int, offset: int, code: str, value: int) -> None:
     """QEMU writes cores, and may be in a guest's hands."""
-    write_core(core, memory)
+    write_core(core, memory, "core")
     changed(core, offset, code, value)
     with pytest.raises(HostError, match="no core of 64 bits"):
-        annotate(core, memory, {}, registers=True)
+        annotate(core, memory, {}, registers=True, path="core")
 
 
 def test_an_empty_file(memory: GuestMemory, core: int) -> None:
     with pytest.raises(HostError, match="no core of 64 bits"):
-        annotate(core, memory, {}, registers=True)
+        annotate(core, memory, {}, registers=True, path="core")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_an_empty_file(memory: GuestMemory, core: int) -> None:
 )
 def test_a_state_that_lies(memory: GuestMemory, core: int, state: dict[str, Any]) -> None:
     """Two notes, registers and report, and one more program header."""
-    write_core(core, memory)
-    annotate(core, memory, state, registers=True)
+    write_core(core, memory, "core")
+    annotate(core, memory, state, registers=True, path="core")
     header = struct.unpack("<16sHHIQQQIHHHHHH", os.pread(core, 64, 0))
     kind, _, offset, _, _, size, _, _ = struct.unpack("<IIQQQQQQ", os.pread(core, 56, header[5] + 56))
     assert (header[10], kind) == (2, 4)

@@ -151,6 +151,9 @@ def test_errors_are_125(tmp_path: Path, disk: Path) -> None:
         (["--exec", "true", "--copy-in", tmp_path / "absent", disk], "absent: no such folder"),
         (["--exec", "true", "--copy-in", ":x", disk], "two folders with a colon"),
         (["--exec", "true", "--copy-out", "..", disk], "two folders with a colon"),
+        (["--exec", "true", "--login", "", disk], "--login '': must be a user's name"),
+        (["--exec", "true", "--login", "two words", disk], "must be a user's name"),
+        (["--exec", "true", "--login", "-f", disk], "must be a user's name"),
         (["--exec", "true", "--password-file", tmp_path / "absent", disk], "No such file"),
     ):
         done = program("bhyverun", *words)

@@ -607,3 +607,23 @@ def test_a_core_of_a_running_guest(spinning: Path, tmp_path: Path) -> None:
     assert "NT_PRSTATUS" in told and told.count("\n  bhyveload ") == 2  # QEMU's registers, our metadata
     found = low_memory(core, 0x200000, 64 << 10)
     assert found[:4096] == loaded[:4096] and found != loaded
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("bhyvectl", "--vm=vm", "--dump={}"), "bhyvectl: --dump {}: File too large"),
+        (("bhyverun", "--stub", "{}", "--dry-run", "vm"), "bhyverun: {}: File too large"),
+        (("bhyverun", "--export", "{}", "vm"), "bhyverun: {}: File too large"),
+    ],
+)
+def test_a_file_that_has_no_room_is_named(
+    probe_disk: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    load("-d", probe_disk, "-m", "64M")
+    target = tmp_path / "target"
+    command = [str(PROGRAMS / words[0]), *(word.format(target) for word in words[1:])]
+    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (4, 71) and done.stderr.splitlines()[-1].startswith(message.format(target)), done.stderr
+    assert not target.exists()

@@ -185,8 +185,8 @@ def _dump(name: str, path: str, symbols: str) -> None:
         fd = new_file(path) if runner is None else written_file(path)
         try:
             if runner is None:
-                write_core(fd, vm.memory)
-            annotate(fd, vm.memory, vm.state, registers=runner is None)
+                write_core(fd, vm.memory, path)
+            annotate(fd, vm.memory, vm.state, registers=runner is None, path=path)
         except BaseException:
             os.unlink(path)
             raise

@@ -282,8 +282,17 @@ def _act_for_exec(arguments: Arguments, option: str, value: str) -> None:
             arguments.copy_limit = parse_memory_size(value, "current")
         case "m":
             arguments.memory = parse_memory_size(value, "current")
+        case "login":
+            arguments.login = _login(value)
         case _:
             setattr(arguments, option.replace("-", "_"), value)
+
+
+def _login(value: str) -> str:
+    """A name that can be typed at a prompt and is one word there."""
+    if not value or value.startswith("-") or not value.isprintable() or any(map(str.isspace, value)):
+        raise UsageError(f"--login '{value}': must be a user's name")
+    return value
 
 
 def _two_files(option: str, value: str) -> tuple[str, str]:

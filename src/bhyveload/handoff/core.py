@@ -42,8 +42,8 @@ def written_file(path: str) -> int:
         raise HostError(f"--dump {path}: {error.strerror}") from None
 
 
-def write_core(fd: int, memory: GuestMemory) -> None:
-    """Holes of the memory file stay holes.  Raises HostError."""
+def write_core(fd: int, memory: GuestMemory, path: str) -> None:
+    """Into ``fd``, the file ``path``.  Holes of the memory file stay holes.  Raises HostError."""
     parts = [(0, memory.low, 0)] + ([(VM_HIGHMEM_BASE, memory.high, memory.low)] if memory.high else [])
     header = _HEADER.pack(
         *(_IDENT, _ET_CORE, _EM_X86_64, 1, 0, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, len(parts), 0, 0, 0)
@@ -59,7 +59,7 @@ def write_core(fd: int, memory: GuestMemory) -> None:
                 if os.pwrite(fd, data, _PAGE + at) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise HostError(f"--dump: {error.strerror}") from None
+        raise HostError(f"--dump {path}: {error.strerror}") from None
 
 
 def _filled(fd: int, size: int) -> Iterator[tuple[int, int]]:

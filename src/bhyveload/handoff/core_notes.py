@@ -48,8 +48,8 @@ _USER_REGISTERS = (
 )
 
 
-def annotate(fd: int, memory: GuestMemory, state: Mapping[str, Any], registers: bool) -> None:
-    """Append what ``state`` and ``memory``, as the loader left them, say to the ELF core in ``fd``.
+def annotate(fd: int, memory: GuestMemory, state: Mapping[str, Any], registers: bool, path: str) -> None:
+    """Append what ``state`` and ``memory``, as the loader left them, say to the ELF core in ``fd``, the file ``path``.
 
     ``registers``: those of the boot processor, too.  Raises HostError: it is no core, or cannot be written.
     """
@@ -58,7 +58,7 @@ def annotate(fd: int, memory: GuestMemory, state: Mapping[str, Any], registers: 
     notes = b"".join(_notes(memory, state, report, registers))
     try:
         size = os.fstat(fd).st_size
-        header, table = _headers(fd, size)
+        header, table = _headers(fd, size, path)
         segments = [*table, *_kernel(memory, report, table)]
         end = -(-size // 8) * 8
         segments.append((PT_NOTE, PF_R, end, 0, 0, len(notes), 0, 4))
@@ -68,10 +68,10 @@ def annotate(fd: int, memory: GuestMemory, state: Mapping[str, Any], registers: 
         header[5], header[10] = place, len(segments)  # e_phoff, e_phnum
         pwrite_all(fd, memoryview(ELF64.ehdr.pack(*header)), 0)
     except OSError as error:
-        raise HostError(f"--dump: {error.strerror}") from None
+        raise HostError(f"--dump {path}: {error.strerror}") from None
 
 
-def _headers(fd: int, size: int) -> tuple[list[Any], list[tuple[int, ...]]]:
+def _headers(fd: int, size: int, path: str) -> tuple[list[Any], list[tuple[int, ...]]]:
     """The ELF header's fields and the program headers.  QEMU wrote them: a guest may have it in its hands."""
     raw = os.pread(fd, ELF64.ehdr.size, 0)
     if len(raw) == ELF64.ehdr.size and raw[:4] == ELFMAG and raw[4] == ELF64.ei_class:
@@ -80,7 +80,7 @@ def _headers(fd: int, size: int) -> tuple[list[Any], list[tuple[int, ...]]]:
         length = count * ELF64.phdr.size
         if header[1] == _ET_CORE and entry == ELF64.phdr.size and count < _HEADERS_MAX and offset + length <= size:
             return header, list(ELF64.phdr.iter_unpack(os.pread(fd, length, offset)))
-    raise HostError("--dump: what was written is no core of 64 bits")
+    raise HostError(f"--dump {path}: what was written is no core of 64 bits")
 
 
 def _kernel(

@@ -143,7 +143,7 @@ class ControlSocket:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
                 if self._clients.get(fd, (None,))[0] is client:
-                    self._say(client, {"ok": False, "error": error} if error else {"ok": True})
+                    self._say(client, {"ok": False, "error": f"--dump {path}: {error}"} if error else {"ok": True})
 
             if not self._session.dump(target, told):
                 os.close(target)

@@ -52,6 +52,7 @@ def write_image(fd: int, stub: Stub, memory: GuestMemory) -> None:
     """Write one ELF image that holds the stub and all of the guest's memory content: a VM in a single file.
 
     It runs anywhere with ``qemu-system-x86_64 -M pc,max-ram-below-4g=3G -m SIZE -kernel FILE`` and the VM's size.
+    Raises HandoffError, OSError.
     """
     _write_elf(fd, stub, [extent for extent in _content(memory) if extent[1] > extent[0]], memory)
 
@@ -107,19 +108,16 @@ def _write_elf(fd: int, stub: Stub, extents: list[tuple[int, int]], memory: Gues
     sizes = ELF64.ehdr.size, ELF64.phdr.size, count, 0, 0, 0
     head = ELF64.ehdr.pack(*kind, stub.base, ELF64.ehdr.size, 0, 0, *sizes)
     note = _NOTE.pack(4, 4, XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", stub.base)
-    try:
-        pwrite_all(fd, head + b"".join(headers) + note, 0)
-        pwrite_all(fd, stub.image, at)
-        for to, first, last in places:
-            while memory is not None and first < last:
-                data = os.pread(memory.fd, min(last - first, _COPY_STEP), first)
-                if not data:
-                    raise HandoffError("guest memory: the memory file is shorter than the VM's memory")
-                pwrite_all(fd, data, to)
-                first, to = first + len(data), to + len(data)
-        os.ftruncate(fd, offset)
-    except OSError as error:
-        raise HandoffError(f"PVH image: {error.strerror}") from None
+    pwrite_all(fd, head + b"".join(headers) + note, 0)
+    pwrite_all(fd, stub.image, at)
+    for to, first, last in places:
+        while memory is not None and first < last:
+            data = os.pread(memory.fd, min(last - first, _COPY_STEP), first)
+            if not data:
+                raise HandoffError("guest memory: the memory file is shorter than the VM's memory")
+            pwrite_all(fd, data, to)
+            first, to = first + len(data), to + len(data)
+    os.ftruncate(fd, offset)
 
 
 def _load(offset: int, address: int, size: int) -> bytes:

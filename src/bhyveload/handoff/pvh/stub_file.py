@@ -23,6 +23,9 @@ def stub_file(vm: LoadedMachine) -> int:
         raise HandoffError(f"the start-up stub: {error.strerror}") from None
     try:
         write_stub_elf(fd, stub)
+    except OSError as error:
+        os.close(fd)
+        raise HandoffError(f"the start-up stub: {error.strerror}") from None
     except BaseException:
         os.close(fd)
         raise
