@@ -190,3 +190,32 @@ def test_a_load_forks_from_one_thread(probe_disk: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert not done.stderr, done.stderr
     assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+@needs_qemu
+def test_the_disks_of_a_run(probe_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their paths, or as open_disk returns them; what they are is said where they are something else."""
+    shutil.copy(probe_disk, tmp_path / "disk.img")
+    monkeypatch.chdir(tmp_path)
+    with VirtualMachine.create("guest", 64 * MIB) as vm:
+        load(vm, disks=[open_raw("disk.img")], options=BATCH)
+        opened = api.open_disk("disk.img")
+        with open(os.devnull, "r+b") as null:
+            console = null.fileno(), null.fileno()
+            for disk in ("disk.img,ro", tmp_path / "disk.img", opened):
+                result = run(vm, accel="tcg", timeout=60, disks=[disk], console=console)
+                assert result.exit_status == 1
+        opened.close()
+        for arguments, words in (
+            ({"disks": "disk.img"}, "disks: must be a list of them, not 'disk.img'"),
+            ({"disks": opened}, "disks: must be a list of them"),
+            ({"disks": [5]}, "disks: must be paths, or what open_disk() returns, not 5"),
+            ({"cpus": "2"}, "cpus: must be a whole number, not '2'"),
+            ({"timeout": "5"}, "timeout: must be a number of seconds, or None, not '5'"),
+            ({"net": None}, "net: must be a text"),
+            ({"extra": "-S"}, "extra: must be a list of QEMU's arguments"),
+        ):
+            with pytest.raises(TypeError, match=re.escape(words)):
+                run(vm, accel="tcg", **arguments)
+        with pytest.raises(HandoffError, match="absent: no such disk image"):
+            run(vm, accel="tcg", disks=["absent"])

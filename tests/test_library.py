@@ -22,6 +22,7 @@ from bhyveload import (
     Options,
     ScratchMachine,
     UsageError,
+    VirtualMachine,
     api,
     load,
     open_disk,
@@ -153,3 +154,52 @@ def test_errors_go_from_process_to_process(kind: type[BhyveloadError]) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind and str(again) == "what" and again.hint == "hint"
     assert vars(again) == vars(error) and again.exit_status == error.exit_status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"timeout": "5"}, "timeout: must be a number of seconds, or None, not '5'"),
+        ({"environment": {"a": "b"}}, "environment: must be a list of NAME=VALUE texts"),
+        ({"environment": [1]}, "environment: must be a list of NAME=VALUE texts"),
+    ],
+)
+def test_what_is_of_another_kind_is_said(arguments: dict[str, Any], words: str) -> None:
+    with ScratchMachine("none", 64 * MIB) as machine, pytest.raises(TypeError, match=re.escape(words)):
+        load(machine, **arguments)
+
+
+def test_one_disk_is_no_list(probe_disk: Path) -> None:
+    disk = open_disk(probe_disk)
+    with ScratchMachine("none", 64 * MIB) as machine, pytest.raises(TypeError, match="disks: is one disk"):
+        load(machine, disk)  # type: ignore[arg-type]
+    disk.close()
+
+
+def test_machines_are_no_texts() -> None:
+    for refused in (
+        lambda: load("vm"),  # type: ignore[arg-type]
+        lambda: api.run("vm"),  # type: ignore[arg-type]
+        lambda: VirtualMachine.create("vm", "64M"),  # type: ignore[arg-type]
+        lambda: VirtualMachine.create("vm", 64e6),  # type: ignore[arg-type]
+        lambda: VirtualMachine.create(5, 64 * MIB),  # type: ignore[arg-type]
+        lambda: ScratchMachine("vm", "64M"),  # type: ignore[arg-type]
+        lambda: bhyveload.load_image("nowhere.img", 64 * MIB, timeout="5"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"must be|is a text"):
+            refused()
+
+
+def test_a_disk_is_where_it_was_opened(probe_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever folder is the current one when it is loaded from."""
+    (tmp_path / "here").mkdir()
+    shutil.copy(probe_disk, tmp_path / "here" / "disk.img")
+    subprocess.run(["gzip", "-k", "disk.img"], cwd=tmp_path / "here", check=True)
+    monkeypatch.chdir(tmp_path / "here")
+    disks = [open_disk("disk.img"), open_disk("./disk.img.gz")]
+    monkeypatch.chdir(tmp_path)
+    with ScratchMachine("moved", 64 * MIB) as machine:
+        told = load(machine, disks, options=Options(batch=True)).disks
+    assert [disk["path"] for disk in told] == [str(tmp_path / "here" / name) for name in ("disk.img", "disk.img.gz")]
+    for disk in disks:
+        disk.close()

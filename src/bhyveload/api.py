@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from bhyveload.device import Device
     from bhyveload.guest.session import Finished, Guest
     from bhyveload.handoff.backend import RunResult
-    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.disks import AnyDisk
     from bhyveload.host.interface import HeldConsole, HostDirectory
     from bhyveload.image.progress import Progress
     from bhyveload.userboot.search import Loaders
@@ -154,6 +154,7 @@ def load(
     VmStorageError and the other BhyveloadErrors.
     """
     began = time.perf_counter_ns()
+    _check_machine(vm)
     version = loader_version(compat)
     deadline = deadline_of(timeout)
     _check(disks, environment)
@@ -183,7 +184,7 @@ def load(
         )
     vcpu = Registers.of(result.pop("vcpu"))
     needed = result.pop(NEEDED, None)
-    result["disks"] = [{**disk.describe(), "path": absolute_path(disk.name)} for disk in disks]
+    result["disks"] = [_described(disk) for disk in disks]
     result["timings"]["total"] = time.perf_counter_ns() - began
     report = {"schema": 1, "vm": vm.name, **result}
     memory = vm.loading()
@@ -194,10 +195,24 @@ def load(
     return LoadReport({**report, "vcpu": vcpu.as_dict(), "memory": {"low": memory.low, "high": memory.high}})
 
 
+def _check_machine(vm: object) -> None:
+    if isinstance(vm, str | bytes | os.PathLike):
+        raise TypeError(f"vm: must be a VirtualMachine (VirtualMachine.open, VirtualMachine.create), not {vm!r}")
+
+
+def _described(disk: Device) -> dict[str, Any]:
+    entry = disk.describe()
+    return {**entry, "path": absolute_path(entry["path"])}
+
+
 def _check(disks: Sequence[Device], environment: Sequence[str | bytes]) -> None:
     """What is easily mistaken and would only be seen in the child, or not at all.  Raises UsageError."""
     if isinstance(environment, str | bytes):
         raise UsageError("environment: is one text", "give a list of NAME=VALUE texts")
+    if isinstance(environment, dict) or not all(isinstance(entry, str | bytes) for entry in environment):
+        raise TypeError("environment: must be a list of NAME=VALUE texts")
+    if hasattr(disks, "descriptors"):
+        raise TypeError("disks: is one disk: give a list of them")
     for disk in disks:
         if isinstance(disk, str | bytes | os.PathLike):
             raise UsageError(f"disks: {os.fsdecode(disk)!r} is a name", "give what open_disk() returns")
@@ -210,7 +225,7 @@ def run(
     *,
     accel: str = "auto",
     cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
+    disks: Sequence[AnyDisk] | None = None,
     net: str = "none",
     timeout: float | None = None,
     extra: Sequence[str] = (),
@@ -218,9 +233,11 @@ def run(
 ) -> RunResult:
     """Run a loaded VM under QEMU until it ends; its ``outcome``, ``exit_status``, ``seconds`` (handoff/backend.py).
 
-    ``console``: file descriptors of its input and output; ``disks``: None for those that ``load`` was given.
-    Raises HandoffError, VmNotLoaded.
+    ``console``: file descriptors of its input and output; ``disks``: paths as for bhyverun's -d, or what ``open_disk``
+    returns; None for those that ``load`` was given.
+    Raises HandoffError, VmNotLoaded, UsageError; TypeError: an argument is of another kind.
     """
+    _check_machine(vm)
     from bhyveload.handoff.network import parse_network
     from bhyveload.handoff.qemu.run import run as run_qemu  # subprocess and the like: not on the way of a load
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bhyveload.confined.deadline import FOREVER
 from bhyveload.guest.exchange import COPY_LIMIT, Exchange
 from bhyveload.guest.session import Guest
-from bhyveload.handoff.disks import Disk, disks_of
+from bhyveload.handoff.disks import Disk, as_disks, disks_of
 from bhyveload.handoff.network import Network, parse_network
 from bhyveload.handoff.qemu.overlay import scratch_file
 from bhyveload.handoff.qemu.run import run_options
@@ -21,6 +21,7 @@ from bhyveload.saved.saving import Keeper
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bhyveload.handoff.disks import AnyDisk
     from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.handoff.qemu.session import QemuSession
@@ -32,7 +33,7 @@ def start(
     *,
     accel: str = "auto",
     cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
+    disks: Sequence[AnyDisk] | None = None,
     net: str = "none",
     extra: Sequence[str] = (),
     user: str = "root",
@@ -43,7 +44,7 @@ def start(
     save_to: str | os.PathLike[str] = "",
 ) -> Guest:
     """Start a loaded VM under QEMU, to work in (guest/session.py).  What it writes to its disks is dropped at the end,
-    unless they are given here with an overlay.
+    unless they are given here as Disks with an overlay; ``disks`` else: paths as for -d, or what ``open_disk`` returns.
 
     ``user``, ``password``: who logs in on the console, within ``patience`` seconds; ``log``: a descriptor that gets
     everything that the console says; ``copy_limit``: bytes that a folder may have for ``Guest.put_tree`` and
@@ -52,14 +53,16 @@ def start(
     """
     _flush()
     if disks is None:
-        disks = [disk.changed(read_only=False, snapshot=True) for disk in disks_of(vm.state or {})]
+        ready = [disk.changed(read_only=False, snapshot=True) for disk in disks_of(vm.state or {})]
+    else:
+        ready = as_disks(disks, snapshot=True)
     with contextlib.ExitStack() as closing:
         keeper = closing.enter_context(Keeper(os.fspath(save_to), None, _silent)) if save_to else None
         exchange = _exchange(copy_limit, closing)
         if keeper is not None:
-            disks = keeper.disks(disks, None, FOREVER)
-        disks = [*disks, *([disk_for(exchange)] if exchange is not None else [])]
-        options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=parse_network(net), extra=extra)
+            ready = keeper.disks(ready, None, FOREVER)
+        ready += [disk_for(exchange)] if exchange is not None else []
+        options = run_options(vm, accel=accel, cpus=cpus, disks=ready, net=parse_network(net), extra=extra)
         machine: LoadedMachine = vm
         if keeper is not None:
             machine = standing = keeper.machine(vm)

@@ -6,11 +6,13 @@ import time
 
 
 class Deadline:
-    """``seconds`` from now on; None: for ever."""
+    """``seconds`` from now on; None: for ever.  Raises TypeError: they are no number."""
 
     __slots__ = ("_end", "seconds")
 
     def __init__(self, seconds: float | None = None) -> None:
+        if seconds is not None and not isinstance(seconds, int | float):
+            raise TypeError(f"timeout: must be a number of seconds, or None, not {seconds!r}")
         self.seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
 

@@ -11,10 +11,13 @@ from bhyveload.errors import HandoffError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from bhyveload.confined.deadline import Deadline
+    from bhyveload.device import Device
     from bhyveload.image.progress import Progress
+
+    AnyDisk: TypeAlias = "Disk | Device | str | os.PathLike[str]"
 
 _MAX_CHAIN = 64
 _AGAIN = "load the VM again or give --disk"
@@ -70,6 +73,33 @@ class Disk:
         """The same disk with some of it replaced."""
         now = {name: getattr(self, name) for name in self.__slots__}
         return Disk(**{**now, **members})
+
+
+def as_disks(given: Sequence[AnyDisk], snapshot: bool = False) -> list[Disk]:
+    """The disks that a user of the library names: paths as for -d, what ``open_disk`` has returned, or Disks.
+
+    ``snapshot``: what the guest writes to those that are no Disks is dropped.  Raises TypeError: something else; and as
+    ``disk_from_path``.
+    """
+    if isinstance(given, str | bytes | os.PathLike) or not hasattr(given, "__iter__"):
+        raise TypeError(f"disks: must be a list of them, not {given!r}")
+    return [_as_disk(disk, snapshot) for disk in given]
+
+
+def _as_disk(given: AnyDisk, snapshot: bool) -> Disk:
+    if isinstance(given, Disk):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return _opened(disk_from_path(os.fspath(given)), snapshot)
+    describe = getattr(given, "describe", None)
+    if describe is None:
+        raise TypeError(f"disks: must be paths, or what open_disk() returns, not {given!r}")
+    entry = describe()
+    return _opened(_from_entry({**entry, "path": absolute_path(entry["path"])}), snapshot)
+
+
+def _opened(disk: Disk, snapshot: bool) -> Disk:
+    return disk.changed(read_only=False, snapshot=True) if snapshot else disk
 
 
 def disk_from_path(text: str, allow_backing: bool = False, tell: Callable[[str], None] | None = None) -> Disk:

@@ -57,7 +57,9 @@ class Network:
 
 
 def parse_network(text: str) -> Network:
-    """What --net's ``text`` asks for.  Raises UsageError."""
+    """What --net's ``text`` asks for.  Raises UsageError, TypeError: it is no text."""
+    if not isinstance(text, str):
+        raise TypeError(f"net: must be a text, as 'none' or 'user', not {text!r}")
     kind, *words = text.split(",")
     if kind not in (NONE, USER, TAP):
         raise UsageError(f"--net {text}: must be one of none, user, tap", "as in user,hostfwd=tcp:127.0.0.1:2222-:22")

@@ -57,6 +57,7 @@ class ImageDisk(ReadOnlyImage):
 
     def __init__(self, name: str, layer: Layer, table: dict[tuple[str, str], Layer], facts: dict[str, Any]) -> None:
         super().__init__(name)
+        self.path = absolute_path(name)  # the current folder may be another one later
         self.forgotten = False
         self.files = [layer.file, *(other.file for other in table.values())]
         self.sources.extend(self.files)
@@ -95,7 +96,7 @@ class ImageDisk(ReadOnlyImage):
     def describe(self) -> dict[str, Any]:
         """The disk's entry in state.json (docs/state-json.md)."""
         entry: dict[str, Any] = {
-            "path": self.name,
+            "path": self.path,
             "format": self.format,
             "size": self.size,
             "read_only": not self.writable,

@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 
+from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import FileSystemError, InputError
 from bhyveload.freebsd_errno import EIO, EROFS, from_host
 from bhyveload.image.magic import RAW, media_sector_size
@@ -46,6 +47,7 @@ os.register_at_fork(after_in_child=_note_process)
 class RawImage:
     """A Device over an open file or block device (host/interface.py); owns ``fd``.
 
+    ``path``: ``name`` as it is found from everywhere, whatever folder is the current one later.
     ``medium``: of a character device (image/character.py), which cannot be mapped.
     ``forgotten``: what it is was found out and could not be remembered (image/remembered.py).
     Raises InputError when the descriptor cannot be measured or mapped.
@@ -53,12 +55,15 @@ class RawImage:
 
     kind = RAW  # in words, as image.disk.ImageDisk has it
 
-    __slots__ = ("_opener", "_view", "descriptor", "forgotten", "medium", "name", "read_only", "sector_size", "size")
+    __slots__ = (
+        *("_opener", "_view", "descriptor", "forgotten", "medium", "name", "path", "read_only", "sector_size", "size"),
+    )
 
     def __init__(self, fd: int, name: str, read_only: bool, medium: Medium | None = None) -> None:
         self.medium = medium
         self.forgotten = False
         self.name = name
+        self.path = absolute_path(name)
         self.read_only = read_only
         self.sector_size = SECTOR_SIZE
         try:
@@ -126,7 +131,7 @@ class RawImage:
     def describe(self) -> dict[str, Any]:
         """The disk's entry in state.json (docs/state-json.md)."""
         return {
-            "path": self.name,
+            "path": self.path,
             "format": RAW,
             "size": self.size,
             "read_only": self.read_only,

@@ -61,7 +61,9 @@ def not_ours(info: os.stat_result) -> tuple[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raises VmNameError unless ``name`` can be a VM's name."""
+    """Raises VmNameError unless ``name`` can be a VM's name, TypeError unless it is a text."""
+    if not isinstance(name, str):
+        raise TypeError(f"name: a VM's is a text, not {name!r}")
     reason, hint = refused_name(name)
     if reason:
         raise VmNameError(f"vm_create: {reason}", hint)

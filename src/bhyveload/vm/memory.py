@@ -34,8 +34,10 @@ _ZEROS = bytes(1 << 16)
 def split_memory(size: int) -> tuple[int, int]:
     """(low, high) bytes of a VM with ``size`` bytes of RAM (vm_setup_memory in lib/libvmmapi/vmmapi.c).
 
-    Raises VmMemoryError when the size is zero or no multiple of a page: the kernel's EINVAL.
+    Raises VmMemoryError when the size is zero or no multiple of a page: the kernel's EINVAL; TypeError: it is no int.
     """
+    if not isinstance(size, int):
+        raise TypeError(f"memory size: must be a whole number of bytes, as 64 << 20, not {size!r}")
     if size <= 0 or size % PAGE_SIZE:
         raise VmMemoryError(
             f"vm_setup_memory: Invalid argument (memory size {size})", "give a multiple of 4 KiB: -m 256M"

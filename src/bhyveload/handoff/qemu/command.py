@@ -93,8 +93,7 @@ class QemuOptions:
         version: str = "",
         whole: bool = False,
     ) -> None:
-        if not 1 <= cpus <= MAX_CPUS:
-            raise HandoffError(f"{cpus} processors: must be 1 to {MAX_CPUS}")
+        check_processors(cpus)
         self.disks = list(disks)
         self.accel = accel
         self.cpus = cpus
@@ -120,6 +119,14 @@ class QemuOptions:
     def folders(self) -> list[tuple[str, bool]]:
         """(path, writable) of what QEMU opens on the host by its name."""
         return [*((path, not read_only) for path, _, read_only in self.shares), *self.opened]
+
+
+def check_processors(cpus: int) -> None:
+    """Raises HandoffError: too many of them, or none; TypeError: no whole number."""
+    if not isinstance(cpus, int):
+        raise TypeError(f"cpus: must be a whole number, not {cpus!r}")
+    if not 1 <= cpus <= MAX_CPUS:
+        raise HandoffError(f"{cpus} processors: must be 1 to {MAX_CPUS}")
 
 
 def qemu_command(

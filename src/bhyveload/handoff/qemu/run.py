@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from bhyveload.confined.deadline import FOREVER
-from bhyveload.handoff.disks import disks_of, refuse_twice, unpacked
+from bhyveload.confined.deadline import FOREVER, deadline_of
+from bhyveload.handoff.disks import as_disks, disks_of, refuse_twice, unpacked
 from bhyveload.handoff.machine import loaded
-from bhyveload.handoff.qemu.command import QemuOptions
+from bhyveload.handoff.qemu.command import QemuOptions, check_processors
 from bhyveload.handoff.qemu.session import QemuSession
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bhyveload.confined.deadline import Deadline
     from bhyveload.handoff.backend import RunResult, Session
-    from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.disks import AnyDisk
     from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.network import Network
     from bhyveload.image.progress import Progress
@@ -27,7 +27,7 @@ def run(
     *,
     accel: str = "auto",
     cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
+    disks: Sequence[AnyDisk] | None = None,
     net: Network | None = None,
     timeout: float | None = None,
     extra: Sequence[str] = (),
@@ -37,12 +37,14 @@ def run(
 ) -> RunResult:
     """Run ``vm`` until it ends, with its console on the two file descriptors ``console`` (input, output).
 
-    ``disks``: None for those that bhyveload was given.  ``timeout``: seconds until the run is stopped.  ``extra``:
-    further arguments for QEMU.  ``started`` gets the running session, for signal handlers and the like.
+    ``disks`` as ``as_disks`` takes them; None for those that bhyveload was given.  ``timeout``: seconds until the run
+    is stopped.  ``extra``: further arguments for QEMU.  ``started`` gets the running session, for signal handlers and
+    the like.
     The VM's memory file is not changed; its disks are.
 
     Raises HandoffError: the VM cannot be handed over, QEMU is not installed or refuses; VmNotLoaded.
     """
+    deadline_of(timeout)  # what is no time is told before anything is done
     options = run_options(vm, accel=accel, cpus=cpus, disks=disks, net=net, extra=extra, progress=progress)
     with contextlib.closing(QemuSession(vm, options)) as session:
         session.console.attach(*console, patient=True)
@@ -56,7 +58,7 @@ def run_options(
     *,
     accel: str = "auto",
     cpus: int = 1,
-    disks: Sequence[Disk] | None = None,
+    disks: Sequence[AnyDisk] | None = None,
     net: Network | None = None,
     extra: Sequence[str] = (),
     progress: Progress | None = None,
@@ -66,12 +68,16 @@ def run_options(
     """The options of ``run``, with what they leave open decided and the disks as QEMU can have them.
 
     ``deadline`` for unpacking disks; ``more``: further members of Options.
-    Raises HandoffError, VmNotLoaded, and as disks.unpacked().
+    Raises HandoffError, VmNotLoaded, TypeError (disks, processors or extra words are something else), and as
+    disks.unpacked().
     """
+    check_processors(cpus)
+    if isinstance(extra, str):
+        raise TypeError(f"extra: must be a list of QEMU's arguments, not one text {extra!r}")
     _, state = loaded(vm)
     if accel == "auto":
         accel = choose_accelerator()
-    given = disks_of(state) if disks is None else disks
+    given = disks_of(state) if disks is None else as_disks(disks)
     ready = [disk if disk.overlay else unpacked(disk, progress, deadline) for disk in given]
     refuse_twice(ready)
     return QemuOptions(ready, accel, cpus, net, extra, **more)
