@@ -131,6 +131,8 @@ def test_the_old_generation() -> None:
         ("3:1,virtio-rnd", ["pci.0.3.1.device=virtio-rnd"]),
         ("2:30:7,virtio-rnd", ["pci.2.30.7.device=virtio-rnd"]),
         (" 5junk,virtio-rnd", ["pci.0.5.0.device=virtio-rnd"]),
+        ("5:x,virtio-rnd", ["pci.0.5.0.device=virtio-rnd"]),
+        ("0000000000000000000000005,virtio-rnd", ["pci.0.5.0.device=virtio-rnd"]),
         ("2,virtio-blk,/x,ro", ["device=virtio-blk", "path=/x", "ro=true"]),
         ("2,ahci-hd,/x,nocache", ["device=ahci", "port.0.type=hd", "port.0.path=/x", "port.0.nocache=true"]),
         ("2,ahci-cd,/x", ["device=ahci", "port.0.type=cd", "port.0.path=/x"]),
@@ -179,6 +181,10 @@ def test_slots(slot: str, lines: list[str]) -> None:
         (["-s", "256:1:0,lpc"], 'Invalid PCI slot info field "256:1:0,lpc"', 4),
         (["-s", "-1,lpc"], 'Invalid PCI slot info field "-1,lpc"', 4),
         (["-s", "x,lpc"], 'Invalid PCI slot info field "x,lpc"', 4),
+        (["-s", "\u0663,lpc"], 'Invalid PCI slot info field "\u0663,lpc"', 4),
+        (["-s", "0:31:8,lpc"], 'Invalid PCI slot info field "0:31:8,lpc"', 4),
+        (["-s", ":,lpc"], 'Invalid PCI slot info field ":,lpc"', 4),
+        (["-s", f"{10**30},lpc"], f'Invalid PCI slot info field "{10**30},lpc"', 4),
         (["-s", "3,lpc", "-s", "0:3:0,virtio-rnd"], "pci slot 0:3:0 already occupied!", 4),
         (["-o", "pci.0.4.0.x=y", "-s", "4,lpc"], "pci slot 0:4:0 already occupied!", 4),
         (["-s", "2,ahci,/x"], 'Missing or invalid type for port 0: "/x"', 4),
@@ -237,8 +243,29 @@ def test_a_file_of_variables(tmp_path: Path) -> None:
     assert "memory.size=2G" in dumped("-k", str(path), "-m", "2G")
     path.write_text("a=1\n #no comment\n")
     assert refusal("-k", str(path)).message == f"{path} line 2: invalid config option ' #no comment'"
+    path.write_bytes(b"a=1\n\0=2\n")
+    assert refusal("-k", str(path)).message == f"{path} line 2: invalid config option ''"
     assert refusal("-k", "/dev/zero").message == "Failed to open configuration file /dev/zero: larger than 1 MiB"
     assert refusal("-k", str(tmp_path)).message == f"Failed to open configuration file {tmp_path}: Is a directory"
+
+
+def test_older_names_of_variables() -> None:
+    """bhyverun_machdep.c:bhyve_optparse has a word for them, once all options are known."""
+    both: dict[LoaderVersion, tuple[list[str], list[str]]] = {
+        "current": (
+            ["lpc.bootrom=/f", "bootvars=/w", "bootrom=/f"],
+            ["lpc.bootrom is deprecated, use '-o bootrom' instead"],
+        ),
+        "13.2": (["lpc.bootrom=/f", "bootvars=/w"], []),
+    }
+    for compat, (lines, words) in both.items():
+        told: list[str] = []
+        line = CommandLine(compat, told.append)
+        for text in ("lpc.bootrom=/f", "bootvars=/w"):
+            line.option("o", text)
+        line.finish()
+        assert [text for text in line.config.dump() if "boot" in text] == lines
+        assert told == words
 
 
 def test_help_lists() -> None:

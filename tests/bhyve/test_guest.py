@@ -51,6 +51,8 @@ def refusal(*words: str, compat: LoaderVersion = "current") -> BhyveError:
         ("4", (4, 4, 1, 1)),
         ("0x10", (16, 16, 1, 1)),
         ("010", (8, 8, 1, 1)),
+        (" +4", (4, 4, 1, 1)),
+        ("0000000000000000000000000000004", (4, 4, 1, 1)),
         ("4,cores=2,sockets=2", (4, 2, 2, 1)),
         ("sockets=2,cores=2,threads=2", (8, 2, 2, 2)),
         ("cores=2", (2, 1, 2, 1)),
@@ -67,6 +69,11 @@ def test_topologies(text: str, topology: tuple[int, ...]) -> None:
         ("0", "Invalid value for cpus: '0'"),
         ("65536", "Invalid value for cpus: '65536'"),
         ("4x", "Invalid value for cpus: '4x'"),
+        ("0x", "Invalid value for cpus: '0x'"),
+        ("08", "Invalid value for cpus: '08'"),
+        ("-1", "Invalid value for cpus: '-1'"),
+        ("99999999999999999999", "Invalid value for cpus: '99999999999999999999'"),
+        ("\u0664", "Invalid value for cpus: '\u0664'"),
         ("cores=", "Invalid value for cores: ''"),
         ("sockets=65535,cores=2", "Computed number of vCPUs too high: 131070"),
     ],
@@ -80,11 +87,19 @@ def test_topologies_that_cannot_be(text: str, message: str) -> None:
 def test_pins() -> None:
     config = command_line(["-p", "0:1", "-p", "0:3", "-o", "vcpu.1.cpuset=0,4-6"]).config
     assert pins_of(config, 2, "current") == {0: {1, 3}, 1: {0, 4, 5, 6}}
+    config = command_line(["-o", "vcpu.0.cpuset=0x10-0x11, 010,+3"]).config  # strtoul(3)
+    assert pins_of(config, 1, "current") == {0: {16, 17, 8, 3}}
     for text, message in (
         ("x", "invalid cpuset for vcpu 0: 'x'"),
         ("5-2", "Invalid hostcpu range 5-2"),
         ("1-2-3", "invalid cpuset for vcpu 0: '1-2-3'"),
         ("1024", "hostcpu '1024' outside valid range from 0 to 1023"),
+        ("-1", "hostcpu '-1' outside valid range from 0 to 1023"),
+        ("9999x", "hostcpu '9999' outside valid range from 0 to 1023"),
+        ("1,", "invalid cpuset for vcpu 0: '1,'"),
+        ("1-", "invalid cpuset for vcpu 0: '1-'"),
+        ("1x", "invalid cpuset for vcpu 0: '1x'"),
+        ("\u0663", "invalid cpuset for vcpu 0: '\u0663'"),
     ):
         with pytest.raises(BhyveError) as error:
             pins_of(command_line(["-o", f"vcpu.0.cpuset={text}"]).config, 1, "current")
@@ -101,6 +116,9 @@ def test_memory() -> None:
 def test_made_up_identities() -> None:
     assert mac_address("vm1", 3, 0) == "00:a0:98:ee:08:2b"
     assert mac_address("linuxguest", 2, 0) == "00:a0:98:d2:16:22"
+    # net_utils.c:net_genmac hashes 79 characters at most
+    assert mac_address("n" * 229, 31, 7) == "00:a0:98:" + hashlib.md5(b"31-7-" + b"n" * 74).digest()[:3].hex(":")
+    assert mac_address("n" * 74, 31, 7) == mac_address("n" * 75, 31, 7) != mac_address("n" * 73, 31, 7)
     assert disk_serial("/my/image") == "BHYVE-F107-1665-99C3"
     digest = bytearray(hashlib.md5(b"vm1" + b"host".ljust(256, b"\0")).digest())
     digest[6] = digest[6] & 15 | 0x30
@@ -137,7 +155,16 @@ A = Address(0, 2, 0)
             dev.VirtioBlock(A, dev.Backing("/i", True, True, True, True, 512, 4096), "01234567890123456789"),
         ),
         ("2,nvme,/i", dev.Nvme(A, dev.Backing("/i"), 0, "NVME-2-0", 16, 0)),
-        ("2,nvme,ram=16,ser=X,maxq=2,sectsz=4096", dev.Nvme(A, None, 16, "X", 2, 4096)),
+        ("2,nvme,ram=16,ser=X,maxq=2,sectsz=512", dev.Nvme(A, None, 16, "X", 2, 512)),
+        ("2,nvme,ram=16", dev.Nvme(A, None, 16, "NVME-2-0", 16, 4096)),
+        ("2,nvme,/i,maxq=17,sectsz=1024", dev.Nvme(A, dev.Backing("/i"), 0, "NVME-2-0", 16, 0)),
+        ("2,nvme,/i,maxq=-1", dev.Nvme(A, dev.Backing("/i"), 0, "NVME-2-0", 16, 0)),
+        ("2,virtio-blk,/i,ser=A,serial=B", dev.VirtioBlock(A, dev.Backing("/i"), "B")),
+        ("2,virtio-blk,/i,ser=A,sectorsize=0", dev.VirtioBlock(A, dev.Backing("/i"), "A")),
+        ("2,virtio-net,tap0,mtu=0x5dc", dev.Nic(A, "virtio-net", dev.Tap("tap0"), mac_address("vm1", 2, 0), 1500)),
+        ("2,fbuf,tcp=0", dev.FrameBuffer(A, "127.0.0.1", 5900, "", 1024, 768, "io", False, "")),
+        ("2,fbuf,tcp=[::1]", dev.FrameBuffer(A, "::1", 5900, "", 1024, 768, "io", False, "")),
+        ("2,fbuf,tcp=h:x", dev.FrameBuffer(A, "h", 5900, "", 1024, 768, "io", False, "")),
         ("2,virtio-net", dev.Nic(A, "virtio-net", None, mac_address("vm1", 2, 0), 0)),
         (
             "2,virtio-net,tap0,mtu=1400",
@@ -227,17 +254,37 @@ def test_serial_ports_belong_to_the_lpc_bridge() -> None:
         (["-s", "2,virtio-blk"], 'Missing "path" for block device.'),
         (["-s", "2,ahci-cd"], 'Missing "path" for block device.'),
         (["-s", "2,virtio-blk,/x,sectorsize=abc"], 'Invalid sector size "abc"'),
+        (["-s", "2,virtio-blk,/x,sectorsize=512x"], 'Invalid sector size "512x"'),
+        (["-s", "2,virtio-blk,/x,sectorsize=512/"], 'Invalid sector size "512/"'),
+        (["-s", "2,virtio-blk,/x,sectorsize=512/4096/8192"], 'Invalid sector size "512/4096/8192"'),
         (["-s", "2,virtio-blk,/x,sectorsize=513"], "Invalid sector size 513/513"),
+        (["-s", "2,virtio-blk,/x,sectorsize=-512"], "Invalid sector size -512/-512"),
+        (["-o", "pci.0.2.0.device=virtio-blk", "-o", "pci.0.2.0.sectorsize=x"], 'Invalid sector size "x"'),
         (["-s", "2,virtio-blk,/x,sectorsize=4096/512"], "Invalid sector size 4096/512"),
         (["-s", "2,virtio-net,tap0,mac=ff:ff:ff:ff:ff:ff"], "Invalid MAC ff:ff:ff:ff:ff:ff"),
-        (["-s", "2,virtio-net,tap0,mtu=45"], "Invalid mtu 45"),
         (["-s", "2,xhci,mouse"], 'pci_xhci: unknown device model "mouse"'),
+        (
+            ["-s", "2,xhci,tablet,tablet,tablet,tablet,tablet"],
+            "pci_xhci max number of USB 2 or 3 devices reached, max 4",
+        ),
+        (["-s", "2,xhci", "-o", "pci.0.2.0.slot.65.device=tablet"], "pci_xhci: invalid slot '65'"),
+        (["-s", "2,xhci", "-o", "pci.0.2.0.slot.x.device=tablet"], "pci_xhci: invalid slot 'x'"),
+        (["-s", "2,xhci,tablet", "-o", "pci.0.2.0.slot.0x1.device=tablet"], "pci_xhci: duplicate slot '0x1'"),
+        (["-s", "2,xhci", "-o", "pci.0.2.0.slot.2=x"], "pci_xhci: config variable '2' under slot node"),
+        (["-s", "2,xhci", "-o", "pci.0.2.0.slot.2.y=x"], "pci_xhci: missing \"device\" value for slot '2'"),
+        (["-s", "2,nvme,/x,qsz=0"], "nvme: Invalid qsz option 0"),
+        (["-s", "2,nvme,/x,ioslots=-1"], "Invalid ioslots option -1"),
+        (["-s", "2,nvme,ram=0"], "nvme: Unable to allocate RAM"),
         (["-s", "1,lpc", "-s", "31,lpc"], "Only one LPC bridge is allowed."),
         (["-s", "1:1:0,lpc"], "LPC bridge can be present only on bus 0."),
         (["-s", "2,fbuf", "-s", "3,fbuf"], "Only one frame buffer device is allowed."),
         (["-s", "2,fbuf,vga=maybe"], 'fbuf: Invalid vga setting: "maybe"'),
         (["-s", "2,fbuf,tcp=[::1"], 'fbuf: Invalid IPv6 address: "[::1"'),
         (["-s", "2,fbuf,tcp=h:"], 'fbuf: Missing port number: "h:"'),
+        (["-s", "2,fbuf,tcp=[::1]:"], 'fbuf: Missing port number: "[::1]:"'),
+        (["-s", "2,fbuf,tcp=[::1]x"], 'fbuf: Invalid IPv6 address: "[::1]x"'),
+        (["-s", "2,fbuf,tcp=-1"], 'fbuf: Invalid port number: "-1"'),
+        (["-s", "2,fbuf,tcp=h:65536"], 'fbuf: Invalid port number: "h:65536"'),
         (["-s", "2,passthru,ppt0"], "passthru requires guest memory to be wired"),
         (["-s", "2,virtio-9p"], "virtio-9p: path required"),
         (["-o", "pci.0.2.0.device=ahci-hd"], 'pci slot 0:2:0: legacy device "ahci-hd", use "ahci" instead'),
@@ -253,6 +300,38 @@ def test_start_errors(words: list[str], line: str) -> None:
     assert refusal(*words, compat="13.2").message == "device emulation initialization error: Invalid argument"
 
 
+@pytest.mark.parametrize(
+    ("size", "now", "before"),
+    [
+        ("w=640,h=480", (640, 480), (640, 480)),
+        ("w=3840,h=2160", (3840, 2160), "fbuf: width 3840 too large"),
+        ("w=1920,h=2160", (1920, 2160), "fbuf: height 2160 too large"),
+        ("w=3841", "fbuf: max resolution is 3840x2160", "fbuf: width 3841 too large"),
+        ("h=479", "fbuf: minimum resolution is 640x480", (1024, 479)),
+        ("w=0,h=x", "fbuf: minimum resolution is 640x480", (1920, 1080)),
+        ("w=66336", (800, 768), (800, 768)),  # both keep 16 bits
+        ("w=-1", "fbuf: max resolution is 3840x2160", "fbuf: width 65535 too large"),
+    ],
+)
+def test_screens_of_both_generations(size: str, now: tuple[int, int] | str, before: tuple[int, int] | str) -> None:
+    """pci_fbuf.c:pci_fbuf_parse_config, and 13.2's."""
+    both: dict[LoaderVersion, tuple[int, int] | str] = {"current": now, "13.2": before}
+    for compat, wanted in both.items():
+        words = ("-s", f"2,fbuf,{size}")
+        if isinstance(wanted, str):
+            assert refusal(*words, compat=compat).before == (wanted,)
+        else:
+            (screen,) = guest(*words, compat=compat).devices
+            assert isinstance(screen, dev.FrameBuffer)
+            assert (screen.width, screen.height) == wanted
+
+
+@pytest.mark.parametrize("mtu", ["45", "65536", "1500x", "-1500", "x", "-18446744073709550116"])
+def test_an_mtu_that_cannot_be(mtu: str) -> None:
+    error = refusal("-s", f"2,virtio-net,tap0,mtu={mtu}")
+    assert (error.before, error.hint) == ((), f"mtu={mtu}: must be 46 to 65535")
+
+
 def test_console_errors() -> None:
     error = refusal("-s", "1,lpc", "-l", "com1,stdio", "-l", "com2,stdio")
     assert error.before == ("Unable to initialize backend 'stdio' for LPC device com2",)
@@ -262,9 +341,13 @@ def test_console_errors() -> None:
         "Unable to initialize backend 'tcp=127.0.0.1' for LPC device com1",
     )
 
+    error = refusal("-s", "2,uart,stdio", "-s", "1:3:4,uart,stdio")
+    assert error.before == ("Unable to initialize backend 'stdio' for pci uart at 3:4",)
+
 
 def test_a_network_without_backend_is_an_error_for_e1000_only() -> None:
-    assert refusal("-s", "2,e1000").exit_status == 4
+    error = refusal("-s", "2,e1000")
+    assert (error.exit_status, error.hint) == (4, "e1000 wants a network: e1000,tapN or e1000,slirp")
 
 
 def test_other_settings() -> None:
@@ -277,6 +360,10 @@ def test_other_settings() -> None:
     assert (plain.local_time, plain.debug, plain.uuid) == (True, None, machine_uuid("vm1", "host"))
     assert guest("-U", "5D8AB6EE-1111-4222-8333-0123456789AB").uuid == "5d8ab6ee-1111-4222-8333-0123456789ab"
     assert refusal("-U", "5d8ab6ee").message == "Invalid UUID"
+    assert guest("-U", "").uuid == "00000000-0000-0000-0000-000000000000"  # uuid_from_string(3)
+    assert guest("-G", "0").debug is None
+    for port in ("", "x", "12x", "-1", "65536", "\u0663"):
+        assert refusal("-G", port).message == f"gdb address resolution: '{port}' is no port"
 
 
 @pytest.mark.parametrize("name", [name for name in LINES if name not in ("manual-8-disks", "libvirt-commandline")])

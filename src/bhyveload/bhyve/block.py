@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from bhyveload.bhyve.devices import Backing
-from bhyveload.bhyve.emulations import scan_numbers
+from bhyveload.libc import strtol
 
 if TYPE_CHECKING:
     from bhyveload.bhyve.config import ConfigNode
     from bhyveload.bhyve.starting import Start
 
 _SECTOR_MAX = 1 << 30
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?\d{1,18})")
 
 
 def leading_number(text: str) -> int:
     """atoi(3): the number that ``text`` begins with, or 0."""
-    match = _NUMBER.match(text)
-    return int(match[1]) if match is not None else 0
+    return strtol(text, 10)[0]
 
 
 def backing_of(start: Start, node: ConfigNode) -> Backing:
     """The backing that ``node`` describes.  Raises BhyveError: no path, sector sizes that cannot be."""
     config = start.config
+    logical, physical = _sector_sizes(start, config.get_in(node, "sectorsize"))
     path = config.get_in(node, "path")
     if path is None:
         raise start.failed('Missing "path" for block device.')
-    logical = physical = 0
-    text = config.get_in(node, "sectorsize")
-    if text is not None:
-        sizes = scan_numbers(text, "/", 2)
-        if not sizes:
-            raise start.failed(f'Invalid sector size "{text}"')
-        logical, physical = sizes[0], sizes[-1]
-        if not (512 <= logical <= physical <= _SECTOR_MAX) or logical & (logical - 1) or physical & (physical - 1):
-            raise start.failed(f"Invalid sector size {logical}/{physical}")
+    if logical and (
+        not (512 <= logical <= physical <= _SECTOR_MAX) or logical & (logical - 1) or physical & (physical - 1)
+    ):
+        raise start.failed(f"Invalid sector size {logical}/{physical}")
     return Backing(
         path,
         read_only=config.truth_in(node, "ro", False),
@@ -46,3 +39,17 @@ def backing_of(start: Start, node: ConfigNode) -> Backing:
         logical=logical,
         physical=physical,
     )
+
+
+def _sector_sizes(start: Start, text: str | None) -> tuple[int, int]:
+    """``logical[/physical]`` in bytes, not judged yet; 0 is as if it were not there."""
+    if text is None:
+        return 0, 0
+    logical, end = strtol(text, 10)
+    physical, rest = logical, text[end:]
+    if end and rest[:1] == "/":
+        physical, end = strtol(rest[1:], 10)
+        rest = rest[1 + end :]
+    if not end or rest:
+        raise start.failed(f'Invalid sector size "{text}"')
+    return logical, physical if logical else 0

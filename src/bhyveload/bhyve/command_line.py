@@ -12,6 +12,7 @@ from bhyveload.bhyve.config import Config
 from bhyveload.bhyve.emulations import EMULATIONS, parse_slot, scan_numbers
 from bhyveload.bhyve.usage import LPC_DEVICES
 from bhyveload.errors import EX_USAGE, BhyveError
+from bhyveload.libc import whole_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ class CommandLine:
     def __init__(self, compat: LoaderVersion, warn: Callable[[str], None]) -> None:
         self.compat = compat
         self.config = Config(warn)
+        self._warn = warn
         self.items: list[FirmwareItem] = []
         self.listing: tuple[str, ...] = ()
         self._set_defaults()
@@ -104,6 +106,14 @@ class CommandLine:
             else:
                 parse_slot(self.config, argument)
 
+    def finish(self) -> None:
+        """After the last option: the variables' older names (bhyverun_machdep.c:bhyve_optparse)."""
+        for name in ("bootrom", "bootvars") if self.compat == "current" else ():
+            value = self.config.get(f"lpc.{name}")
+            if value is not None and self.config.get(name) is None:
+                self._warn(f"lpc.{name} is deprecated, use '-o {name}' instead")
+                self.config.set(name, value)
+
     def _topology(self, text: str) -> None:
         if not text:
             for name in ("sockets", "cores", "threads", "cpus"):
@@ -144,8 +154,10 @@ class CommandLine:
         if len(data) > _MAX_FILE:
             raise BhyveError(f"Failed to open configuration file {path}: larger than {_MAX_FILE >> 20} MiB")
         for number, line in enumerate(os.fsdecode(data).split("\n"), 1):
+            if not line or line[0] == "#":
+                continue
             line = line.partition("\0")[0]  # a C string's end
-            if line and line[0] != "#" and not self._assignment(line):
+            if not self._assignment(line):
                 raise BhyveError(f"{path} line {number}: invalid config option '{line}'")
 
     def _lpc(self, text: str) -> None:
@@ -225,16 +237,10 @@ class CommandLine:
 
 def parse_number(name: str, text: str, low: int, high: int) -> int:
     """A whole C number (decimal, 0x, 0) from ``low`` to ``high``.  Raises BhyveError (parse_int_value)."""
-    stripped = text.lstrip(" \t\n\v\f\r")
-    sign = stripped[:1] if stripped[:1] in ("+", "-") else ""
-    digits = stripped[len(sign) :].lower()
-    base = 16 if digits.startswith("0x") else 8 if digits.startswith("0") else 10
-    digits = digits[2:] if base == 16 else digits
-    if digits and len(digits) <= 20 and set(digits) <= set("0123456789abcdef"[:base]):
-        value = int(sign + digits, base)
-        if low <= value <= high:
-            return value
-    raise BhyveError(f"Invalid value for {name}: '{text}'")
+    value = whole_long(text)
+    if value is None or not low <= value <= high:
+        raise BhyveError(f"Invalid value for {name}: '{text}'")
+    return value
 
 
 def _firmware_item(text: str) -> FirmwareItem:

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from bhyveload.errors import BhyveError
+from bhyveload.libc import strtol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 MAX_BUS, MAX_SLOT, MAX_FUNCTION = 255, 31, 7
 AHCI_PORTS = 32
 CONSOLE_PORTS = 16
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?\d{1,18})")
-_PASSTHRU = re.compile(r"pci(?:0:)?(\d{1,9}):(\d{1,9}):(\d{1,9})|(\d{1,9})/(\d{1,9})/(\d{1,9})")
+_PASSTHRU = re.compile(r"pci(?:0:)?(\d{1,9}):(\d{1,9}):(\d{1,9})|(\d{1,9})/(\d{1,9})/(\d{1,9})", re.ASCII)
 
 
 class Address(NamedTuple):
@@ -38,16 +38,14 @@ class Address(NamedTuple):
 def scan_numbers(text: str, separator: str, limit: int) -> list[int]:
     """The leading numbers of ``text`` as sscanf("%d:%d:...") finds them, ``limit`` at most; what follows is ignored."""
     numbers: list[int] = []
-    at = 0
     while len(numbers) < limit:
-        match = _NUMBER.match(text, at)
-        if match is None:
+        number, end = strtol(text, 10)
+        if not end:
             break
-        numbers.append(int(match[1]))
-        at = match.end()
-        if text[at : at + 1] != separator:
+        numbers.append(number)
+        if text[end : end + 1] != separator:
             break
-        at += 1
+        text = text[end + 1 :]
     return numbers
 
 

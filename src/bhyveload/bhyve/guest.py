@@ -13,6 +13,7 @@ from bhyveload.bhyve.command_line import CPU_SETSIZE, parse_number
 from bhyveload.bhyve.identity import machine_uuid
 from bhyveload.bhyve.start import start_devices
 from bhyveload.errors import EX_USAGE, BhyveError, UsageError
+from bhyveload.libc import strtol, strtoul, to_int
 from bhyveload.vm.memsize import parse_memory_size
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = "256M"
 _UINT16_MAX = 65535
-_NUMBER = re.compile(r"\s*(\d{1,9})")
-
 # smbiostbl.c's defaults; the keys are bhyve_config(5)'s.
 SMBIOS: dict[str, dict[str, str]] = {
     "bios": {"vendor": "BHYVE", "version": "14.0", "release_date": "10/17/2021"},
@@ -120,20 +119,26 @@ def pins_of(config: Config, cpus: int, compat: LoaderVersion) -> dict[int, froze
 
 
 def _cpu_set(cpu: int, text: str, limit: int) -> frozenset[int]:
+    """``number`` or ``first-last``, comma separated."""
     numbers: set[int] = set()
-    for word in text.split(","):
-        ends = word.split("-")
-        matches = [_NUMBER.fullmatch(end) for end in ends]
-        if len(ends) > 2 or None in matches:
+    first, rest = -1, text
+    while True:
+        value, end = strtoul(rest)
+        number, after = to_int(value), rest[end : end + 1]
+        if end and not 0 <= number < limit:
+            raise BhyveError(f"hostcpu '{number}' outside valid range from 0 to {limit - 1}")
+        if not end or after not in ("", ",", "-") or (after == "-" and first >= 0):
             raise BhyveError(f"invalid cpuset for vcpu {cpu}: '{text}'")
-        values = [int(match[1]) for match in matches if match is not None]
-        for value in values:
-            if value >= limit:
-                raise BhyveError(f"hostcpu '{value}' outside valid range from 0 to {limit - 1}")
-        if values[0] > values[-1]:
-            raise BhyveError(f"Invalid hostcpu range {values[0]}-{values[1]}")
-        numbers.update(range(values[0], values[-1] + 1))
-    return frozenset(numbers)
+        if after == "-":
+            first = number
+        elif first > number:
+            raise BhyveError(f"Invalid hostcpu range {first}-{number}")
+        else:
+            numbers.update(range(number if first < 0 else first, number + 1))
+            first = -1
+        if not after:
+            return frozenset(numbers)
+        rest = rest[end + 1 :]
 
 
 def memory_of(config: Config, compat: LoaderVersion) -> int:
@@ -173,16 +178,15 @@ def guest_of(config: Config, name: str, compat: LoaderVersion, hostname: str) ->
 
 
 def _debug_of(config: Config) -> DebugServer | None:
-    """gdb.c:init_gdb: no port, or port 0, is no server; that it cannot listen ends bhyve with 1."""
+    """gdb.c:init_gdb; that it cannot listen ends bhyve with 1.  Port 0 would be one that nobody can know: none."""
     text = config.get("gdb.port")
     if text is None:
         return None
-    match = _NUMBER.match(text)
-    port = int(match[1]) if match is not None else 0
+    port, end = strtol(text, 10)
+    if not end or end != len(text) or not 0 <= port <= _UINT16_MAX:
+        raise BhyveError(f"gdb address resolution: '{text}' is no port", hint="-G [w][address:]port")
     if port == 0:
         return None
-    if port > _UINT16_MAX:
-        raise BhyveError(f"gdb.port {port}: must be 1 to {_UINT16_MAX}", hint="-G [w][address:]port")
     return DebugServer(config.get("gdb.address") or "localhost", port, config.truth("gdb.wait", False))
 
 
@@ -190,6 +194,8 @@ def _uuid_of(config: Config, name: str, hostname: str) -> str:
     text = config.get("uuid")
     if text is None:
         return machine_uuid(name, hostname)
+    if not text:
+        return str(uuid.UUID(int=0))  # uuid_from_string(3)
     if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
         raise BhyveError("Invalid UUID", bare=True, hint=f"-U {text}")
     return str(uuid.UUID(text))

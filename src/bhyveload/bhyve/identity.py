@@ -11,6 +11,7 @@ import uuid
 
 SERIAL_LENGTH = 20  # VTBLK_BLK_ID_BYTES, and ATA's
 _HOSTNAME_BUFFER = 256  # MAXHOSTNAMELEN
+_MAC_TEXT_MAX = 79  # snprintf(3) into char[80]
 _FREEBSD_OUI = b"\x00\xa0\x98"  # NetApp's, whose work bhyve was
 
 
@@ -20,7 +21,7 @@ def _md5(data: bytes) -> bytes:
 
 def mac_address(name: str, slot: int, function: int) -> str:
     """The MAC address of the VM ``name``'s interface in that slot; the bus does not count (net_utils.c:net_genmac)."""
-    digest = _md5(f"{slot}-{function}-".encode() + os.fsencode(name))
+    digest = _md5((f"{slot}-{function}-".encode() + os.fsencode(name))[:_MAC_TEXT_MAX])
     return (_FREEBSD_OUI + digest[:3]).hex(":")
 
 

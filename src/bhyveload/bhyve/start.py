@@ -16,6 +16,7 @@ from bhyveload.bhyve.block import backing_of, leading_number
 from bhyveload.bhyve.emulations import AHCI_PORTS, CONSOLE_PORTS, EMULATIONS, MAX_BUS, MAX_FUNCTION, MAX_SLOT, Address
 from bhyveload.bhyve.identity import SERIAL_LENGTH, disk_serial, mac_address, nvme_serial, parse_mac
 from bhyveload.bhyve.starting import Start
+from bhyveload.libc import strtol, strtoul
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
 
 _COM_PORTS = 4
-_XHCI_DEVICES = 4
+_XHCI_DEVICES, _XHCI_SLOTS = 4, 64
+_NVME_QUEUES = 16
+_NVME_RAM_SECTOR = 4096
+_NVME_RAM_MAX = 1 << 20  # MiB
 _MTU_MIN, _MTU_MAX = 46, 65535
 _TAG_MAX = 256
-_SCREEN_MIN = 640, 480
-_SCREEN_MAX = {"current": (3840, 2160), "13.2": (1920, 1200)}
-_CANONICAL = re.compile(r"0|[1-9]\d{0,2}")
+_SCREEN = 1024, 768
+_SCREEN_MIN, _SCREEN_MAX = (640, 480), (3840, 2160)
+_OLD_SCREEN_MAX, _OLD_SCREEN = (1920, 1200), (1920, 1080)  # 13.2: the latter for 0
+_VNC_PORT = 5900
+_CANONICAL = re.compile(r"0|[1-9]\d{0,2}", re.ASCII)
 
 
 def start_devices(
@@ -116,7 +122,7 @@ def _console(start: Start, text: str | None, device: str) -> dev.Backend | None:
 
 def _virtio_block(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     backing = backing_of(start, node)
-    serial = start.config.get_in(node, "ser") or start.config.get_in(node, "serial") or disk_serial(backing.path)
+    serial = start.config.get_in(node, "serial") or start.config.get_in(node, "ser") or disk_serial(backing.path)
     return dev.VirtioBlock(address, backing, cut(serial, SERIAL_LENGTH))
 
 
@@ -143,18 +149,22 @@ def _ahci(start: Start, address: Address, node: ConfigNode) -> dev.Device:
 
 
 def _nvme(start: Start, address: Address, node: ConfigNode) -> dev.Device:
+    """pci_nvme.c:pci_nvme_parse_config."""
     get = start.config.get_in
+    for name, words in (("qsz", "nvme: Invalid qsz option"), ("ioslots", "Invalid ioslots option")):
+        text = get(node, name)
+        if text is not None and leading_number(text) <= 0:
+            raise start.failed(f"{words} {leading_number(text)}")
     ram_text = get(node, "ram")
     backing = backing_of(start, node) if ram_text is None else None
     ram = leading_number(ram_text or "0")
-    if backing is None and not 1 <= ram <= 1 << 20:
-        raise start.failed(f"nvme: Invalid RAM size {ram_text}")
-    queues = leading_number(get(node, "maxq") or "16")
-    if not 1 <= queues <= 65535:
-        raise start.failed(f"nvme: Invalid maxq {get(node, 'maxq')}")
+    if backing is None and not 1 <= ram <= _NVME_RAM_MAX:
+        raise start.failed("nvme: Unable to allocate RAM", hint=f"ram={ram_text}: 1 to {_NVME_RAM_MAX} MiB")
+    queues = leading_number(get(node, "maxq") or "0")
+    queues = queues if 0 < queues <= _NVME_QUEUES else _NVME_QUEUES
     sector_size = leading_number(get(node, "sectsz") or "0")
-    if sector_size not in (0, 512, 4096, 8192):
-        raise start.failed(f"nvme unsupported sector size {sector_size}")
+    if sector_size not in (512, 4096, 8192):
+        sector_size = _NVME_RAM_SECTOR if backing is None else 0
     serial = get(node, "ser") or nvme_serial(address.slot, address.function)
     return dev.Nvme(address, backing, ram, cut(serial, SERIAL_LENGTH), queues, sector_size)
 
@@ -165,7 +175,7 @@ def _virtio_net(start: Start, address: Address, node: ConfigNode) -> dev.Device:
 
 def _e1000(start: Start, address: Address, node: ConfigNode) -> dev.Device:
     if start.config.get_in(node, "backend") is None:
-        raise start.failed()
+        raise start.failed(hint="e1000 wants a network: e1000,tapN or e1000,slirp")
     return _network(start, address, node, "e1000")
 
 
@@ -180,9 +190,9 @@ def _network(start: Start, address: Address, node: ConfigNode, model: str) -> de
     mtu = 0
     mtu_text = start.config.get_in(node, "mtu") if model == "virtio-net" else None
     if mtu_text is not None:
-        mtu = leading_number(mtu_text)
-        if not _MTU_MIN <= mtu <= _MTU_MAX:
-            raise start.failed(f"Invalid mtu {mtu_text}")
+        mtu, end = strtoul(mtu_text)
+        if end != len(mtu_text) or mtu_text.startswith("-") or not _MTU_MIN <= mtu <= _MTU_MAX:
+            raise start.failed(hint=f"mtu={mtu_text}: must be {_MTU_MIN} to {_MTU_MAX}")
     return dev.Nic(address, model, _net_backend(start, node), mac, mtu)
 
 
@@ -241,7 +251,7 @@ def _input(start: Start, address: Address, node: ConfigNode) -> dev.Device:
 
 
 def _uart(start: Start, address: Address, node: ConfigNode) -> dev.Device:
-    return dev.PciSerial(address, _console(start, start.config.get_in(node, "path"), f"uart at {address}"))
+    return dev.PciSerial(address, _console(start, start.config.get_in(node, "path"), uart_name(address)))
 
 
 def _frame_buffer(start: Start, address: Address, node: ConfigNode) -> dev.Device:
@@ -252,14 +262,26 @@ def _frame_buffer(start: Start, address: Address, node: ConfigNode) -> dev.Devic
     vga = get(node, "vga") or "io"
     if vga not in ("io", "on", "off"):
         raise start.failed(f'fbuf: Invalid vga setting: "{vga}"')
-    width, height = (leading_number(get(node, name) or str(default)) for name, default in (("w", 1024), ("h", 768)))
-    for what, size, least, most in zip(
-        ("width", "height"), (width, height), _SCREEN_MIN, _SCREEN_MAX[start.compat], strict=True
-    ):
-        if not least <= size <= most:
-            raise start.failed(f"fbuf: {what} {size}: must be {least} to {most}")
+    width, height = _screen_size(start, get(node, "w"), get(node, "h"))
     wait = start.config.truth_in(node, "wait", False)
     return dev.FrameBuffer(address, host, port, path, width, height, vga, wait, get(node, "password") or "")
+
+
+def _screen_size(start: Start, *texts: str | None) -> tuple[int, int]:
+    """Width and height as bhyve's 16 bits hold them; each generation has its own bounds and words."""
+    width, height = (
+        default if text is None else leading_number(text) & 0xFFFF for text, default in zip(texts, _SCREEN, strict=True)
+    )
+    if start.compat == "13.2":
+        for name, size, most in zip(("width", "height"), (width, height), _OLD_SCREEN_MAX, strict=True):
+            if size > most:
+                raise start.failed(f"fbuf: {name} {size} too large")
+        return width or _OLD_SCREEN[0], height or _OLD_SCREEN[1]
+    if width > _SCREEN_MAX[0] or height > _SCREEN_MAX[1]:
+        raise start.failed("fbuf: max resolution is {}x{}".format(*_SCREEN_MAX))
+    if width < _SCREEN_MIN[0] or height < _SCREEN_MIN[1]:
+        raise start.failed("fbuf: minimum resolution is {}x{}".format(*_SCREEN_MIN))
+    return width, height
 
 
 def _vnc_address(start: Start, text: str) -> tuple[str, int, str]:
@@ -270,29 +292,40 @@ def _vnc_address(start: Start, text: str) -> tuple[str, int, str]:
         host, bracket, port = text[1:].partition("]")
         if not bracket or not host or (port and port[0] != ":"):
             raise start.failed(f'fbuf: Invalid IPv6 address: "{text}"')
-        port = port[1:] if port else "5900"
+        colon, port = port[:1], port[1:]
     else:
         host, colon, port = text.partition(":")
         if not colon:
-            host, port = "", text or "5900"
-    if not port:
+            host, port = "", text
+    if colon and not port:
         raise start.failed(f'fbuf: Missing port number: "{text}"')
-    number = leading_number(port)
+    number = leading_number(port) or _VNC_PORT
     if not 0 < number <= 65535:
         raise start.failed(f'fbuf: Invalid port number: "{text}"')
     return host or "127.0.0.1", number, ""
 
 
 def _usb(start: Start, address: Address, node: ConfigNode) -> dev.Device:
-    tablets = 0
-    for number, slot in _numbered(node.child("slot"), 999):
-        model = start.config.get_in(slot, "device") or ""
-        if number > _XHCI_DEVICES:
-            raise start.failed(f"pci_xhci max number of USB devices: {_XHCI_DEVICES}")
+    """pci_xhci.c:pci_xhci_parse_devices."""
+    slots = node.child("slot")
+    taken: set[int] = set()
+    for name, slot in () if slots is None else slots.entries.items():
+        if len(taken) == _XHCI_DEVICES:
+            raise start.failed(f"pci_xhci max number of USB 2 or 3 devices reached, max {_XHCI_DEVICES}")
+        if isinstance(slot, str):
+            raise start.failed(f"pci_xhci: config variable '{name}' under slot node")
+        number, end = strtol(name)
+        if end != len(name) or not 0 < number <= _XHCI_SLOTS:
+            raise start.failed(f"pci_xhci: invalid slot '{name}'")
+        if number in taken:
+            raise start.failed(f"pci_xhci: duplicate slot '{name}'")
+        model = start.config.get_in(slot, "device")
+        if model is None:
+            raise start.failed(f"pci_xhci: missing \"device\" value for slot '{name}'")
         if model != "tablet":
             raise start.failed(f'pci_xhci: unknown device model "{model}"')
-        tablets += 1
-    return dev.Usb(address, tablets)
+        taken.add(number)
+    return dev.Usb(address, len(taken))
 
 
 def _sound(start: Start, address: Address, node: ConfigNode) -> dev.Device:
@@ -309,6 +342,11 @@ def _passthru(start: Start, address: Address, node: ConfigNode) -> dev.Device:
         raise start.failed("passthru requires guest memory to be wired")
     get = start.config.get_in
     return dev.Passthru(address, get(node, "pptdev") or "/".join(get(node, n) or "0" for n in ("bus", "slot", "func")))
+
+
+def uart_name(address: Address) -> str:
+    """What bhyve's messages call a serial port on the PCI bus (pci_uart.c)."""
+    return f"pci uart at {address.slot}:{address.function}"
 
 
 def cut(text: str, length: int) -> str:

@@ -22,9 +22,9 @@ class Start:
         self.compat = compat
         self.stdio_taken = False
 
-    def failed(self, *lines: str, number: int = errno.EINVAL) -> BhyveError:
+    def failed(self, *lines: str, number: int = errno.EINVAL, hint: str = "") -> BhyveError:
         """The emulation's own ``lines`` and init_pci's last word, as BhyveError."""
-        return failed_start(self.compat, os.strerror(number), *lines)
+        return failed_start(self.compat, os.strerror(number), *lines, hint=hint)
 
 
 def failed_start(compat: LoaderVersion, reason: str, *lines: str, hint: str = "") -> BhyveError:

@@ -134,6 +134,7 @@ def bhyve(program: str, words: Sequence[str]) -> int:
         if request.line.listing:
             sys.stdout.writelines(f"{name}\n" for name in request.line.listing)
             return 0
+    request.line.finish()
     if len(options.operands) > 1:
         return _usage(program, compat, EXIT_USAGE)
     if options.operands:
@@ -227,10 +228,10 @@ def _check_memory(program: str, request: StartRequest, vm: VirtualMachine, memor
 def _run(program: str, request: StartRequest, vm: VirtualMachine) -> int:
     _refuse(request.config)
     guest = guest_of(request.config, vm.name, request.compat, os.uname().nodename)
-    _warn_of_the_ineffective(program, request, guest, vm)
     from bhyveload.running.accelerator import choose
 
     accel, sentence = choose(request.accel)
+    _warn_of_the_ineffective(program, request, guest, vm, accel)
     options = _options(program, request, guest, vm, accel)
     if request.dry_run:
         from bhyveload.handoff.qemu.session import Qemu
@@ -270,7 +271,11 @@ def _refuse(config: Config) -> None:
         raise HandoffError("-n is not possible for a VM that bhyveload has loaded", "leave it out")
 
 
-def _warn_of_the_ineffective(program: str, request: StartRequest, guest: BhyveGuest, vm: VirtualMachine) -> None:
+def _warn_of_the_ineffective(
+    program: str, request: StartRequest, guest: BhyveGuest, vm: VirtualMachine, accel: str
+) -> None:
+    from bhyveload.handoff.qemu.guest.machine import keyboard_layout
+
     state = vm.state or {}
     flags = state.get("flags")
     flags = flags if isinstance(flags, dict) else {}
@@ -278,6 +283,10 @@ def _warn_of_the_ineffective(program: str, request: StartRequest, guest: BhyveGu
         warn(program, "-S: no effect, the VM was loaded without it")
     if guest.incore and not flags.get("incore"):
         warn(program, "-C: no effect, the VM was loaded without it")
+    if guest.x2apic and accel == "tcg":
+        warn(program, "-x: no effect under QEMU's translator, which decides itself about x2APIC")
+    if guest.keyboard and not keyboard_layout(guest.keyboard):
+        warn(program, f"-K {guest.keyboard}: no effect, QEMU has no such layout")
     if request.config.truth("x86.strictio", False):
         warn(program, "-e: no effect here, QEMU ignores I/O ports that are not there")
     if request.line.items:

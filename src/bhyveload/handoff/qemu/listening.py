@@ -7,6 +7,7 @@ import os
 import socket
 
 _BACKLOG = 1
+_PATH_MAX = 107  # sun_path without its NUL (unix(7))
 
 
 def listening(host: str, port: int) -> int:
@@ -21,6 +22,8 @@ def listening(host: str, port: int) -> int:
 
 def listening_at(path: str) -> int:
     """The same at the Unix socket ``path``; one that nobody serves any more is replaced.  Raises OSError."""
+    if len(os.fsencode(path)) > _PATH_MAX:  # Python's own error for it has no number and no words
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             sock.bind(path)

@@ -198,7 +198,10 @@ def test_a_socket_that_somebody_serves(loaded: LoadedVm, place: Path, monkeypatc
         served.listen()
         with pytest.raises(BhyveError) as error:
             accepted(loaded, words, monkeypatch)
-    assert error.value.before == ("cannot create port agent: Address already in use",)
+    assert error.value.before == ("cannot create port 0: Address already in use",)
+    with pytest.raises(BhyveError) as error:
+        accepted(loaded, ["-s", f"2,virtio-console,agent={place}/{'x' * 108}", "vm"], monkeypatch)
+    assert error.value.before == ("cannot create port 0: File name too long",)
 
 
 def test_a_tap_that_is_not_there(loaded: LoadedVm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from bhyveload.cli.getopt import getopt
 from bhyveload.errors import BhyveError, HandoffError
 from bhyveload.handoff.disks import Disk
 from bhyveload.handoff.qemu.files import Paths
-from bhyveload.handoff.qemu.guest.blocks import Blocks
+from bhyveload.handoff.qemu.guest.blocks import BLKPBSZGET, BLKSSZGET, Blocks
 from bhyveload.handoff.qemu.guest.machine import guest_arguments, guest_options
 from bhyveload.handoff.qemu.guest.slots import Slots
 from support.bhyve_command import bhyve_command
@@ -236,6 +237,38 @@ def test_block_options() -> None:
     assert (disk["logical_block_size"], disk["physical_block_size"]) == ("512", "4096")
 
 
+def test_sectors_are_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As block_if.c:blockif_open has it: a file's blocks, a device's sectors."""
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(8192))
+    best = str(os.stat(image).st_blksize)
+
+    def sectors(words: str, kind: str) -> list[str | None]:
+        command = guest_arguments(guest(["-s", f"2,{words}", "vm1"]), "tcg", (), Paths())
+        (found,) = (p for option, name, p in pieces(command) if option == "-device" and name == kind)
+        return [found.get("logical_block_size"), found.get("physical_block_size")]
+
+    for emulation, kind in (("virtio-blk", "virtio-blk-pci"), ("ahci-hd", "ide-hd")):
+        assert sectors(f"{emulation},{image}", kind) == ["512", best]
+        assert sectors(f"{emulation},{image},sectorsize=512/2048", kind) == ["512", "2048"]
+    assert sectors(f"nvme,{image}", "nvme") == ["512", "512"]
+    assert sectors(f"nvme,{image},sectorsize=4096", "nvme") == ["4096", "4096"]
+    assert sectors("nvme,ram=1", "nvme") == ["4096", "4096"]
+    assert sectors(f"ahci-cd,{image}", "ide-cd") == [None, None]
+    units = {BLKSSZGET: 4096, BLKPBSZGET: 16384}
+    monkeypatch.setattr("stat.S_ISBLK", lambda mode: True)
+    monkeypatch.setattr("fcntl.ioctl", lambda fd, request, data: units[request].to_bytes(4, sys.byteorder))
+    assert sectors(f"virtio-blk,{image}", "virtio-blk-pci") == ["4096", "16384"]
+    assert sectors(f"virtio-blk,{image},sectorsize=8192", "virtio-blk-pci") == ["8192", "8192"]
+    with pytest.raises(BhyveError) as error:
+        sectors(f"virtio-blk,{image},sectorsize=512", "virtio-blk-pci")
+    assert error.value.before == ("Sector size 512 incompatible with underlying device sector size 4096",)
+    with pytest.raises(HandoffError, match="QEMU's SATA disks have sectors of 512 bytes"):
+        sectors(f"ahci-hd,{image}", "ide-hd")
+    units[BLKPBSZGET] = 3 << 20  # none of QEMU's sizes
+    assert sectors(f"virtio-blk,{image}", "virtio-blk-pci") == ["4096", "4096"]
+
+
 def test_what_a_file_really_is(tmp_path: Path) -> None:
     """A raw file whatever its content says, but the disk that bhyveload was given in another format."""
     image = tmp_path / "disk"
@@ -265,7 +298,8 @@ def test_a_disk_that_is_not_there(emulation: str, options: str) -> None:
         arguments(["-s", f"2,{emulation},/no/such/disk{options}", "vm1"])
     assert error.value.before[0] == "bhyve: Could not open backing file: /no/such/disk: No such file or directory"
     assert error.value.before[1:] == (
-        ("Could not open backing file: No such file or directory",) if emulation == "virtio-blk" else ()
+        *(("Could not open backing file: No such file or directory",) if emulation == "virtio-blk" else ()),
+        *(("nvme: Could not open backing file: No such file or directory",) if emulation == "nvme" else ()),
     )
     assert error.value.message == "Device emulation initialization error: No such file or directory"
 
@@ -332,9 +366,7 @@ def test_options_of_the_run() -> None:
         (["-s", "2,fbuf,tcp=127.0.0.1:5800"], "fbuf: VNC on port 5800: QEMU's begin at 5900"),
         (["-s", "2,fbuf,tcp=unix:/run/vnc"], "fbuf: VNC on the socket /run/vnc is not possible here"),
         (["-s", f"2,virtio-9p,{'t' * 32}=/tmp"], "QEMU's have at most 31 bytes"),
-        (["-s", "2,ahci-hd,/dev/null,sectorsize=4096"], "QEMU's SATA disks have sectors of 512 bytes"),
-        (["-s", "2,virtio-net,slirp,hostfwd=tcp:22"], "hostfwd=tcp:22: not understood"),
-        (["-s", "2,virtio-net,slirp,hostfwd=tcp::99999-:22"], "hostfwd=tcp::99999-:22: not understood"),
+        (["-s", f"2,ahci-hd,{__file__},sectorsize=4096"], "QEMU's SATA disks have sectors of 512 bytes"),
     ],
 )
 def test_refusals_say_what_instead(words: list[str], message: str) -> None:
@@ -342,6 +374,18 @@ def test_refusals_say_what_instead(words: list[str], message: str) -> None:
         arguments([*words, "vm1"])
     assert error.value.exit_status == 4
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rule", ["tcp:22", "tcp::99999-:22", "tcp::0-:22", "tcp::\u0662\u0662-:22", "tcp:::22-:22", "tcp::22-:22,id=x"]
+)
+def test_a_forward_that_is_none(rule: str) -> None:
+    """net_backend_slirp.c:config_one_hostfwd."""
+    words = ["-o", "pci.0.2.0.device=virtio-net", "-o", "pci.0.2.0.backend=slirp", "-o", f"pci.0.2.0.hostfwd={rule}"]
+    with pytest.raises(BhyveError) as error:
+        arguments([*words, "vm1"])
+    assert error.value.before == (f"Unable to parse hostfwd rule '{rule}': Invalid argument",)
+    assert error.value.exit_status == 4
 
 
 def test_a_tap_whose_name_cannot_be_one() -> None:

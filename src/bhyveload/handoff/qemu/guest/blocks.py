@@ -6,9 +6,12 @@ format: the guest that was loaded from it must find the same disk.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
@@ -23,14 +26,35 @@ if TYPE_CHECKING:
     from bhyveload.handoff.qemu.files import QemuFiles
 
 
-class BlockNode:
-    """One node: its ``name``, the ``arguments`` that make it, and what the device on it must say (``properties``)."""
+BLKSSZGET, BLKPBSZGET = 0x1268, 0x127B  # linux/fs.h
+_SECTOR, _SECTOR_MAX = 512, 2 << 20  # hw/core/qdev-properties-system.c: MAX_BLOCK_SIZE
 
-    def __init__(self, name: str, arguments: list[str], properties: list[str], read_only: bool) -> None:
+
+class Sectors(NamedTuple):
+    """Bytes of a sector, and of what is best written at once; 0 where nobody said it."""
+
+    logical: int
+    physical: int
+
+    def properties(self) -> list[str]:
+        """The device's."""
+        if not self.logical:
+            return []
+        return [f"logical_block_size={self.logical}", f"physical_block_size={self.physical}"]
+
+
+class BlockNode:
+    """One node: its ``name``, the ``arguments`` that make it, what the device on it must say (``properties``), and the
+    ``sectors`` that the guest is to see."""
+
+    def __init__(
+        self, name: str, arguments: list[str], properties: list[str], read_only: bool, sectors: Sectors
+    ) -> None:
         self.name = name
         self.arguments = arguments
         self.properties = properties
         self.read_only = read_only
+        self.sectors = sectors
 
 
 class Blocks:
@@ -61,12 +85,22 @@ class Blocks:
             properties.append("write-cache=off")
         disk = self._other_format(backing.path)
         if disk is not None:
-            return BlockNode(
-                name, block_node(name, disk.changed(read_only=read_only), self._files), properties, read_only
-            )
+            arguments = block_node(name, disk.changed(read_only=read_only), self._files)
+            return BlockNode(name, arguments, properties, read_only, Sectors(backing.logical, backing.physical))
+        sectors = self._sectors(backing)
         if read_only and writable:
-            return BlockNode(name, self._temporary(name, backing.path), properties, False)
-        return BlockNode(name, self._raw(name, backing, read_only, shared), properties, read_only)
+            return BlockNode(name, self._temporary(name, backing.path), properties, False, sectors)
+        return BlockNode(name, self._raw(name, backing, read_only, shared), properties, read_only, sectors)
+
+    def _sectors(self, backing: Backing) -> Sectors:
+        """What the options say, or what the host's device or file system has (block_if.c:blockif_open)."""
+        device, physical = sectors_of_host(backing.path)
+        if not backing.logical:
+            return Sectors(device, physical)
+        if backing.logical < device:  # both are powers of 2
+            line = f"Sector size {backing.logical} incompatible with underlying device sector size {device}"
+            raise failed_start(self._compat, os.strerror(errno.EINVAL), line)
+        return Sectors(backing.logical, backing.physical)
 
     def _only_readable(self, backing: Backing, lines: Sequence[str]) -> bool:
         """bhyve falls back to reading (block_if.c:blockif_open)."""
@@ -126,8 +160,26 @@ class Blocks:
         return ["-blockdev", ",".join(words)]
 
 
-def sectors(backing: Backing) -> list[str]:
-    """The device's properties for ``sectorsize=``."""
-    if not backing.logical:
-        return []
-    return [f"logical_block_size={backing.logical}", f"physical_block_size={backing.physical}"]
+def sectors_of_host(path: str) -> Sectors:
+    """A block device's sectors; a file's are of 512 bytes, written best in its file system's blocks.  What cannot be
+    told, or is none of QEMU's sizes, is 512."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISBLK(status.st_mode):
+            return Sectors(_SECTOR, _sector_size(status.st_blksize, _SECTOR))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            logical, physical = (
+                int.from_bytes(fcntl.ioctl(fd, request, bytes(4)), sys.byteorder) for request in (BLKSSZGET, BLKPBSZGET)
+            )
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return Sectors(_SECTOR, _SECTOR)
+    logical = _sector_size(logical, _SECTOR)
+    return Sectors(logical, _sector_size(physical, logical))
+
+
+def _sector_size(size: int, least: int) -> int:
+    """``size`` where QEMU can have it, else ``least``."""
+    return size if least <= size <= _SECTOR_MAX and not size & (size - 1) else least

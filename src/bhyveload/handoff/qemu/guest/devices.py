@@ -13,10 +13,11 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from bhyveload.bhyve import devices as dev
+from bhyveload.bhyve.start import uart_name
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.drives import option_value
-from bhyveload.handoff.qemu.guest.blocks import Blocks, sectors
+from bhyveload.handoff.qemu.guest.blocks import Blocks, Sectors
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ AHCI_PORTS = 6  # of ich9-ahci
 _TAG_MAX = 31
 _INTERFACE_MAX = 15
 _VNC_BASE = 5900
-_FORWARD = re.compile(r"(tcp|udp)?:([0-9.]*):(\d{1,5})-([0-9.]*):(\d{1,5})")
+_FORWARD = re.compile(r"(tcp|udp)?:([0-9.]*):(\d{1,5})-([0-9.]*):(\d{1,5})", re.ASCII)
 
 
 class DeviceBuilder:
@@ -63,7 +64,7 @@ def _virtio_block(builder: DeviceBuilder, device: dev.VirtioBlock) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
     block = builder.blocks.make(name, device.backing, lines=["Could not open backing file"])
     discard = "discard=off" if device.backing.no_delete else ""
-    properties = [f"drive={name}", f"serial={option_value(device.serial)}", discard, *sectors(device.backing)]
+    properties = [f"drive={name}", f"serial={option_value(device.serial)}", discard, *block.sectors.properties()]
     return block.arguments + builder.virtio("virtio-blk-pci", device.address, *properties, *block.properties)
 
 
@@ -86,13 +87,11 @@ def _ahci(builder: DeviceBuilder, device: dev.Ahci) -> list[str]:
 def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller: str) -> list[str]:
     name = f"{controller}.disk{port.number}"
     disk = port.kind == "hd"
-    if disk and port.backing.logical not in (0, 512):
-        raise HandoffError(
-            f"{port.backing.path}: QEMU's SATA disks have sectors of 512 bytes",
-            f"sectorsize=512/{port.backing.physical}, or virtio-blk",
-        )
     backing = port.backing if disk else port.backing._replace(read_only=True)  # else QEMU wants it for itself
     block = builder.blocks.make(name, backing, writable=disk)
+    if disk and block.sectors.logical not in (0, 512):
+        instead = f"sectorsize=512/{block.sectors.physical}, or virtio-blk" if port.backing.logical else "virtio-blk"
+        raise HandoffError(f"{port.backing.path}: QEMU's SATA disks have sectors of 512 bytes", f"use {instead}")
     properties = [
         f"bus={bus}",
         f"drive={name}",
@@ -103,21 +102,25 @@ def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller:
     if disk and port.rotation:
         properties.append(f"rotation_rate={port.rotation}")
     if disk:
-        properties += sectors(port.backing)
+        properties += block.sectors.properties()
     return [*block.arguments, "-device", ",".join(["ide-hd" if disk else "ide-cd", *properties, *block.properties])]
 
 
 def _nvme(builder: DeviceBuilder, device: dev.Nvme) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
-    sizes = [f"logical_block_size={device.sector_size}", f"physical_block_size={device.sector_size}"]
     properties = [f"drive={name}", f"serial={option_value(device.serial)}", f"max_ioqpairs={device.queues}"]
     if device.backing is None:
         memory = builder.files.memory(device.ram << 20)
         node = ["-blockdev", f"driver=raw,node-name={name},file.driver={memory}"]
-        return node + builder.device("nvme", device.address, *properties, *(sizes if device.sector_size else ()))
-    block = builder.blocks.make(name, device.backing)
-    given = sizes if device.sector_size else sectors(device.backing)
-    return block.arguments + builder.device("nvme", device.address, *properties, *given, *block.properties)
+        return node + builder.device("nvme", device.address, *properties, *_nvme_sectors(device.sector_size))
+    block = builder.blocks.make(name, device.backing, lines=["nvme: Could not open backing file"])
+    properties += _nvme_sectors(device.sector_size or block.sectors.logical)
+    return block.arguments + builder.device("nvme", device.address, *properties, *block.properties)
+
+
+def _nvme_sectors(size: int) -> list[str]:
+    """NVMe knows one size only."""
+    return Sectors(size, size).properties()
 
 
 def _network(builder: DeviceBuilder, device: dev.Nic) -> list[str]:
@@ -141,7 +144,9 @@ def _net_backend(builder: DeviceBuilder, name: str, device: dev.Nic) -> str:
         for rule in backend.forward:
             match = _FORWARD.fullmatch(rule)
             if match is None or not all(0 < int(port) < 65536 for port in match.group(3, 5)):
-                raise HandoffError(f"hostfwd={rule}: not understood", "as in hostfwd=tcp:127.0.0.1:2222-:22")
+                reason = os.strerror(errno.EINVAL)
+                line = f"Unable to parse hostfwd rule '{rule}': {reason}"
+                raise failed_start(builder.compat, reason, line, hint="as in hostfwd=tcp:127.0.0.1:2222-:22")
             words.append(f"hostfwd={rule}")
         return ",".join(words)
     assert backend is not None
@@ -189,7 +194,7 @@ def _virtio_console(builder: DeviceBuilder, device: dev.VirtioConsole) -> list[s
         try:
             where = builder.files.unix_listener(port.path)
         except OSError as error:
-            line = f"cannot create port {port.name}: {error.strerror}"
+            line = f"cannot create port {port.number}: {error.strerror}"
             raise failed_start(builder.compat, str(error.strerror), line, hint=port.path) from None
         arguments += ["-chardev", f"socket,id={chardev},{where},server=on,wait=off"]
         # QEMU keeps port 0 for its console
@@ -219,9 +224,7 @@ def _input(builder: DeviceBuilder, device: dev.InputDevice) -> list[str]:
 
 def _pci_serial(builder: DeviceBuilder, device: dev.PciSerial) -> list[str]:
     name = f"{builder.slots.name(device.address)}.port"
-    chardev, arguments = port_arguments(
-        name, device.backend, builder.files, f"uart at {device.address}", builder.compat
-    )
+    chardev, arguments = port_arguments(name, device.backend, builder.files, uart_name(device.address), builder.compat)
     # FreeBSD's uart(4) takes a serial port that it does not know only with an old programming interface
     return arguments + builder.device("pci-serial", device.address, f"chardev={chardev}", "prog_if=1")
 

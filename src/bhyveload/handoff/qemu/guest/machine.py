@@ -108,7 +108,8 @@ def guest_arguments(guest: BhyveGuest, accel: str, loaded: Sequence[tuple[str, D
     if accel == "kvm" and guest.x2apic is not None:
         arguments += ["-cpu", f"host,x2apic={'on' if guest.x2apic else 'off'}"]
     arguments += _smbios(guest)
-    arguments += _keyboard(guest)
+    layout = keyboard_layout(guest.keyboard)
+    arguments += ["-k", layout] if layout else []
     if guest.debug is not None:
         arguments += _debug(guest.debug.address, guest.debug.port, files)
     slots = Slots(device.address for device in guest.devices)
@@ -148,10 +149,11 @@ def _smbios(guest: BhyveGuest) -> list[str]:
     return arguments
 
 
-def _keyboard(guest: BhyveGuest) -> list[str]:
-    name = guest.keyboard.partition("_")[0] if guest.keyboard not in _KEYBOARDS else guest.keyboard
-    layout = _KEYBOARDS.get(name, name)
-    return ["-k", layout] if layout in _QEMU_KEYBOARDS.split() else []
+def keyboard_layout(name: str) -> str:
+    """QEMU's name of bhyve's keyboard layout ``name``; "" where it has none."""
+    language = name if name in _KEYBOARDS else name.partition("_")[0]
+    layout = _KEYBOARDS.get(language, language)
+    return layout if layout in _QEMU_KEYBOARDS.split() else ""
 
 
 def _debug(address: str, port: int, files: QemuFiles) -> list[str]:
