@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import pytest
@@ -173,6 +173,10 @@ def test_a_dataset_whose_objects_cannot_be_read(missing: bytes) -> None:
             if number == writer.datasets[missing]:
                 raise FileSystemError(EOPNOTSUPP, "its device is missing")
             return real(number)
+
+        @staticmethod
+        def again(key: object, search: Callable[[], int]) -> int:
+            return search()
 
     pool.mos = Without()  # type: ignore[assignment]
     with pytest.raises(FileSystemError, match="its device is missing") as caught:

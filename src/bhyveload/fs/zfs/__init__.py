@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "PoolSet", "boot_environments", "pool_facts", "pool_lines", "prepare"]
 
 
+_LARGEST_PIECE = 8 << 20
+"""What glibc's malloc then takes from memory that was freed, instead of new pages for every record: it learns what is
+large from what is given back (M_MMAP_THRESHOLD of mallopt(3))."""
+
+
 def prepare() -> None:
     """Import and map what reading every pool needs.  Call before the process is confined."""
     from . import checksum, decompress, poolset  # noqa: F401 - to have them
 
+    bytes(_LARGEST_PIECE)
     checksum.prepare()
     decompress.prepare()
 

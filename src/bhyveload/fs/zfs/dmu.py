@@ -15,12 +15,20 @@ from .meanwhile import Meanwhile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Any, TypeVar
+
     from .zio import BlockReader
+
+    Found = TypeVar("Found")
 
     Buffer = bytes | memoryview
 
 _MAX_LEVELS = 8
 _MAX_PATHS = 64  # of one dnode
+_MAX_KNOWN = 256  # searches of one object set
+_LARGE_DNODES = 128 << 10  # bytes of a block that is not kept for a search
+_LARGE_FILE = 1 << 20  # read once, from its start to its end: its blocks would drive out all others
 _zeros = bytes(128 << 10)
 
 
@@ -44,6 +52,7 @@ class Dnode:
         "bonustype",
         "bsize",
         "indblkshift",
+        "is_large_file",
         "maxblkid",
         "nlevels",
         "number",
@@ -71,6 +80,9 @@ class Dnode:
         self.number = number
         self.paths: dict[int, list[bytes]] = {}
         self.bsize = sectors << zf.SPA_MINBLOCKSHIFT
+        self.is_large_file = (
+            self.type == zf.DMU_OT_PLAIN_FILE_CONTENTS and (self.maxblkid + 1) * self.bsize > _LARGE_FILE
+        )
         if self.type == 0:
             raise FileSystemError(EIO, f"ZFS: object {number} does not exist")
         if not 1 <= nblkptr <= zf.DN_MAX_NBLKPTR or not 1 <= self.nlevels <= _MAX_LEVELS:
@@ -86,6 +98,13 @@ class Dnode:
             self.spill = bytes(data[end:])
         self.block_pointers = bytes(data[start:bonus])
         self.bonus = bytes(data[bonus : min(bonus + self.bonuslen, end)])
+
+    def again(self) -> Dnode:
+        """As if read again: for ``LastBlock`` another one."""
+        other = Dnode.__new__(Dnode)
+        for name in Dnode.__slots__:
+            setattr(other, name, getattr(self, name))
+        return other
 
 
 class LastBlock:
@@ -134,7 +153,7 @@ class ObjectReader:
         stored, _ = self._pointer(dnode, number)
         if stored is None:
             return zeros(size)
-        data = self.blocks.read(stored)
+        data = self.blocks.read(stored, not dnode.is_large_file)
         if len(data) != size:
             # only a damaged pool: the dnode and the block pointer disagree about the block's size
             return bytes(data[:size]).ljust(size, b"\0")
@@ -223,7 +242,7 @@ class ObjectReader:
 class Objset:
     """An object set: its type and its objects."""
 
-    __slots__ = ("meta", "objects", "os_type")
+    __slots__ = ("_known", "meta", "objects", "os_type")
 
     def __init__(self, data: Buffer, objects: ObjectReader) -> None:
         """Raises FileSystemError (EIO): too short, or its meta dnode is damaged."""
@@ -231,9 +250,41 @@ class Objset:
             raise FileSystemError(EIO, f"ZFS: an object set of {len(data)} bytes")
         self.os_type = int.from_bytes(data[zf.OBJSET_OS_TYPE_OFFSET : zf.OBJSET_OS_TYPE_OFFSET + 8], "little")
         self.objects = objects
+        self._known: dict[tuple[Hashable, int], tuple[Any, int, Dnode | None, int, Buffer]] = {}
         self.meta = Dnode(bytes(data[: zf.DNODE_SIZE]))
         if not self.meta.bsize:
             raise FileSystemError(EIO, "ZFS: an object set's meta dnode has blocks of no size")
+
+    def again(
+        self, key: Hashable, search: Callable[[], Found], keep: Callable[[Found], bool] = lambda found: True
+    ) -> Found:
+        """What ``search`` finds.  What is known under ``key`` is not looked for again: its reads, which libsa would
+        make again, are counted, and the last block is what they leave.
+
+        ``search`` must read one of this set's dnodes before anything else, and nobody may keep a Dnode of its: then the
+        block that was the last before it decides about its first read and about no other.  Nothing is kept of a search
+        that raises, that made libsa speak, or that is not to ``keep``."""
+        objects = self.objects
+        blocks, last = objects.blocks, objects.last
+        reads = blocks.reads
+        start = last.block if last.dnode is self.meta else -1
+        known = self._known.get((key, start))
+        if known is not None:
+            found: Found = known[0]
+            _, calls, last.dnode, last.block, last.data = known
+            reads.count(calls)
+            return found
+        if reads.paused:
+            return search()
+        shown, spoken = reads.shown, blocks.spoken
+        found = search()
+        if spoken == blocks.spoken and len(self._known) < _MAX_KNOWN and keep(found):
+            calls = reads.shown - shown
+            if last.dnode is not self.meta:  # one that nobody else has
+                self._known[key, start] = found, calls, None, 0, b""
+            elif len(last.data) <= _LARGE_DNODES:
+                self._known[key, start] = found, calls, last.dnode, last.block, last.data
+        return found
 
     def dnode(self, number: int) -> Dnode:
         """The dnode of object ``number`` with all its slots.  Raises FileSystemError (EIO): there is none."""

@@ -32,19 +32,23 @@ _UBERBLOCK_SWAPPED = Struct(">26Q")
 
 class Reads:
     """Counts reads of raw devices and passes each on to the loader's twiddle, unless ``paused``: while something is
-    read that libsa does not look at."""
+    read that libsa does not look at.  ``total``: of all, ``shown``: without those."""
 
-    __slots__ = ("paused", "total", "twiddle")
+    __slots__ = ("paused", "shown", "total", "twiddle")
 
     def __init__(self, twiddle: Twiddle | None = None) -> None:
         self.twiddle = twiddle
         self.paused = False
+        self.shown = 0
         self.total = 0
 
     def count(self, calls: int) -> None:
         self.total += calls
+        if self.paused:
+            return
+        self.shown += calls
         twiddle = self.twiddle
-        if twiddle is not None and not self.paused:
+        if twiddle is not None:
             for _ in range(calls):
                 twiddle(TWIDDLE_RAW_READ)
 

@@ -243,7 +243,8 @@ class Pool:
     @property
     def root_dataset(self) -> int:
         """Object number of the `bootfs` dataset, or of the root dataset (zfs_get_root).  Raises FileSystemError."""
-        return dsl.root_dataset(self._require_mos())
+        mos = self._require_mos()
+        return mos.again("root", lambda: dsl.root_dataset(mos))
 
     @property
     def bootfs(self) -> str:
@@ -254,11 +255,13 @@ class Pool:
     def find_dataset(self, name: str, checkpoint: bool = False) -> int:
         """Object number of ``name`` (without the pool's name; empty: the root dataset) (zfs_lookup_dataset)."""
         mos = self._require_mos(checkpoint)
-        return dsl.lookup(mos, name.encode("utf-8", "surrogateescape"), self.strict != "13.2")
+        wanted = name.encode("utf-8", "surrogateescape")
+        return mos.again(wanted, lambda: dsl.lookup(mos, wanted, self.strict != "13.2"))
 
     def dataset_name(self, number: int) -> str:
         """The whole name of a dataset, `pool/ds` (zfs_rlookup)."""
-        name = mask(dsl.name_of(self._require_mos(), number))
+        mos = self._require_mos()
+        name = mask(mos.again(number, lambda: dsl.name_of(mos, number)))
         if not name or name.startswith("@"):
             return self.name + name
         return f"{self.name}/{name}"

@@ -44,6 +44,7 @@ class BlockReader:
         "reads",
         "salt",
         "silent",
+        "spoken",
         "strict",
         "top_vdevs",
     )
@@ -57,13 +58,15 @@ class BlockReader:
         self.strict = strict
         self.salt = blkptr.Salt()
         self.silent = False
+        self.spoken = 0  # lines of libsa's so far
         self._said: list[tuple[int, str]] = []  # of the block that is read now: reads.total, line
         self._cache: dict[bytes, tuple[Buffer, list[tuple[int, str]]]] = {}
         self._cached = 0
         self._gang_reads = 0  # within gangs, less those that a block may need
 
-    def read(self, stored: bytes) -> Buffer:
-        """The block of ``lsize`` bytes that a stored block pointer (128 bytes, no hole) names.
+    def read(self, stored: bytes, keep: bool = True) -> Buffer:
+        """The block of ``lsize`` bytes that a stored block pointer (128 bytes, no hole) names; ``keep``: it may be
+        asked for again.
 
         Raises FileSystemError (the last copy's; EOPNOTSUPP: its device is missing): no copy can be read; the loader's
         words go to the printer."""
@@ -80,7 +83,8 @@ class BlockReader:
         before = self.reads.total
         with Meanwhile(self, _said=[]):
             data = self.read_bp(blkptr.decode(stored))
-            self._remember(stored, data, before)
+            if keep:
+                self._remember(stored, data, before)
         return data
 
     def forget(self) -> None:
@@ -92,6 +96,7 @@ class BlockReader:
         """A line of libsa's, unless it would not read now."""
         if self.silent:
             return
+        self.spoken += 1
         self._said.append((self.reads.total, line))
         if not self.reads.paused:
             self.printer(line)

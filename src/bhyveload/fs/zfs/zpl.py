@@ -38,6 +38,17 @@ class ZfsNode:
         self.dnode = dnode
 
 
+class _Way:
+    """Where a path has led: object numbers from the root directory on, the last one's dnode, links on the way."""
+
+    __slots__ = ("dnode", "links", "stack")
+
+    def __init__(self, stack: list[int], dnode: Dnode, links: int = 0) -> None:
+        self.stack = stack
+        self.dnode = dnode
+        self.links = links
+
+
 class ZfsFile:
     """An opened file.  ``close`` makes libsa's one remembered block go, as zfs_close does."""
 
@@ -103,15 +114,34 @@ class ZfsFileSystem:
 
     def lookup(self, path: bytes, follow: bool = True) -> ZfsNode:
         """Raises FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG, EMLINK (more than 11 links), EIO."""
+        cut = path.rfind(b"/") + 1
+        folder, name = path[:cut], path[cut:]
+
+        def to_folder() -> _Way:
+            way = self._root()
+            self._walk(way, folder, len(name), follow)
+            return way
+
+        # the way to a folder is known; one over links is not, whose length counts together with the name's
+        known = self.objset.again(folder, to_folder, lambda found: not found.links)
+        way = _Way(known.stack[:], known.dnode, known.links)
+        self._walk(way, name, 0, follow, at_folder=bool(folder))
+        return ZfsNode(way.stack[-1], way.dnode.again() if way.dnode is known.dnode else way.dnode)
+
+    def _root(self) -> _Way:
         master = self.objset.dnode(zf.MASTER_NODE_OBJ)
         root = zap.lookup(self.objects, master, b"ROOT") & zf.ZFS_DIRENT_OBJ_MASK
-        stack = [root]
-        number = root
-        dnode = self.objset.dnode(root)
-        links = 0
+        return _Way([root], self.objset.dnode(root))
+
+    def _walk(self, way: _Way, path: bytes, more: int, follow: bool, at_folder: bool = False) -> None:
+        """Go on along ``path``, which ``more`` bytes follow; ``at_folder``: the dnode there has just been read."""
+        stack = way.stack
+        dnode = way.dnode
         rest = path
         while rest:
-            dnode = self.objset.dnode(number)
+            if not at_folder:
+                dnode = self.objset.dnode(stack[-1])
+            at_folder = False
             rest = rest.lstrip(b"/")
             if not rest:
                 break
@@ -123,9 +153,8 @@ class ZfsFileSystem:
                 if len(stack) == 1:
                     raise FileSystemError(ENOENT, "ZFS: no way above the root directory")
                 stack.pop()
-                number = stack[-1]
                 if not rest:
-                    dnode = self.objset.dnode(number)
+                    dnode = self.objset.dnode(stack[-1])
                 continue
             if len(component) > zf.NAME_MAX:
                 raise PathError(ENAMETOOLONG, "ZFS: a component longer than 255 bytes")
@@ -137,18 +166,17 @@ class ZfsFileSystem:
             found = self._attributes(dnode)
             if found.mode & S_IFMT != S_IFLNK or (not follow and not rest):
                 continue
-            if links >= zf.ZFS_MAX_SYMLINKS:
+            if way.links >= zf.ZFS_MAX_SYMLINKS:
                 raise PathError(EMLINK, f"ZFS: more than {zf.ZFS_MAX_SYMLINKS} symbolic links")
-            links += 1
-            if found.size + len(rest) + 1 > zf.PATH_MAX:
+            way.links += 1
+            if found.size + len(rest) + more + 1 > zf.PATH_MAX:
                 raise PathError(ENAMETOOLONG, "ZFS: a path longer than 1023 bytes")
             rest = self._link_text(dnode, found) + rest
             if rest.startswith(b"/"):
                 del stack[1:]
             else:
                 stack.pop()
-            number = stack[-1]
-        return ZfsNode(number, dnode)
+        way.dnode = dnode
 
     def _attributes(self, dnode: Dnode) -> Attributes:
         if dnode.bonustype != zf.DMU_OT_SA:
