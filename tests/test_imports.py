@@ -11,6 +11,7 @@ import pytest
 
 import stock_like_forth
 from support import images
+from support.end_to_end import needs_qemu
 from support.places import ROOT
 
 BANNED = {
@@ -64,6 +65,31 @@ def test_a_look_at_a_vm_imports_little(probe_disk: Path, program: str) -> None:
     code = f"import sys; sys.argv = ['{program}', '--list']; from bhyveload.cli.{program} import main; main(); "
     code += "print('MODULES', *sys.modules)"
     assert sorted((BANNED - {"json"}) & modules_of(code, "-S")) == []
+
+
+RUN = """
+import sys
+from bhyveload.cli import bhyveload
+sys.argv = ["bhyveload", "--batch", "-d", {disk!r}, "vm"]
+assert bhyveload.main() == 0
+from bhyveload.handoff.qemu.process import Process
+def start(self, program, *_):
+    sys.stdout.write("\\nMODULES " + " ".join(sorted(sys.modules)) + "\\n")
+    raise OSError(11, "not started")
+Process.__init__ = start
+from bhyveload.cli.bhyverun import main
+sys.argv = ["bhyverun", "--accel", "tcg", "vm"]
+main()
+"""
+
+
+@needs_qemu
+def test_a_run_imports_little_before_qemu_is_started(probe_disk: Path) -> None:
+    """Afterwards there is time: QEMU takes longer."""
+    modules = modules_of(RUN.format(disk=str(probe_disk)), "-S")
+    assert "bhyveload.handoff.qemu.session" in modules
+    assert sorted((BANNED - {"contextlib"}) & modules) == []
+    assert not {"bhyveload.saved.saving", "bhyveload.running.control", "bhyveload.handoff.kvm"} & modules
 
 
 def test_a_module_is_imported_only_for_who_needs_it(probe_kernel: Path, tmp_path: Path) -> None:

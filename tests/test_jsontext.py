@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bhyveload.jsontext import compact, dumps, restored
+from bhyveload.jsontext import compact, dumps, loads, restored
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 _VALUES = st.recursive(
@@ -76,3 +76,36 @@ def test_depth_is_bounded() -> None:
     assert dumps(value) == "[" * 100 + "1" + "]" * 100
     with pytest.raises(ValueError, match="nested more than 100 deep"):
         dumps([value])
+
+
+@settings(max_examples=300, deadline=None)
+@given(_VALUES, st.none() | st.integers(0, 3), st.sampled_from(["", " ", "\n\t\r "]))
+def test_reading_is_json_s(value: Any, indent: int | None, space: str) -> None:
+    text = f"{space}{json.dumps(value, indent=indent, ensure_ascii=False)}{space}"
+    assert loads(text.encode("utf-8", "replace")) == json.loads(text.encode("utf-8", "replace").decode())
+
+
+_BAD = (
+    *("", " ", "{", "[1,]", '{"a" 1}', "1 2", "[1]x", "'a'", "nul", "NaN", "-Infinity"),
+    *('"\x01"', '"\\x"', "\u00a01", "[" * 5),
+)
+
+
+@pytest.mark.parametrize("text", _BAD)
+def test_what_is_not_json(text: str) -> None:
+    with pytest.raises(ValueError):
+        loads(text.encode())
+    for constant in ("NaN", "-Infinity"):  # Python's own reader takes those two
+        if text == constant:
+            return
+    with pytest.raises(ValueError):
+        json.loads(text)
+
+
+def test_what_cannot_be_read() -> None:
+    with pytest.raises(ValueError):
+        loads(b'"\xff"')
+    with pytest.raises(RecursionError):
+        loads(b"[" * 100_000)
+    with pytest.raises(ValueError):
+        loads(b"9" * 5000)

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
     from bhyveload.guest.session import Finished, Guest
-    from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import AnyDisk
+    from bhyveload.handoff.outcome import RunResult
     from bhyveload.host.interface import HeldConsole, HostDirectory
     from bhyveload.image.progress import Progress
     from bhyveload.userboot.search import Loaders
@@ -340,7 +340,7 @@ def _flush_streams() -> None:
 def __getattr__(name: str) -> Any:
     """These modules are imported only by who asks for them: not on the way of a load that is kept."""
     if name == "RunResult":
-        from bhyveload.handoff.backend import RunResult
+        from bhyveload.handoff.outcome import RunResult
 
         return RunResult
     if name in ("Finished", "Guest"):

@@ -1,4 +1,4 @@
-"""System calls that Python's os has no function for, through the C library's syscall(2).
+"""System calls that Python's os has no function for, through the C library's syscall(2) and prctl(2).
 
 ``_ctypes`` instead of ``ctypes``: a fifth of its cost at start (docs/security.md).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _ctypes
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class _Function(_ctypes.CFuncPtr):
 
 _libc: Any = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): the program itself
 _syscall: Any = _Function(_ctypes.dlsym(_libc, "syscall"))
+_prctl: Any = _Function(_ctypes.dlsym(_libc, "prctl")) if sys.platform == "linux" else None
 
 
 def call(number: int, *arguments: Any) -> int:
@@ -49,6 +51,11 @@ def call(number: int, *arguments: Any) -> int:
     An argument is an int, bytes (their address), a Capabilities, or None (a null pointer).
     """
     return int(_syscall(_Long(number), *[_Long(value) if isinstance(value, int) else value for value in arguments]))
+
+
+def prctl(option: int, value: int) -> int:
+    """Linux's prctl(2), whose number each architecture has its own; -1 for an error."""
+    return int(_prctl(_Long(option), _Long(value), _Long(0), _Long(0), _Long(0)))
 
 
 def checked(result: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from bhyveload.confined.deadline import FOREVER
 from bhyveload.guest.exchange import COPY_LIMIT, Exchange
@@ -18,6 +17,7 @@ from bhyveload.handoff.qemu.session import Qemu
 from bhyveload.saved.restoring import Restoration
 from bhyveload.saved.saving import Keeper
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bhyveload.handoff.console import Escape, GuestConsole
 from bhyveload.handoff.loop import Loop
-from bhyveload.running.runner import key_name, parse_key
+from bhyveload.running.choices import key_name, parse_key
 
 
 @pytest.fixture

@@ -10,14 +10,18 @@ import mmap
 import signal
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.kvm import KvmMachine
 from bhyveload.handoff.kvm_format import KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN
-from bhyveload.handoff.machine import LoadedMachine, loaded
+from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, TIMED_OUT, TRIPLE_FAULT
 from bhyveload.handoff.pvh.entry_state import entry_state
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
+
+if TYPE_CHECKING:
+    from bhyveload.handoff.machine import LoadedMachine
 
 COM1 = 0x3F8
 LINE_STATUS, TRANSMITTER_EMPTY = 5, 0x60

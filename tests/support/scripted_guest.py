@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bhyveload.handoff.backend import RunResult
-from bhyveload.handoff.outcome import POWERED_OFF, STOPPED
+from bhyveload.handoff.outcome import POWERED_OFF, STOPPED, RunResult
 
 
 class Line:

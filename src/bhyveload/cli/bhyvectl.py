@@ -239,8 +239,8 @@ def _save(name: str, folder: str) -> None:
 
 def _console(name: str, key: str) -> int:
     from bhyveload.running.attach import attach
+    from bhyveload.running.choices import parse_key
     from bhyveload.running.machines import running
-    from bhyveload.running.runner import parse_key
 
     escape_key = parse_key(key)
     if not escape_key and key != "none":

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
-from typing import TYPE_CHECKING
 
 from bhyveload.absolute_path import absolute_path
 from bhyveload.cli.base_system import refer
@@ -30,19 +28,20 @@ from bhyveload.handoff.outcome import (
 )
 from bhyveload.running.accelerator import choose
 from bhyveload.running.background import go_into_background, write_pid_file
-from bhyveload.running.consoles import STDIO
+from bhyveload.running.choices import STDIO, Choices
 from bhyveload.running.eyes import Eyes
 from bhyveload.running.restart import Restarts, load_again
-from bhyveload.running.runner import Choices, run_guest
+from bhyveload.running.runner import run_guest
 from bhyveload.vm.store import VirtualMachine
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
     from bhyveload.cli.bhyverun_options import Arguments
-    from bhyveload.handoff.backend import RunResult
     from bhyveload.handoff.disks import Disk
+    from bhyveload.handoff.outcome import RunResult
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.handoff.qemu.files import QemuFiles
     from bhyveload.saved.saving import Keeper
@@ -119,6 +118,8 @@ def _prepare(
     program: str, vm: VirtualMachine, arguments: Arguments, named: tuple[list[Disk] | None, list[Disk]]
 ) -> str:
     """Write the files that were asked for; the command that runs the VM, quoted for a shell."""
+    import shlex
+
     from bhyveload.handoff.machine import loaded
     from bhyveload.handoff.pvh.pvh_image import save_image, save_stub
     from bhyveload.handoff.pvh.stub import build_stub

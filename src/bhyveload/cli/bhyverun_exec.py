@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
 
 from bhyveload.cli.bhyverun_saved import Opened, guest_in, saving, wake
 from bhyveload.cli.messages import EXIT_INTERRUPTED, report_error, warn
@@ -16,10 +15,12 @@ from bhyveload.guest.session import SAVE_SECONDS
 from bhyveload.handoff.qemu.overlay import scratch_file
 from bhyveload.image.named import named_disk
 from bhyveload.libc import write_all
-from bhyveload.running.runner import Choices, run_guest
+from bhyveload.running.choices import Choices
+from bhyveload.running.runner import run_guest
 from bhyveload.vm.store import VirtualMachine
 from bhyveload.work import disk_for
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from bhyveload.cli.getopt import Getopt, number_of, timeout_of
 from bhyveload.errors import UsageError
 from bhyveload.handoff.network import Network, parse_network
 from bhyveload.handoff.qemu.command import MAX_CPUS
-from bhyveload.running.consoles import STDIO, check_console
-from bhyveload.running.runner import parse_key
+from bhyveload.running.choices import STDIO, check_console, parse_key
 from bhyveload.vm.memsize import parse_memory_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

@@ -14,8 +14,9 @@ from bhyveload.guest import typed
 from bhyveload.guest.exchange import COPY_LIMIT, Exchange
 from bhyveload.guest.session import Guest
 from bhyveload.handoff.qemu.overlay import scratch_file
+from bhyveload.running.choices import Choices
 from bhyveload.running.eyes import compiled
-from bhyveload.running.runner import Choices, Ended, run_guest
+from bhyveload.running.runner import Ended, run_guest
 from bhyveload.saved.restoring import Restoration
 from bhyveload.saved.saving import Keeper
 from bhyveload.vm.store import VirtualMachine

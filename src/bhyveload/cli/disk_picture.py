@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from bhyveload.cli.drawing import Column, Kind, Part, Picture
 from bhyveload.inspect.layout import BOOT, FILES, OTHER, POOL, SLICE, SWAP, TABLE, UNREADABLE, UNUSED
 from bhyveload.inspect.sizes import human_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import html
 import os
-from typing import TYPE_CHECKING
 
 from bhyveload.cli.copytarget import CopyTarget
 from bhyveload.errors import HostError
 from bhyveload.libc import write_all
 from bhyveload.printable import escape
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

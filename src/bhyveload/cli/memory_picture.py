@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bhyveload.cli.drawing import Column, Kind, Part, Picture
 from bhyveload.handoff.pvh.places import FIRMWARE, FREE, HOLE, KERNEL, MODULE, TABLES
 from bhyveload.printable import escape
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

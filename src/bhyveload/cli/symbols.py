@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import zlib
-from typing import TYPE_CHECKING
 
 from bhyveload.confined.confinement import Subject
 from bhyveload.confined.deadline import SURVEY_SECONDS, Deadline
@@ -16,6 +15,7 @@ from bhyveload.handoff.disks import disks_of
 from bhyveload.image.open import open_disk
 from bhyveload.sandbox import Sandbox
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any

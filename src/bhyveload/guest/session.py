@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import GuestEnded, GuestError, GuestTimedOut, UsageError
 from bhyveload.guest import prompts, typed
@@ -14,11 +13,13 @@ from bhyveload.guest.exchange import check_place, give_out, mounted, no_disk, ta
 from bhyveload.guest.output import CommandOutput
 from bhyveload.guest.watch import Watch
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.guest.exchange import Exchange, Step
-    from bhyveload.handoff.backend import RunResult, Session
+    from bhyveload.handoff.backend import Session
+    from bhyveload.handoff.outcome import RunResult
 
 PATIENCE = 600.0  # seconds for the way to a shell: emulated machines boot slowly
 SAVE_SECONDS = 300.0

@@ -1,35 +1,19 @@
-"""The seam between a loaded VM and what runs it: a back end makes a running session out of a VM and options."""
+"""The seam between a loaded VM and what runs it: a back end makes a running session out of a VM and options.
+
+For type checkers only: nothing imports this at run time.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
-from bhyveload.handoff.outcome import EXIT_STATUS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bhyveload.handoff.console import GuestConsole
-    from bhyveload.handoff.loop import Loop
-    from bhyveload.handoff.machine import LoadedMachine
+from bhyveload.handoff.console import GuestConsole
+from bhyveload.handoff.loop import Loop
+from bhyveload.handoff.machine import LoadedMachine
+from bhyveload.handoff.outcome import RunResult
 
 Options_contra = TypeVar("Options_contra", contravariant=True)
-
-
-class RunResult:
-    """How a run ended.  ``outcome`` is one of outcome.py's, ``seconds`` the time since it was started,
-    ``messages`` what the hypervisor said on its standard error."""
-
-    __slots__ = ("messages", "outcome", "seconds")
-
-    def __init__(self, outcome: str, seconds: float, messages: str) -> None:
-        self.outcome = outcome
-        self.seconds = seconds
-        self.messages = messages
-
-    @property
-    def exit_status(self) -> int:
-        return EXIT_STATUS[self.outcome]
 
 
 class Session(Protocol):

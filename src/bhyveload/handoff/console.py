@@ -15,7 +15,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from _socket import socket as Socket
     from collections.abc import Callable
 
     from bhyveload.handoff.loop import Loop
@@ -125,7 +125,7 @@ class Escape:
 class GuestConsole:
     """Between the guest's end, a socket, and its listeners.  Lives on ``loop``."""
 
-    def __init__(self, loop: Loop, guest: socket.socket) -> None:
+    def __init__(self, loop: Loop, guest: Socket) -> None:
         guest.setblocking(False)
         self.loop = loop
         self._recent = bytearray()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import HostError
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from bhyveload.boot_formats.elf_format import ELF64, ELFMAG, PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE
 from bhyveload.boot_formats.modinfo import records
@@ -26,6 +25,7 @@ from bhyveload.handoff.kernel_image import kernel_segments
 from bhyveload.jsontext import dumps
 from bhyveload.libc import pwrite_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any

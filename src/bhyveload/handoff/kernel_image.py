@@ -5,11 +5,10 @@ All of it is the guest's: what does not fit is left out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bhyveload.boot_formats.elf_format import ELF64, ELFMAG, PT_LOAD, ElfHeader
 from bhyveload.errors import MemoryAccessError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.vm.memory import GuestMemory
 

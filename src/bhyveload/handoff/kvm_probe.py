@@ -7,9 +7,9 @@ lacks, in a child process with a time limit.
 
 from __future__ import annotations
 
+import _signal
 import os
 import select
-import signal
 import time
 
 _ALONE = 2  # seconds
@@ -34,8 +34,8 @@ def kvm_runs_kernels() -> bool:
         return False
     if child == 0:
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_ALONE)  # if we are killed meanwhile, nobody else ends it
+            _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+            _signal.alarm(_ALONE)  # if we are killed meanwhile, nobody else ends it
             os.close(read)
             if probe_guest_finishes():
                 os.write(write, b"y")
@@ -48,5 +48,5 @@ def kvm_runs_kernels() -> bool:
         return bool(ready) and os.read(read, 1) == b"y"
     finally:
         os.close(read)
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, _signal.SIGKILL)
         os.waitpid(child, 0)

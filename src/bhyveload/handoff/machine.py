@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
 from bhyveload.errors import VmNotLoaded
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from bhyveload.vm.memory import GuestMemory
 
+    class LoadedMachine(Protocol):
+        """A loaded, locked VM: ``path`` is its directory, with the file ``memory``; ``state`` its parsed state.json."""
 
-class LoadedMachine(Protocol):
-    """A loaded, locked VM: ``path`` is its directory (with the file ``memory``), ``state`` its parsed state.json."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def memory(self) -> GuestMemory | None: ...
-    @property
-    def state(self) -> dict[str, Any] | None: ...
+        @property
+        def name(self) -> str: ...
+        @property
+        def path(self) -> str: ...
+        @property
+        def memory(self) -> GuestMemory | None: ...
+        @property
+        def state(self) -> dict[str, Any] | None: ...
 
 
 def loaded(vm: LoadedMachine) -> tuple[GuestMemory, dict[str, Any]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import InputError, UsageError
 from bhyveload.handoff.disks import Disk
 from bhyveload.libc import write_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

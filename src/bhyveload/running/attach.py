@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
 
 from bhyveload.handoff.console import Escape, GuestConsole
 from bhyveload.handoff.loop import Loop
-from bhyveload.running.runner import key_name
+from bhyveload.running.choices import key_name
 from bhyveload.running.terminal import Terminal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import HostError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,6 +65,8 @@ def tell_service_manager(text: str = "READY=1") -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
+    import socket
+
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
             notify.connect("\0" + address[1:] if address[0] == "@" else address)

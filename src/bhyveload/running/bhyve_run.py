@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bhyveload.bhyve.guest import BhyveGuest
-    from bhyveload.handoff.backend import RunResult
+    from bhyveload.handoff.outcome import RunResult
     from bhyveload.handoff.qemu.command import QemuOptions
     from bhyveload.vm.store import VirtualMachine
 

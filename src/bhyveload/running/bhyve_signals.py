@@ -5,9 +5,9 @@ Callers tell by the status what happened: a signal must not look like a guest th
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING
+import _signal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from signal import _HANDLER
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import Session
 
-_FATAL = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_FATAL = (_signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 
 
 class BhyveSignals:
@@ -35,16 +35,16 @@ class BhyveSignals:
 
     def __enter__(self) -> BhyveSignals:
         handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(_FATAL, self._end)
-        handlers |= {signal.SIGTERM: self._button, signal.SIGCONT: self._go_on}
+        handlers |= {_signal.SIGTERM: self._button, _signal.SIGCONT: self._go_on}
         for number, handler in handlers.items():
-            old = signal.getsignal(number)
-            if old is not signal.SIG_IGN or number == signal.SIGTERM:  # nohup, a shell's background job
-                self._old.append((number, signal.signal(number, handler)))
+            old = _signal.getsignal(number)
+            if old != _signal.SIG_IGN or number == _signal.SIGTERM:  # nohup, a shell's background job
+                self._old.append((number, _signal.signal(number, handler)))
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old:
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
 
     def _button(self, number: int, frame: FrameType | None) -> None:
         """Before the guest listens for its power button, bhyve dies of it (amd64/pm.c)."""

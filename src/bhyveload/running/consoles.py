@@ -8,28 +8,16 @@ import socket
 import stat
 import termios
 import tty
-from typing import TYPE_CHECKING
 
-from bhyveload.errors import HostError, UsageError
+from bhyveload.errors import HostError
 from bhyveload.handoff.qemu.listening import is_served
+from bhyveload.running.choices import NONE, PTY, TCP, UNIX, tcp_address
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bhyveload.handoff.backend import Session
-
-STDIO, NONE, PTY = "stdio", "none", "pty"
-_UNIX, _TCP = "unix:", "tcp:"
-_LOOPBACK = "127.0.0.1"
-
-
-def check_console(kind: str) -> str:
-    """``kind`` itself.  Raises UsageError."""
-    if kind.startswith(_TCP):
-        _tcp_address(kind)
-    elif not kind or kind == _UNIX:
-        raise UsageError(f"--console {kind}: must be stdio, pty, unix:PATH, tcp:[HOST:]PORT, a file or none")
-    return kind
 
 
 def open_console(kind: str, session: Session, closing: contextlib.ExitStack) -> str:
@@ -42,9 +30,9 @@ def open_console(kind: str, session: Session, closing: contextlib.ExitStack) -> 
             return NONE
         if kind == PTY:
             return _pseudo_terminal(session, closing)
-        if kind.startswith(_UNIX):
-            return _listen(session, closing, kind, _unix_socket(kind[len(_UNIX) :], closing))
-        if kind.startswith(_TCP):
+        if kind.startswith(UNIX):
+            return _listen(session, closing, kind, _unix_socket(kind[len(UNIX) :], closing))
+        if kind.startswith(TCP):
             return _listen(session, closing, kind, _tcp_socket(kind))
         return _file(kind, session, closing)
     except OSError as error:
@@ -122,15 +110,8 @@ def _unix_socket(path: str, closing: contextlib.ExitStack) -> socket.socket:
     return listening
 
 
-def _tcp_address(kind: str) -> tuple[str, int]:
-    host, _, port = kind[len(_TCP) :].rpartition(":")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16):
-        raise UsageError(f"--console {kind}: '{port}' is no port number", "as in tcp:127.0.0.1:4555")
-    return host.strip("[]") or _LOOPBACK, int(port)
-
-
 def _tcp_socket(kind: str) -> socket.socket:
-    host, port = _tcp_address(kind)
+    host, port = tcp_address(kind)
     listening = socket.socket(
         socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
     )

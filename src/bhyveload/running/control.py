@@ -14,20 +14,21 @@ killed program left behind refuses connections; the next run replaces it: it has
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import HostError
 from bhyveload.handoff.core import new_file
 from bhyveload.handoff.outcome import DESTROYED
+from bhyveload.jsontext import dumps, loads
 from bhyveload.running.statistics import statistics
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
     from bhyveload.handoff.backend import Session
 
@@ -110,7 +111,7 @@ class ControlSocket:
 
     def _answer(self, fd: int, client: socket.socket, line: bytes, rest: bytes) -> None:
         try:
-            request = json.loads(line)
+            request = loads(line)
         except (ValueError, RecursionError):
             request = None
         command = request.get("command") if isinstance(request, dict) else None
@@ -165,7 +166,7 @@ class ControlSocket:
             self._save(path, done, step)
 
     def _say(self, client: socket.socket, answer: dict[str, Any]) -> bool:
-        text = json.dumps(answer).encode() + b"\n"
+        text = dumps(answer).encode() + b"\n"
         try:
             return client.send(text) == len(text)
         except OSError:
@@ -228,12 +229,12 @@ class Runner:
         seconds, or it is a refusal."""
         self.socket.settimeout(timeout)
         try:
-            self.socket.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
-            answer = json.loads(self._line())
+            self.socket.sendall(dumps({"command": command, **more}).encode() + b"\n")
+            answer = loads(self._line())
             while step is not None and isinstance(answer, dict) and "progress" in answer:
                 done, total = answer["progress"]
                 step(int(done), int(total))
-                answer = json.loads(self._line())
+                answer = loads(self._line())
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise HostError(f"the program that runs the guest does not answer: {error}") from None
         if not isinstance(answer, dict) or answer.get("ok") is not True:

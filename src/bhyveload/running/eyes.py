@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from bhyveload.errors import UsageError
-from bhyveload.guest.watch import Watch
 from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, SEEN, STUCK, TRIPLE_FAULT, UNWANTED
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Sequence
 
+    from bhyveload.guest.watch import Watch
     from bhyveload.handoff.backend import Session
 
 _BY_ITSELF = (REBOOTED, POWERED_OFF, HALTED, TRIPLE_FAULT, STUCK)
@@ -23,17 +22,29 @@ class Eyes:
 
     def __init__(self, expect: Sequence[str] = (), fail_on: Sequence[str] = (), alone: bool = False) -> None:
         """Raises UsageError."""
-        self.watch = Watch([compiled(text) for text in (*fail_on, *expect)])
+        self._patterns = [compiled(text) for text in (*fail_on, *expect)]
+        self._watch: Watch | None = None
         self._fail = len(fail_on)
         self._texts = (*fail_on, *expect)
         self._alone = alone
 
+    @property
+    def watch(self) -> Watch:
+        """What they see.  Imported when QEMU has been started, and this program waits for it anyway."""
+        if self._watch is None:
+            from bhyveload.guest.watch import Watch
+
+            self._watch = Watch(self._patterns)
+        return self._watch
+
     def look_at(self, session: Session) -> None:
+        watch = self.watch
+
         def hear(data: bytes) -> None:
-            self.watch.feed(data)
-            if self.watch.matched is not None:
-                session.stop(self._seen(self.watch.matched))
-            elif self.watch.asks and self._alone and not session.console.somebody_types:
+            watch.feed(data)
+            if watch.matched is not None:
+                session.stop(self._seen(watch.matched))
+            elif watch.asks and self._alone and not session.console.somebody_types:
                 session.stop(STUCK)
 
         session.console.hear(hear)
@@ -60,6 +71,8 @@ class Eyes:
 
 def compiled(text: str) -> re.Pattern[bytes]:
     """Raises UsageError."""
+    import re
+
     try:
         return re.compile(text.encode("utf-8", "surrogateescape"))
     except re.error as error:

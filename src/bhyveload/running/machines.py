@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import _signal
 import fcntl
 import os
-import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import BhyveloadError, HostError, VmBusy, VmError, VmNotFound
 from bhyveload.running.control import runner_of
 from bhyveload.vm.directory import list_machines, prepare_directory
 from bhyveload.vm.store import VirtualMachine, destroy_machine
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from bhyveload.running.control import Runner
 
 RUNNING, LOADED, NOT_LOADED, IN_USE = "running", "loaded", "not loaded", "in use"
@@ -136,7 +138,7 @@ def _end(runner: Runner) -> None:
     except BhyveloadError:
         pass
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, _signal.SIGKILL)
     except ProcessLookupError:
         return
     runner.wait_for_the_end(_END_LIMIT)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import HandoffError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -39,6 +38,8 @@ def load_again(name: str, state: Mapping[str, Any]) -> None:
 
     Raises HandoffError: they are not there, or the load fails.
     """
+    import subprocess
+
     load = state.get("load")
     words = load.get("command") if isinstance(load, dict) else None
     folder = load.get("folder") if isinstance(load, dict) else None

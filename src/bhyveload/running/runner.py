@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 from bhyveload.absolute_path import absolute_path
 from bhyveload.handoff.console import Escape
 from bhyveload.running.background import tell_service_manager
-from bhyveload.running.consoles import STDIO, open_console, open_log
-from bhyveload.running.control import ControlSocket
+from bhyveload.running.choices import STDIO, key_name
 from bhyveload.running.signals import Signals
 from bhyveload.running.terminal import Terminal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from bhyveload.handoff.backend import RunResult, Session
+    from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
+    from bhyveload.handoff.outcome import RunResult
     from bhyveload.handoff.qemu.command import QemuOptions
-    from bhyveload.running.eyes import Eyes
-    from bhyveload.saved.saving import Keeper
-
-_CTRL = 0x1F
-
-
-class Choices:
-    """How a run is attended.  ``console``: as consoles.py has it; ``log``: a file, or ""; ``escape``: the key in front
-    of commands for the run, b"" for none; ``timeout`` in seconds; ``running`` is called once the guest runs; ``work``
-    is done in the guest before its end is waited for; ``eyes`` are on its console; ``keeper`` saves it."""
-
-    __slots__ = ("console", "escape", "eyes", "keeper", "log", "running", "timeout", "work")
-
-    def __init__(
-        self,
-        console: str = STDIO,
-        log: str = "",
-        escape: bytes = b"\1",
-        timeout: float | None = None,
-        running: Callable[[], None] | None = None,
-        work: Callable[[Session], None] | None = None,
-        eyes: Eyes | None = None,
-        keeper: Keeper | None = None,
-    ) -> None:
-        self.console = console
-        self.log = log
-        self.escape = escape
-        self.timeout = timeout
-        self.running = running
-        self.work = work
-        self.eyes = eyes
-        self.keeper = keeper
+    from bhyveload.handoff.qemu.session import QemuSession
+    from bhyveload.running.choices import Choices
+    from bhyveload.running.control import Save, Step
+    from bhyveload.saved.afterwards import Afterwards
 
 
 class Ended:
@@ -74,7 +46,6 @@ def run_guest(
     Raises HandoffError, HostError, and what ``prepare`` raises.
     """
     from bhyveload.handoff.qemu.session import Qemu
-    from bhyveload.saved.afterwards import Afterwards
 
     terminal = Terminal()
     with contextlib.ExitStack() as closing:
@@ -82,6 +53,10 @@ def run_guest(
         signals = closing.enter_context(Signals(terminal.resume))
         options = prepare()
         session = closing.enter_context(contextlib.closing(Qemu().start(vm, options)))
+        # QEMU takes longer for its own start than this for its imports
+        from bhyveload.running.consoles import open_console, open_log
+        from bhyveload.running.control import ControlSocket
+
         for lack in session.lacks:
             tell(f"sandbox: {lack}")
         place = STDIO
@@ -97,7 +72,7 @@ def run_guest(
         if keeper is not None:
             keeper.attend(session)
         facts = facts_of(options.disks, place, options.cpus)
-        save = Afterwards(vm, options, session, tell).save if keeper is None else keeper.save_to
+        save = _saver(vm, options, session, tell) if keeper is None else keeper.save_to
         closing.enter_context(ControlSocket(session, vm.path, facts, save))
         if choices.eyes is not None:
             choices.eyes.look_at(session)
@@ -110,6 +85,20 @@ def run_guest(
         if choices.eyes is not None:
             result.outcome = choices.eyes.outcome_of(result.outcome)
     return Ended(result, signals.interrupted, signals.ended)
+
+
+def _saver(vm: LoadedMachine, options: QemuOptions, session: QemuSession, tell: Callable[[str], None]) -> Save:
+    """What saves a guest that was not started for it; imported for the first who asks."""
+    made: list[Afterwards] = []
+
+    def save(folder: str, answer: Callable[[str], None], step: Step) -> None:
+        if not made:
+            from bhyveload.saved.afterwards import Afterwards
+
+            made.append(Afterwards(vm, options, session, tell))
+        made[0].save(folder, answer, step)
+
+    return save
 
 
 def facts_of(disks: Sequence[Disk], console: str, cpus: int) -> dict[str, Any]:
@@ -131,17 +120,3 @@ def escape_of(session: Session, key: bytes) -> Escape | None:
         session.console.say("".join(f"\r\n{line}" for line in lines).encode() + b"\r\n")
 
     return Escape(key, {b"x": session.stop, b"p": session.power_button, b"h": tell, b"?": tell})
-
-
-def key_name(key: bytes) -> str:
-    return f"Ctrl-{chr(key[0] | 0x40)}" if key[0] < 0x20 else key.decode("ascii", "replace")
-
-
-def parse_key(text: str) -> bytes:
-    """The key that ``text`` names: a character, ``^A``, ``Ctrl-A``.  b"" for "none", and for what is no key."""
-    if text == "none":
-        return b""
-    for prefix in ("^", "Ctrl-", "ctrl-", "C-"):
-        if text.startswith(prefix) and len(text) == len(prefix) + 1 and "@" <= text[-1].upper() <= "_":
-            return bytes([ord(text[-1].upper()) & _CTRL])
-    return text.encode("ascii") if len(text) == 1 and text.isascii() and text.isprintable() else b""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING
+import _signal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from signal import _HANDLER
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bhyveload.handoff.backend import Session
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_ENDING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
 class Signals:
@@ -36,14 +36,14 @@ class Signals:
 
     def __enter__(self) -> Signals:
         for number in _ENDING:
-            self._old.append((number, signal.signal(number, self._arrived)))
+            self._old.append((number, _signal.signal(number, self._arrived)))
         if self._continued is not None:
-            self._old.append((signal.SIGCONT, signal.signal(signal.SIGCONT, self._go_on)))
+            self._old.append((_signal.SIGCONT, _signal.signal(_signal.SIGCONT, self._go_on)))
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old:
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
 
     @property
     def ended(self) -> bool:
@@ -56,10 +56,10 @@ class Signals:
 
     def _arrived(self, number: int, _frame: FrameType | None) -> None:
         self._pending += 1
-        self.interrupted = self.interrupted or number == signal.SIGINT
+        self.interrupted = self.interrupted or number == _signal.SIGINT
         if self._session is None:
             return
-        if number == signal.SIGTERM and self._pending == 1:
+        if number == _signal.SIGTERM and self._pending == 1:
             self._session.power_button()
         else:
             self._session.stop()

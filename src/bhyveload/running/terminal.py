@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import _signal
 import fcntl
 import os
-import signal
 import termios
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.handoff.console import own_description
 from bhyveload.host.terminal_watcher import Watcher
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from bhyveload.handoff.backend import Session
     from bhyveload.handoff.console import Escape, GuestConsole, Port
 
@@ -50,7 +52,7 @@ class Terminal:
         """Put it on ``console``."""
         self._console = console
         if self._modes:
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal with tostop: what the guest says may be shown
+            _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)  # a terminal with tostop: what the guest says may be shown
         self._raw()
         in_fd = self._in if self._may_read() else _SLAVE_ONLY
         if in_fd < 0:

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import os
 import time
-from typing import TYPE_CHECKING
 
 from bhyveload.absolute_path import absolute_path
 from bhyveload.confined.deadline import FOREVER
@@ -21,6 +20,7 @@ from bhyveload.handoff.qemu.overlay import scratch_file
 from bhyveload.handoff.qemu.session import QemuSession
 from bhyveload.saved.saving import Keeper
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

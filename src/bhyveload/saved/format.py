@@ -9,7 +9,6 @@ FOLDER/diskN.qcow2      what the guest had written to its disk N, on top of its 
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import zlib
@@ -20,7 +19,7 @@ from bhyveload.guest.exchange import LIMIT_MAX
 from bhyveload.handoff.network import MODELS, NONE, USER
 from bhyveload.handoff.qemu.command import MAX_CPUS
 from bhyveload.handoff.qemu.drives import MAX_DISKS
-from bhyveload.jsontext import dumps, restored
+from bhyveload.jsontext import dumps, loads, restored
 from bhyveload.vm.memory import split_memory
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def header_text(saved: Saved) -> bytes:
 def parse_header(text: bytes, where: str) -> Saved:
     """Raises HandoffError."""
     try:
-        header = restored(json.loads(text))
+        header = restored(loads(text))
     except (ValueError, RecursionError):
         raise HandoffError(f"{where}: is no JSON", _HINT) from None
     check = _HeaderCheck(where)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError, UsageError
@@ -27,6 +26,7 @@ from bhyveload.saved.format import (
 from bhyveload.saved.saving import Standing, disk_name
 from bhyveload.vm.memory import GuestMemory, split_memory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError
@@ -35,9 +34,11 @@ from bhyveload.saved.format import (
 )
 from bhyveload.vm.memory import GuestMemory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from bhyveload.confined.deadline import Deadline
     from bhyveload.handoff.disks import Disk

@@ -5,14 +5,13 @@ Nothing is trusted: the state and the kernel's headers come from a guest, and wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bhyveload.boot_formats.elf_format import PF_W, PF_X
 from bhyveload.handoff.kernel_image import kernel_segments
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.pvh.firmware import ROM_END, SEABIOS
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.pvh.pvh_image import write_stub_elf
 from bhyveload.handoff.pvh.stub import build_stub
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.handoff.machine import LoadedMachine
 

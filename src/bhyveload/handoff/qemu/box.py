@@ -7,11 +7,11 @@ root starts it, another user.  Facts: docs/security.md.
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes
+import _signal
 import mmap
 import os
 import resource
-import signal
 import stat
 import struct
 
@@ -29,12 +29,14 @@ from bhyveload.sandbox import (
     RULESET_ATTR,
     SECCOMP_SET_MODE_FILTER,
     SYS_CAPSET,
+    SYS_CLOSE_RANGE,
     SYS_LANDLOCK_ADD_RULE,
     SYS_LANDLOCK_CREATE_RULESET,
     SYS_LANDLOCK_RESTRICT_SELF,
     SYS_SECCOMP,
     Sandbox,
 )
+from bhyveload.syscall import Pointer, call, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,16 +163,15 @@ class Box:
         besides the standard ones, and no other.  Everything is looked up now: a fork must neither import nor look for
         anything.
         """
-        libc = ctypes.CDLL(None, use_errno=True)
-        inherit = _inheritance(libc, given)
+        inherit = _inheritance(given)
         parent = os.getpid()
-        ruleset = self._ruleset(libc, reopened) if self._abi else -1
+        ruleset = self._ruleset(reopened) if self._abi else -1
         confined = bool(self._files)
         identity, groups, core, lock = self.identity, self._groups, self.core, self._memory_lock
         capset = SYS_CAPSET.get(os.uname().machine, -1)
-        header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+        header, none = struct.pack("=Ii", CAPABILITY_VERSION_3, 0), bytes(24)
         root = os.geteuid() == 0
-        seccomp, filters = self._filters() if confined else (-1, None)
+        seccomp, filters = self._filters() if confined else (-1, b"")
 
         def in_child() -> None:
             inherit()
@@ -183,41 +184,38 @@ class Box:
                     os.setgroups(groups)
                     os.setresgid(identity[1], identity[1], identity[1])
                     os.setresuid(identity[0], identity[0], identity[0])
-                libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                prctl(PR_SET_NO_NEW_PRIVS, 1)
                 if root and capset >= 0:
-                    libc.prctl(_PR_CAPBSET_DROP, 0, 0, 0, 0)
                     for number in range(64):
-                        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
-                    libc.syscall(capset, header, none)
+                        prctl(_PR_CAPBSET_DROP, number)
+                    call(capset, header, none)
             # Until exec a handler of ours would take the signal, and nobody act on it: QEMU would run on alone
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # behind the change of user, which resets it
-            if ruleset >= 0 and libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0):
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+            prctl(PR_SET_PDEATHSIG, _signal.SIGTERM)  # behind the change of user, which resets it
+            if ruleset >= 0 and call(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0):
                 os._exit(126)
-            if filters and libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, 0, filters):
+            if filters and call(seccomp, SECCOMP_SET_MODE_FILTER, 0, filters):
                 os._exit(126)
             if os.getppid() != parent:
                 os._exit(1)
 
         return in_child, [ruleset] if ruleset >= 0 else []
 
-    def _filters(self) -> tuple[int, ctypes.Array[ctypes.c_char] | None]:
-        """seccomp(2)'s number and a struct sock_fprog; None where this kernel has no filters."""
+    def _filters(self) -> tuple[int, bytes]:
+        """seccomp(2)'s number and a struct sock_fprog; b"" where this kernel has no filters."""
         machine = os.uname().machine
         if not self._seccomp:
-            return -1, None
-        code = ctypes.create_string_buffer(refusing_program(machine, self._network))
-        fprog = struct.pack("=H6xQ", (len(code) - 1) // 8, ctypes.addressof(code))
-        self._code = code  # the structure only points to it
-        return SYS_SECCOMP[machine], ctypes.create_string_buffer(fprog, len(fprog))
+            return -1, b""
+        self._code = refusing_program(machine, self._network)  # the structure only points to it
+        return SYS_SECCOMP[machine], struct.pack("=H6x8s", len(self._code) // 8, bytes(Pointer(self._code)))
 
-    def _ruleset(self, libc: ctypes.CDLL, reopened: Sequence[int]) -> int:
+    def _ruleset(self, reopened: Sequence[int]) -> int:
         """A Landlock ruleset.  Raises HandoffError."""
         files, network, scopes, size = next(row[1:] for row in reversed(LANDLOCK_VERSIONS) if row[0] <= self._abi)
         attribute = RULESET_ATTR.pack(files, 0 if self._network else network, scopes)[:size]
-        ruleset = libc.syscall(SYS_LANDLOCK_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
+        ruleset = call(SYS_LANDLOCK_CREATE_RULESET, attribute, size, 0)
         if ruleset < 0:
-            raise _not_confined(ctypes.get_errno())
+            raise _not_confined(_ctypes.get_errno())
         try:
             for path, access in self._files:
                 try:
@@ -225,26 +223,26 @@ class Box:
                 except OSError:
                     continue  # this host does not have it
                 try:
-                    _allow(libc, ruleset, fd, files if access == -1 else access & files)
+                    _allow(ruleset, fd, files if access == -1 else access & files)
                 finally:
                     os.close(fd)
             for fd in reopened:
-                _allow(libc, ruleset, fd, _READ_WRITE & files)
+                _allow(ruleset, fd, _READ_WRITE & files)
         except BaseException:
             os.close(ruleset)
             raise
-        return int(ruleset)
+        return ruleset
 
 
 _PR_CAPBSET_DROP = 24
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, fd: int, access: int) -> None:
+def _allow(ruleset: int, fd: int, access: int) -> None:
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         access &= _ON_FILES
     rule = PATH_BENEATH_ATTR.pack(access, fd)
-    if libc.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0):
-        number = ctypes.get_errno()
+    if call(SYS_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0):
+        number = _ctypes.get_errno()
         if not _is_anonymous(fd):
             raise _not_confined(number)
 
@@ -310,7 +308,7 @@ def _firmware(prefix: str) -> list[str]:
     return [*built, *(os.path.join(share, name) for share in shares for name in _FIRMWARE)]
 
 
-def _inheritance(libc: ctypes.CDLL, given: Sequence[int]) -> Callable[[], None]:
+def _inheritance(given: Sequence[int]) -> Callable[[], None]:
     """What a child calls so that the program it becomes has the standard descriptors and ``given``.
 
     Not subprocess's pass_fds: where two of those are neighbours, it closes all that there might be one by one behind
@@ -320,11 +318,10 @@ def _inheritance(libc: ctypes.CDLL, given: Sequence[int]) -> Callable[[], None]:
     kept = sorted({0, 1, 2, *given})
     ends = [*(fd - 1 for fd in kept[1:]), _LAST_DESCRIPTOR]
     others = [(fd + 1, end) for fd, end in zip(kept, ends, strict=True) if fd < end]
-    close_range = getattr(libc, "close_range", lambda *_: -1)
 
     def inherit() -> None:
-        if any(close_range(first, ctypes.c_uint(last), _CLOSE_RANGE_CLOEXEC) for first, last in others):
-            for name in os.listdir("/dev/fd"):  # Linux before 5.11, or a C library that does not know of it
+        if any(call(SYS_CLOSE_RANGE, first, last, _CLOSE_RANGE_CLOEXEC) for first, last in others):
+            for name in os.listdir("/dev/fd"):  # Linux before 5.11
                 try:
                     os.set_inheritable(int(name), False)
                 except OSError:

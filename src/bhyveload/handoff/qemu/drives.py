@@ -7,15 +7,15 @@ driver would follow the names in its descriptor: such a disk arrives here as the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from bhyveload.absolute_path import absolute_path
 from bhyveload.errors import HandoffError
 from bhyveload.image.qcow2_format import HEADER_V2, HEADER_V3, INCOMPAT_DATA_FILE
 from bhyveload.jsontext import dumps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.qemu.files import QemuFiles

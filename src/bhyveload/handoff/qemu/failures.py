@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import TYPE_CHECKING
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.command import PROGRAM
 from bhyveload.printable import mask
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

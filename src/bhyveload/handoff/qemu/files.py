@@ -10,61 +10,60 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Protocol
 
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.qemu.listening import listening, listening_at
 from bhyveload.handoff.qemu.overlay import temporary_overlay
-from bhyveload.handoff.qemu.tap import open_tap
 from bhyveload.libc import write_all
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import ExitStack
+    from typing import Protocol
+
+    class QemuFiles(Protocol):
+        """What names a file in QEMU's arguments."""
+
+        def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
+            """What QEMU calls the file ``path``, and whether it is a device.  ``direct``: past the host's cache.
+
+            Raises HandoffError.
+            """
+            ...
+
+        def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
+            """What QEMU calls a new, empty qcow2 image for a disk of ``size`` bytes; "" where there is none to be had.
+
+            ``below``: path and format of what it stands on, for its header.  Raises HandoffError.
+            """
+            ...
+
+        def tap(self, interface: str) -> str:
+            """What attaches a network card to the host's ``interface``, behind -netdev tap.  Raises HandoffError."""
+            ...
+
+        def terminal(self, path: str) -> str:
+            """What QEMU calls the terminal device ``path``.  Raises OSError (ENOTTY: it is none)."""
+            ...
+
+        def listener(self, host: str, port: int) -> str:
+            """Where a -chardev socket listens for TCP.  Raises OSError."""
+            ...
+
+        def unix_listener(self, path: str) -> str:
+            """Where a -chardev socket listens on the Unix socket ``path``.  Raises OSError (EADDRINUSE)."""
+            ...
+
+        def memory(self, size: int) -> str:
+            """A protocol driver and its options: ``size`` bytes that begin as zeros and are gone after the run."""
+            ...
+
+        def secret(self, text: str) -> str:
+            """Where a -object secret finds ``text``."""
+            ...
+
 
 _GONE = "give the guest's disk with --disk, or --no-disk"
-
-
-class QemuFiles(Protocol):
-    """What names a file in QEMU's arguments."""
-
-    def file(self, path: str, read_only: bool, direct: bool = False) -> tuple[str, bool]:
-        """What QEMU calls the file ``path``, and whether it is a device.  ``direct``: past the host's cache.
-
-        Raises HandoffError.
-        """
-        ...
-
-    def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
-        """What QEMU calls a new, empty qcow2 image for a disk of ``size`` bytes; "" where there is none to be had.
-
-        ``below``: path and format of what it stands on, for its header.  Raises HandoffError.
-        """
-        ...
-
-    def tap(self, interface: str) -> str:
-        """What attaches a network card to the host's ``interface``: the end of a -netdev tap.  Raises HandoffError."""
-        ...
-
-    def terminal(self, path: str) -> str:
-        """What QEMU calls the terminal device ``path``.  Raises OSError (ENOTTY: it is none)."""
-        ...
-
-    def listener(self, host: str, port: int) -> str:
-        """Where a -chardev socket listens for TCP.  Raises OSError."""
-        ...
-
-    def unix_listener(self, path: str) -> str:
-        """Where a -chardev socket listens on the Unix socket ``path``.  Raises OSError (EADDRINUSE: somebody does)."""
-        ...
-
-    def memory(self, size: int) -> str:
-        """A protocol driver and its options: ``size`` bytes that begin as zeros and are gone after the run."""
-        ...
-
-    def secret(self, text: str) -> str:
-        """Where a -object secret finds ``text``."""
-        ...
 
 
 class Paths:
@@ -142,6 +141,8 @@ class RunFiles:
         return self.descriptor(fd)
 
     def tap(self, interface: str) -> str:
+        from bhyveload.handoff.qemu.tap import open_tap
+
         return f"fd={self.keep(open_tap(interface))}"
 
     def terminal(self, path: str) -> str:
@@ -152,9 +153,13 @@ class RunFiles:
         return self.descriptor(fd)
 
     def listener(self, host: str, port: int) -> str:
+        from bhyveload.handoff.qemu.listening import listening
+
         return f"fd={self.keep(listening(host, port))}"
 
     def unix_listener(self, path: str) -> str:
+        from bhyveload.handoff.qemu.listening import listening_at
+
         return f"fd={self.keep(listening_at(path))}"
 
     def memory(self, size: int) -> str:

@@ -7,10 +7,9 @@ Source: QEMU's qapi/migration.json.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bhyveload.errors import HandoffError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

@@ -5,11 +5,9 @@ The words are those of a process that a guest may have taken over: whatever they
 
 from __future__ import annotations
 
-import re
-
 _PM1_CONTROL = 0x604  # where SeaBIOS puts PIIX4's
 _SCI_EN, _NO_PORT = 1, 0xFFFF
-_PORT = re.compile(rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]{{1,8}})")
+_PORT = rf"port.\[{_PM1_CONTROL:#06x}\] = 0x([0-9a-f]{{1,8}})"
 
 POWER_BUTTON = f"i /h {_PM1_CONTROL:#x}"
 REGISTERS = "info registers -a"
@@ -17,7 +15,9 @@ REGISTERS = "info registers -a"
 
 def button_heard(answer: object) -> bool | None:
     """Whether the guest has turned ACPI on, and so will hear the power button; None: POWER_BUTTON was not asked."""
-    port = _PORT.match(answer) if isinstance(answer, str) else None
+    import re  # QEMU is asked when the guest runs already
+
+    port = re.match(_PORT, answer) if isinstance(answer, str) else None
     if port is None:
         return None
     value = int(port[1], 16)

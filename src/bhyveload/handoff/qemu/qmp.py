@@ -6,13 +6,15 @@ Source: QEMU's docs/interop/qmp-spec.
 
 from __future__ import annotations
 
-import json
-import socket
+import struct
+from _socket import SCM_RIGHTS, SOL_SOCKET
 
 from bhyveload.errors import HandoffError
+from bhyveload.jsontext import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket as Socket
     from collections.abc import Iterator
     from typing import Any
 
@@ -25,7 +27,7 @@ class Qmp:
 
     __slots__ = ("_buffer", "closed", "socket")
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: Socket) -> None:
         connection.setblocking(False)
         self.socket = connection
         self.closed = False
@@ -37,7 +39,7 @@ class Qmp:
         if arguments:
             message["arguments"] = arguments
         try:
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+            self.socket.sendall(dumps(message).encode() + b"\n")
         except OSError:
             self.closed = True
 
@@ -45,7 +47,7 @@ class Qmp:
         """Let QEMU have ``fd``, by ``name`` ("fd:NAME" in further commands)."""
         message = {"execute": "getfd", "id": "getfd", "arguments": {"fdname": name}}
         try:
-            socket.send_fds(self.socket, [json.dumps(message).encode() + b"\n"], [fd])
+            self.socket.sendmsg([dumps(message).encode() + b"\n"], [(SOL_SOCKET, SCM_RIGHTS, struct.pack("=i", fd))])
         except OSError:
             self.closed = True
 
@@ -70,7 +72,7 @@ class Qmp:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(line)
+        message = loads(line)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):

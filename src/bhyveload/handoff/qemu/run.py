@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.confined.deadline import FOREVER, deadline_of
 from bhyveload.handoff.disks import as_disks, disks_of, refuse_twice, unpacked
@@ -11,14 +10,17 @@ from bhyveload.handoff.machine import loaded
 from bhyveload.handoff.qemu.command import QemuOptions, check_processors
 from bhyveload.handoff.qemu.session import QemuSession
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from bhyveload.confined.deadline import Deadline
-    from bhyveload.handoff.backend import RunResult, Session
+    from bhyveload.handoff.backend import Session
     from bhyveload.handoff.disks import AnyDisk
     from bhyveload.handoff.machine import LoadedMachine
     from bhyveload.handoff.network import Network
+    from bhyveload.handoff.outcome import RunResult
     from bhyveload.image.progress import Progress
 
 

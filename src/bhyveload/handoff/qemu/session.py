@@ -13,30 +13,29 @@ can come before somebody listens.  It runs in a box (box.py) and has every file 
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import time
+from _socket import socketpair
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.backend import RunResult
 from bhyveload.handoff.console import GuestConsole
 from bhyveload.handoff.loop import Loop
 from bhyveload.handoff.machine import loaded
-from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT
+from bhyveload.handoff.outcome import HALTED, POWERED_OFF, REBOOTED, STOPPED, TIMED_OUT, TRIPLE_FAULT, RunResult
 from bhyveload.handoff.pvh.stub_file import stub_file
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
-from bhyveload.handoff.qemu.failures import cannot_start, failure
 from bhyveload.handoff.qemu.files import RunFiles, lent
 from bhyveload.handoff.qemu.migration import Restoring, Saving
 from bhyveload.handoff.qemu.monitor import POWER_BUTTON, REGISTERS, button_heard
-from bhyveload.handoff.qemu.processors import halted_at
+from bhyveload.handoff.qemu.process import Process
 from bhyveload.handoff.qemu.qmp import Qmp, version_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket as Socket
     from collections.abc import Callable
+    from typing import Any
 
     from bhyveload.handoff.machine import LoadedMachine
 
@@ -96,6 +95,8 @@ class QemuSession:
             try:
                 self._start(vm, options, ours, theirs)
             except OSError as error:
+                from bhyveload.handoff.qemu.failures import cannot_start
+
                 raise cannot_start(error) from None
             self._kept = ours.pop_all()
 
@@ -147,16 +148,8 @@ class QemuSession:
         self._lent.enter_context(lent(memory.fd, box.identity, options.incoming < 0))
         if box.identity is not None:
             os.fchown(log_write, *box.identity)
-        self._process = subprocess.Popen(
-            command,
-            executable=box.program,
-            stdin=subprocess.DEVNULL,
-            stdout=error_write,
-            stderr=error_write,
-            close_fds=False,  # the box gives it its own
-            process_group=0,  # what ends ours (timeout(1), a shell's kill) presses the guest's power button, no more
-            preexec_fn=enter,  # noqa: PLW1509 - it calls what was looked up before
-        )
+        # in a group of its own: what ends ours (timeout(1), a shell's kill) presses the guest's power button, no more
+        self._process = Process(box.program, command, error_write, enter)
         ours.callback(self._end_process)
         self.loop.watch(qmp[0].fileno(), self._hear_qmp)
         self.loop.watch(self._log, self._hear_log)
@@ -333,6 +326,8 @@ class QemuSession:
 
     def _look_for_halt(self, registers: object) -> None:
         """A machine is halted for good when every processor waits with interrupts off, twice at the same place."""
+        from bhyveload.handoff.qemu.processors import halted_at
+
         places = halted_at(registers)
         if places is not None and places == self._halted_at:
             self._outcome = self._outcome or HALTED
@@ -371,9 +366,7 @@ class QemuSession:
     def _end_process(self) -> None:
         if self._process.poll() is None:
             self._terminate()
-            try:
-                self._process.wait(_END_LIMIT)
-            except subprocess.TimeoutExpired:
+            if self._process.wait(_END_LIMIT) is None:
                 self._process.kill()
                 self._process.wait()
 
@@ -381,9 +374,8 @@ class QemuSession:
         self._kept.close()
 
     def _result(self) -> RunResult:
-        try:
-            status = self._process.wait(_END_LIMIT)
-        except subprocess.TimeoutExpired:
+        status = self._process.wait(_END_LIMIT)
+        if status is None:
             self._end_process()
             status = 0
         seconds = time.monotonic() - self._begin
@@ -398,6 +390,8 @@ class QemuSession:
         messages = "".join(line for line in lines if not any(text in line for text in dropped))
         if not self._outcome or self._failed:
             if status or self._failed:
+                from bhyveload.handoff.qemu.failures import failure
+
                 raise failure(status, messages, self._names, self._confined)
             self._outcome = STOPPED
         if self._outcome == REBOOTED and self._triple_fault:
@@ -405,8 +399,8 @@ class QemuSession:
         return RunResult(self._outcome, seconds, messages)
 
 
-def _socket_pair(ours: ExitStack, theirs: ExitStack, files: RunFiles) -> tuple[socket.socket, int]:
-    mine, other = socket.socketpair()
+def _socket_pair(ours: ExitStack, theirs: ExitStack, files: RunFiles) -> tuple[Socket, int]:
+    mine, other = socketpair()
     ours.callback(mine.close)
     theirs.callback(other.close)
     files.given.append(other.fileno())

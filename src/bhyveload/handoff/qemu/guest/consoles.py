@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HostError
 from bhyveload.host.nmdm import device_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bhyveload.compat import LoaderVersion
     from bhyveload.errors import BhyveError

@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, Any
 
 from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.start import uart_name
@@ -20,8 +19,10 @@ from bhyveload.handoff.qemu.drives import option_value
 from bhyveload.handoff.qemu.guest.blocks import Blocks, Sectors
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from bhyveload.bhyve.emulations import Address
     from bhyveload.compat import LoaderVersion

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from bhyveload.bhyve import devices as dev
 from bhyveload.errors import BhyveError
@@ -14,6 +13,7 @@ from bhyveload.handoff.qemu.guest.consoles import port_arguments
 from bhyveload.handoff.qemu.guest.devices import DeviceBuilder
 from bhyveload.handoff.qemu.guest.slots import Slots
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

@@ -8,10 +8,9 @@ bridge in a slot that nobody uses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bhyveload.errors import HandoffError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
