@@ -99,7 +99,7 @@ def watch(program: Stages) -> None:
     watched(need, "load", "report", "modules of this guest")
     watched(Child, "report", "fork", "report")
     fork, confine, next_stage, leave = os.fork, Subject.confine, Loader.stage, Leave.__call__
-    write = GuestMemory.write_pieces
+    write, expect = GuestMemory.write_pieces, GuestMemory.expect
 
     def forked() -> int:
         nonlocal child
@@ -123,6 +123,11 @@ def watch(program: Stages) -> None:
         write(self, gpa, pieces, length)
         child.end(COPY)
 
+    def expected(self: GuestMemory, gpa: int, length: int) -> None:
+        child.end("scripts")
+        expect(self, gpa, length)
+        child.end(COPY)
+
     def left(self: Leave, report: dict[str, Any]) -> Any:
         child.end("hand-over")
         if "need" not in report:
@@ -131,7 +136,8 @@ def watch(program: Stages) -> None:
 
     os.fork = forked
     Subject.confine, Loader.stage = confined, stage  # type: ignore[method-assign]
-    Leave.__call__, GuestMemory.write_pieces = left, written  # type: ignore[method-assign]
+    Leave.__call__ = left  # type: ignore[method-assign]
+    GuestMemory.write_pieces, GuestMemory.expect = written, expected  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -178,6 +178,13 @@ class LoaderCallbacks:
 
     # Guest memory
 
+    def expect(self, gpa: int, size: int) -> None:
+        """The next copyins are going to fill [gpa, gpa + size).  Raises FileSystemError(EFAULT) outside low memory."""
+        try:
+            self.memory.expect(gpa & GUEST_ADDRESS_MASK, size)
+        except MemoryAccessError as error:
+            raise FileSystemError(EFAULT, error.message) from None
+
     def copyin(self, data: Buffer, gpa: int) -> None:
         """Host -> guest, address modulo 2 GiB.  Raises FileSystemError(EFAULT) outside low memory."""
         self.copyin_pieces((data,), len(data), gpa)

@@ -18,6 +18,10 @@ class GuestCopy(Protocol):
         """(low, high) bytes of guest memory."""
         ...
 
+    def expect(self, gpa: int, size: int) -> None:
+        """The next copyins are going to fill [gpa, gpa + size)."""
+        ...
+
     def copyin(self, data: Buffer, gpa: int) -> None: ...
 
     def copyin_pieces(self, pieces: Sequence[Buffer], size: int, gpa: int) -> None:

@@ -127,6 +127,10 @@ class VmmMemory:
         """Copy ``data`` to guest address ``gpa``.  Raises MemoryAccessError."""
         self.write_pieces(gpa, (data,), len(data))
 
+    def expect(self, gpa: int, length: int) -> None:
+        """It is all there.  Raises MemoryAccessError."""
+        self._place(gpa, length)
+
     def write_pieces(self, gpa: int, pieces: Sequence[Buffer], length: int) -> None:
         """Copy consecutive ``pieces`` (``length`` bytes in all) to ``gpa``.  Raises MemoryAccessError."""
         memory, at = self._place(gpa, length)

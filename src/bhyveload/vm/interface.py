@@ -31,6 +31,10 @@ class Memory(Protocol):
         """Raises VmStorageError as well: the host has no room for it."""
         ...
 
+    def expect(self, gpa: int, length: int) -> None:
+        """[gpa, gpa + length) is about to be written."""
+        ...
+
     def write_pieces(self, gpa: int, pieces: Sequence[Buffer], length: int) -> None:
         """Consecutive ``pieces``, ``length`` bytes in all."""
         ...

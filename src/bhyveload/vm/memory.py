@@ -14,6 +14,7 @@ import os
 
 from bhyveload.errors import MemoryAccessError, VmMemoryError, VmStorageError
 from bhyveload.libc import pwrite_all
+from bhyveload.vm.huge_pages import gather
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ VM_HIGHMEM_BASE = 4 * GB
 PAGE_SIZE = 4096
 _IOV_MAX = 1024
 _BATCH = 8 << 20
+_WORTHWHILE = 4 << 20  # below that, what it takes to ask for huge pages is not made up for
 _ZEROS = bytes(1 << 16)
 
 
@@ -51,15 +53,17 @@ class GuestMemory:
     """Guest RAM in a file: a Memory (vm/interface.py).  Every method takes guest physical addresses and checks them.
 
     ``fresh`` says that the file has never been written: zeroing what no write has reached then costs nothing.
+    ``huge``: how many pages of 2 MiB it may be made of (huge_pages.ready).
     """
 
-    __slots__ = ("_top", "fd", "fresh", "high", "low")
+    __slots__ = ("_huge", "_top", "fd", "fresh", "high", "low")
 
-    def __init__(self, fd: int, low: int, high: int, fresh: bool = True) -> None:
+    def __init__(self, fd: int, low: int, high: int, fresh: bool = True, huge: int = 0) -> None:
         self.fd = fd
         self.low = low
         self.high = high
         self.fresh = fresh
+        self._huge = huge
         self._top = 0  # file offset behind the last byte written, for zero()
 
     def offset(self, gpa: int, length: int) -> int:
@@ -83,6 +87,15 @@ class GuestMemory:
     def write(self, gpa: int, data: Buffer) -> None:
         """Copy ``data`` to guest address ``gpa``.  Raises MemoryAccessError, VmStorageError (no space)."""
         self.write_pieces(gpa, (data,), len(data))
+
+    def expect(self, gpa: int, length: int) -> None:
+        """[gpa, gpa + length) is about to be written, in whatever pieces: take huge pages for it, as far as there are.
+
+        Raises MemoryAccessError.
+        """
+        at = self.offset(gpa, length)
+        if length >= _WORTHWHILE:
+            self._huge -= gather(self.fd, at, at + length, self._huge)
 
     def write_pieces(self, gpa: int, pieces: Sequence[Buffer], length: int) -> None:
         """Copy consecutive ``pieces`` (``length`` bytes in all) to ``gpa``: many of them with one pwritev."""

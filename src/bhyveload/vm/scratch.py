@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from bhyveload.errors import VmError
+from bhyveload.vm.huge_pages import ready
 from bhyveload.vm.memory import GuestMemory, split_memory
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ class ScratchMachine:
         os.ftruncate(fd, memory_size)
         self.name = name
         self.memory_size = memory_size
-        self.memory = GuestMemory(fd, low, high)
+        self.memory = GuestMemory(fd, low, high, huge=ready())
         self._closed = False
 
     def recall(self) -> None:
@@ -48,7 +49,7 @@ class ScratchMachine:
         memory = self.loading()
         os.ftruncate(memory.fd, 0)
         os.ftruncate(memory.fd, self.memory_size)
-        self.memory = GuestMemory(memory.fd, memory.low, memory.high)
+        self.memory = GuestMemory(memory.fd, memory.low, memory.high, huge=ready())
         return self.memory
 
     def commit(

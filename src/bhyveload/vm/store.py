@@ -31,6 +31,7 @@ from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
 from bhyveload.new_file import give_name, private_folder, unnamed_file
 from bhyveload.vm.directory import check_name, not_ours, prepare_directory, storage_error
+from bhyveload.vm.huge_pages import ready
 from bhyveload.vm.memory import GuestMemory, split_memory
 from bhyveload.vm.recall import recall
 
@@ -159,7 +160,7 @@ class VirtualMachine:
             os.ftruncate(memory.fd, memory.low + memory.high)
         except OSError as error:
             raise storage_error(self.path, error) from None
-        self.memory = GuestMemory(memory.fd, memory.low, memory.high)
+        self.memory = GuestMemory(memory.fd, memory.low, memory.high, huge=ready())
         return self.memory
 
     def commit(
@@ -337,7 +338,7 @@ class VirtualMachine:
             if error.errno in (errno.EFBIG, errno.EINVAL):
                 raise _too_large(low + high) from None
             raise storage_error(self.path, error) from None
-        self.memory = GuestMemory(fd, low, high)
+        self.memory = GuestMemory(fd, low, high, huge=ready())
         self.memory_size = low + high
 
     def _read_state(self, memory_flags: int) -> None:

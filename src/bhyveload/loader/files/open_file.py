@@ -161,6 +161,7 @@ class OpenFile:
         tail = rest % PAGE_SIZE
         whole = rest if tail == 0 or tail >= SOPEN_RASIZE else rest - tail
         step = _STEP if self.file.size < 0 or self.fs.name == "zfs" else whole
+        host.expect(gpa + done, whole)
         while whole:
             want = min(whole, step)
             pieces = self._advance(want)
