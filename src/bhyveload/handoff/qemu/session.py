@@ -134,7 +134,7 @@ class QemuSession:
             console=["-chardev", f"socket,id=console,fd={guest_end[1]}"],
         )
         command[1:1] = files.arguments + box.arguments()
-        command += ["-chardev", f"socket,id=qmp,fd={qmp[1]}", "-mon", "chardev=qmp,mode=control", "-S"]
+        command += ["-chardev", f"socket,id=qmp,fd={qmp[1]}", "-qmp", "chardev:qmp", "-S"]
         if options.incoming >= 0:
             self._incoming = files.keep(os.dup(options.incoming))
             command += ["-incoming", "defer"]

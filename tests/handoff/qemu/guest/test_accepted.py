@@ -42,6 +42,8 @@ HARMLESS = (
     "qemu-system-x86_64: warning: This family of AMD CPU doesn't support hyperthreading(2)",
     "Please configure -smp options properly or try enabling topoext feature.",
 )
+# What newer versions than this machine's call deprecated, by their own warnings
+DEPRECATED = {"-mon": "11.1"}
 # What cannot be had, and what is left of the line without it
 WITHOUT = {
     "handbook-uefi": r"-l bootrom,\S+ ",
@@ -103,6 +105,7 @@ def accepted(vm: LoadedVm, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
     for option, argument in options:
         line.option(option, argument or "")
     run = guest_options(guest_of(line.config, operands[-1], "current", "host"), "tcg")
+    run.extra += ["-compat", "deprecated-input=reject"]  # what a later QEMU may not have
     run.hold = "NEVER"
     run.pins = {0: frozenset({0})}
     answers: list[Any] = []
@@ -113,6 +116,8 @@ def accepted(vm: LoadedVm, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(QemuSession, "_pin", answer)
     with contextlib.closing(QemuSession(vm, run)) as session:
+        given = Path(f"/proc/{session.pid}/cmdline").read_bytes().split(b"\0")
+        assert DEPRECATED.keys().isdisjoint(map(os.fsdecode, given))
         result = session.wait(30)
     assert result.outcome == STOPPED
     assert [line for line in result.messages.splitlines() if not line.startswith(HARMLESS)] == []
