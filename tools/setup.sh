@@ -17,7 +17,8 @@ usable() {
 if ! usable; then
 	if ! python=$(sh tools/find-python.sh); then
 		found=$("${PYTHON:-python3}" --version 2>/dev/null || echo "there is no ${PYTHON:-python3}")
-		fail "Python 3.11 or later is needed ($found): install python3 with its venv, or set PYTHON to one"
+		fail "Python 3.11 or later is needed ($found); PYTHON=… names one that is elsewhere, or as root:" \
+			"  apt-get install python3 python3-venv    (Ubuntu 22.04: python3.11 python3.11-venv)"
 	fi
 	if ! "$python" -c 'import ensurepip' 2>/dev/null || ! "$python" -m venv --clear .venv; then
 		fail "$python cannot make a virtual environment; as root:" "  apt-get install $(basename "$python")-venv"
