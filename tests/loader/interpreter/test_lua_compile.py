@@ -11,16 +11,23 @@ from hypothesis import strategies as st
 from lupa import lua54
 
 import stock_like
-from bhyveload.loader.interpreter import lua_base, lua_sandbox, lua_string
+from bhyveload.loader.interpreter import lua_base, lua_numerals, lua_sandbox, lua_string, lua_tail_calls
 
 OURS = lua_sandbox.LuaSandbox()
 OURS.define(
-    {"current": lambda: True, "out": lambda text: None, "slurp": lambda path: (None, "none"), "result": lambda *_: None}
+    {
+        "current": lambda: True,
+        "keep_callers": lua_tail_calls.keep_callers,
+        "out": lambda text: None,
+        "result": lambda *_: None,
+        "slurp": lambda path: (None, "none"),
+    }
 )
 for source, name in (
     (lua_base.CHECKS, "checks"),
     (lua_string.FORMAT, "format"),
     (lua_string.SOURCE, "string"),
+    (lua_numerals.SOURCE, "numerals"),
     (lua_base.SOURCE, "base"),
     (
         "local std = ...\n"

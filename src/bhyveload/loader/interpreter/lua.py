@@ -9,10 +9,12 @@ from bhyveload.loader.interpreter import (
     lua_io,
     lua_lfs,
     lua_loader,
+    lua_numerals,
     lua_package,
     lua_pager,
     lua_sandbox,
     lua_string,
+    lua_tail_calls,
 )
 from bhyveload.loader.parse import ParseError, failure_line, parse
 from bhyveload.loader.state import CMD_ERROR, CMD_OK, CMD_WARN
@@ -25,6 +27,7 @@ _LIBRARIES = (
     (lua_base.CHECKS, "checks"),
     (lua_string.FORMAT, "format"),
     (lua_string.SOURCE, "string"),
+    (lua_numerals.SOURCE, "numerals"),
     (lua_base.SOURCE, "base"),
     (lua_package.SOURCE, "package"),
     (lua_errno.SOURCE, "errno"),
@@ -63,6 +66,7 @@ class LuaInterpreter:
             lua_io.IoLibrary(loader).primitives(),
             lua_lfs.LfsLibrary(loader).primitives(),
             lua_pager.primitives(loader),
+            lua_tail_calls.PRIMITIVES,
         ):
             self._sandbox.define(primitives)
         for source, name in _LIBRARIES:

@@ -55,6 +55,7 @@ std.type_fault = type_fault
 -- Numbers whose subtype is float are whole in the loader: they end in ".0" and are cut, not rounded.
 local function whole(number)
   if number ~= number then return 0 end
+  if number == -0x1.fffffffffffffp62 then return -0x7fffffffffffffff end -- see arithmetic on strings: unm
   if number >= 0x1p63 then return 0x7fffffffffffffff end
   if number <= -0x1p63 then return -0x7fffffffffffffff - 1 end
   return tointeger(number < 0 and -(-number // 1) or number // 1)
@@ -121,7 +122,9 @@ local string = G.string
 local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
 local match, sub = string.match, string.sub
 local out, slurp, guarded = prim.out, prim.slurp, G.pcall
+local keep_callers, exact_numerals = prim.keep_callers, std.exact_numerals
 local old = prim.current() == false
+local LARGE = #"9223372036854775808"
 
 function G.tonumber(...)
   local count, value, base = select("#", ...), ...
@@ -187,6 +190,7 @@ local function malformed_number(chunk, name)
     else
       local word
       word, to = match(chunk, "^([%w_.]+)()", from)
+      calculated = calculated or #word >= LARGE or find(chunk, "^%s*[/^]", to) ~= nil
       local fraction = before == 46 and not (from > 2 and byte(chunk, from - 2) == 46)
       if fraction or not (find(word, "^%d+$") or find(word, "^0[xX]%x+$")) then
         local sign = find(word, "^%d[%d.]*[eE]$") and match(chunk, "^[-+]%w*", to) or ""
@@ -198,10 +202,10 @@ local function malformed_number(chunk, name)
     end
     from = find(chunk, "%d", to)
   end
-  if #found == 0 then return nil end
+  if #found == 0 then return nil, calculated end
   local _, message = load(concat(parts) .. sub(chunk, copied), name, "t")
   local where, line, mark = match(message or "", "^(.*:)(%d+): .*near '<\\(%d+)>'$")
-  if not where then return nil end
+  if not where then return nil, calculated end
   local at, current = 1, 1
   for i = 1, #found do
     local from = found[i][1]
@@ -214,7 +218,23 @@ local function malformed_number(chunk, name)
       return where .. line .. ": malformed number near '" .. found[i][2] .. "'"
     end
   end
-  return nil
+  return nil, calculated
+end
+
+-- What a function may end with a call of, one of the libraries' or a table of them (lua_tail_calls.py).
+local LIBRARIES = {}
+for name in string.gmatch("tonumber tostring print printc load loadfile dofile pcall xpcall warn loader io lfs pager "
+    .. "string package", "%a+") do
+  LIBRARIES[name] = true
+end
+local function ends_in_library(chunk)
+  local _, at = find(chunk, "return", 1, true)
+  if at and find(chunk, ":format", 1, true) then return true end
+  while at do
+    if LIBRARIES[match(chunk, "^%s+([%a_][%w_]*)", at + 1)] then return true end
+    _, at = find(chunk, "return", at, true)
+  end
+  return false
 end
 
 -- luaL_loadbufferx; ``...`` is an environment or nothing: the globals.
@@ -232,10 +252,18 @@ local function compile(chunk, name, mode, ...)
     return nil, "attempt to load a text chunk (mode is '" .. mode .. "')"
   end
   local compiled, message = load(chunk, name, "t", environment)
-  local malformed = malformed_number(chunk, name)
+  local malformed, calculated = malformed_number(chunk, name)
   if malformed then return nil, malformed end
-  if not compiled and old then message = gsub(message, "for goto at line (%d+)$", "for <goto> at line %1") end
-  return compiled, message
+  if not compiled then
+    if old then message = gsub(message, "for goto at line (%d+)$", "for <goto> at line %1") end
+    return nil, message
+  end
+  local exact = calculated and exact_numerals(chunk)
+  if exact then compiled = load(exact, name, "t", environment) or compiled end
+  if ends_in_library(chunk) then
+    compiled = load(keep_callers(std.dump(compiled)), name, "b", environment) or compiled
+  end
+  return compiled
 end
 std.compile = compile
 

@@ -105,6 +105,7 @@ local std = ...
 local string, getmetatable = std.globals.string, std.globals.getmetatable
 local error, type, select, getinfo = std.error, std.type, std.select, std.getinfo
 local number, whole, type_fault, native_dump = std.number, std.whole, std.type_fault, string.dump
+local math_type = std.math_type
 local meta = getmetatable("")
 
 local function arithmetic(verb, calculate)
@@ -125,10 +126,25 @@ arithmetic("add", function(x, y) return x + y end)
 arithmetic("sub", function(x, y) return x - y end)
 arithmetic("mul", function(x, y) return x * y end)
 arithmetic("mod", function(x, y) return x % y end)
-arithmetic("pow", function(x, y) return x ^ y end)
+-- 2^63 and what is beyond wraps around.
+local function power(x, y)
+  local result = x ^ y
+  if result < 0x1p63 and result >= -0x1p63 or y < 0 then return result end
+  local base, exponent, product = whole(x), whole(y), 1
+  while exponent > 0 do
+    if exponent % 2 == 1 then product = product * base end
+    base, exponent = base * base, exponent // 2
+  end
+  return product + 0.0
+end
+arithmetic("pow", power)
 arithmetic("div", function(x, y) return whole(x / y) + 0.0 end)
-arithmetic("idiv", function(x, y) return x // y end)
-arithmetic("unm", function(x) return -x end)
+arithmetic("idiv", function(x, y)
+  if math_type(x) == "float" or math_type(y) == "float" then return whole(x / y) + 0.0 end
+  return x // y
+end)
+-- The largest number has no float of its own: the one below stands for it where its sign is turned.
+arithmetic("unm", function(x) return x == 0x1p63 and -0x1.fffffffffffffp62 or -x end)
 
 local dumps = {}
 std.dumps = dumps

@@ -1,0 +1,101 @@
+"""Arithmetic on numerals alone, which Lua's compiler does itself, and in floating point.
+
+The loader's Lua has 64-bit integers for floats (stand/liblua/luaconf.h): `7/2*2` is 6.0 there (docs/errata.md,
+"Numbers").  The string library's arithmetic does it as the loader does, and the compiler leaves strings alone.
+"""
+
+from __future__ import annotations
+
+SOURCE = r"""
+local std = ...
+local string = std.globals.string
+local find, match, sub = string.find, string.match, string.sub
+local concat, tonumber, math_type = std.concat, std.tonumber, std.math_type
+
+-- A `-` behind one of these, or behind an operator, has one operand.
+local BEFORE = {}
+for word in string.gmatch("and or not return if elseif while until in do then else repeat", "%a+") do
+  BEFORE[word] = true
+end
+local AFTER = {[")"] = true, ["]"] = true, ["}"] = true, ["..."] = true, word = true, number = true, string = true}
+local BINDS_AS_MUCH = {["*"] = true, ["/"] = true, ["//"] = true, ["%"] = true}
+
+local function end_of_string(chunk, at)
+  local quote = sub(chunk, at, at)
+  local stop = at + 1
+  while true do
+    stop = find(chunk, "[\\" .. quote .. "]", stop)
+    if sub(chunk, stop, stop) == quote then return stop end
+    stop = stop + 2
+  end
+end
+
+-- The tokens of a text that is Lua: kind ("number", "word", "string", or the operator itself), first and last byte.
+local function tokens(chunk)
+  local kinds, first, last, n, at = {}, {}, {}, 0, 1
+  while true do
+    at = match(chunk, "^%s*()", at)
+    if at > #chunk then return kinds, first, last, n end
+    local kind, stop
+    local dashes, level = match(chunk, "^(%-?%-?)%[(=*)%[", at)
+    if level and (dashes == "" or dashes == "--") then
+      kind = dashes == "" and "string" or nil
+      _, stop = find(chunk, "]" .. level .. "]", at + #dashes + #level + 2, true)
+    elseif find(chunk, "^%-%-", at) then
+      stop = (find(chunk, "[\r\n]", at) or #chunk + 1) - 1
+    elseif find(chunk, "^[\"']", at) then
+      kind, stop = "string", end_of_string(chunk, at)
+    elseif find(chunk, "^%d", at) then
+      kind, stop = "number", match(chunk, "^%w+()", at) - 1
+    elseif find(chunk, "^[%a_]", at) then
+      stop = match(chunk, "^[%w_]+()", at) - 1
+      kind = "word"
+    else
+      kind = match(chunk, "^%.%.%.?", at) or match(chunk, "^//", at) or match(chunk, "^[=~<>]=", at)
+        or sub(chunk, at, at)
+      stop = at + #kind - 1
+    end
+    if kind then
+      n = n + 1
+      kinds[n], first[n], last[n] = kind, at, stop
+    end
+    at = stop + 1
+  end
+end
+
+-- The same text with such numerals as strings, nil where there are none.
+function std.exact_numerals(chunk)
+  local kinds, first, last, n = tokens(chunk)
+  local starts, stops = {}, {}
+  local function unary(at)
+    if kinds[at] ~= "-" then return false end
+    local before = kinds[at - 1]
+    return not AFTER[before] or before == "word" and BEFORE[sub(chunk, first[at - 1], last[at - 1])]
+  end
+  local function value(at) return kinds[at] == "number" and tonumber(sub(chunk, first[at], last[at])) or nil end
+  local function quote(from, to) starts[first[from]], stops[first[from]] = true, last[to] end
+  for at = 1, n do
+    local kind = kinds[at]
+    if (kind == "/" or kind == "//" or kind == "^") and value(at - 1) then
+      local right = value(at + 1)
+      local bare = kind == "^" or not BINDS_AS_MUCH[kinds[at - 2]]
+      if bare and (right and right ~= 0 or kinds[at + 1] == "(") then
+        quote(kind == "//" and unary(at - 2) and at - 2 or at - 1, at - 1)
+        if right then quote(at + 1, at + 1) end
+      end
+    elseif math_type(value(at) or 0) == "float" and unary(at - 1) then
+      quote(at, at)
+    end
+  end
+  local parts, copied = {}, 1
+  for at = 1, n do
+    local from = first[at]
+    if starts[from] then
+      parts[#parts + 1] = sub(chunk, copied, from - 1) .. "'" .. sub(chunk, from, stops[from]) .. "'"
+      copied = stops[from] + 1
+    end
+  end
+  if copied == 1 then return nil end
+  return concat(parts) .. sub(chunk, copied)
+end
+"""
