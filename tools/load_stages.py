@@ -62,7 +62,7 @@ def main() -> None:
     gc.disable()  # as start.py does
     from bhyveload.cli import bundle
 
-    bundle.use()
+    bundle.use("bhyveload")
     from bhyveload.cli.bhyveload import main as bhyveload
 
     program.end("modules of every load")

@@ -42,17 +42,21 @@ def package(tmp_path: Path) -> Path:
     return tmp_path / "bhyveload"
 
 
+def writing() -> dict[str, str]:
+    """The environment, as far as it lets the interpreter write .pyc files."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run(package: Path, *options: str) -> list[str]:
     """What --version prints, who has loaded the program's module, and one that is asked for later."""
     command = [sys.executable, "-I", *options, "-c", PROGRAM, str(package.parent), "--version"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=writing())
     assert done.stderr == ""
     return done.stdout.splitlines()
 
 
 def bundle(package: Path) -> Path:
-    (found,) = (package / "__pycache__").glob("load.*.bundle")
+    (found,) = (package / "__pycache__").glob("bhyveload.*.bundle")
     return found
 
 
@@ -86,7 +90,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import os
 from bhyveload.cli import bundle
-assert bundle.use() == (sys.argv[2] == "bundled")
+assert bundle.use("bhyveload") == (sys.argv[2] == "bundled")
 import bhyveload.cli.bhyveload
 for name, module in sorted(sys.modules.items()):
     if name.startswith("bhyveload."):
@@ -130,3 +134,43 @@ def test_nothing_is_written_where_the_interpreter_writes_nothing(package: Path) 
 def test_a_folder_that_cannot_be_written_to(package: Path) -> None:
     (package / "__pycache__").write_text("no folder")
     assert run(package)[1] == "SourceFileLoader True"
+
+
+OTHERS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+program = sys.argv[2]
+sys.argv = [program, "--version"]
+import os
+leave = os._exit
+def end(status):
+    for name in sorted(name for name in sys.modules if name.startswith("bhyveload.")):
+        print(name, type(sys.modules[name].__spec__.loader).__name__)
+    sys.stdout.flush()
+    leave(status)
+os._exit = end
+from bhyveload.cli import start
+getattr(start, program)()
+"""
+
+
+@pytest.mark.parametrize("program", ["bhyverun", "bhyve", "bhyvectl", "bhyvedisk"])
+def test_each_program_has_its_own(package: Path, program: str) -> None:
+    def loaders() -> dict[str, str]:
+        command = [sys.executable, "-I", "-c", OTHERS, str(package.parent), program]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=writing())
+        lines = [line.split() for line in done.stdout.splitlines() if line.startswith("bhyveload.")]
+        return {words[0]: words[1] for words in lines}
+
+    first = loaders()
+    assert first[f"bhyveload.cli.{program}"] == "SourceFileLoader"
+    again = loaders()
+    found = {name for name, loader in again.items() if loader != "_Bundle"}
+    assert found <= {f"bhyveload.{name}" for name in ("cli", "cli.start", "cli.bundle", "cli.descriptors")}
+
+
+def test_all_are_made_at_install_time(package: Path) -> None:
+    command = [sys.executable, "-m", "bhyveload.cli.bundle"]
+    subprocess.run(command, check=True, env={**writing(), "PYTHONPATH": str(package.parent)})
+    made = {path.name.partition(".")[0] for path in (package / "__pycache__").glob("*.bundle")}
+    assert made == {"bhyveload", "bhyverun", "bhyve", "bhyvectl", "bhyvedisk"}

@@ -6,7 +6,6 @@ Each part can be had by itself, so that a program can complain in bhyve's order.
 from __future__ import annotations
 
 import re
-import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
 from bhyveload.bhyve.command_line import CPU_SETSIZE, parse_number
@@ -195,7 +194,7 @@ def _uuid_of(config: Config, name: str, hostname: str) -> str:
     if text is None:
         return machine_uuid(name, hostname)
     if not text:
-        return str(uuid.UUID(int=0))  # uuid_from_string(3)
+        return "00000000-0000-0000-0000-000000000000"  # uuid_from_string(3)
     if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
         raise BhyveError("Invalid UUID", bare=True, hint=f"-U {text}")
-    return str(uuid.UUID(text))
+    return text.lower()

@@ -5,9 +5,8 @@ Guests remember them (a licence, a network's name, a disk's label), so they are 
 
 from __future__ import annotations
 
-import hashlib
 import os
-import uuid
+import struct
 
 SERIAL_LENGTH = 20  # VTBLK_BLK_ID_BYTES, and ATA's
 _HOSTNAME_BUFFER = 256  # MAXHOSTNAMELEN
@@ -16,7 +15,12 @@ _FREEBSD_OUI = b"\x00\xa0\x98"  # NetApp's, whose work bhyve was
 
 
 def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
+    try:
+        from _md5 import md5  # type: ignore[import-not-found]  # hashlib brings OpenSSL
+    except ImportError:
+        from hashlib import md5
+    digest: bytes = md5(data, usedforsecurity=False).digest()
+    return digest
 
 
 def mac_address(name: str, slot: int, function: int) -> str:
@@ -45,7 +49,8 @@ def machine_uuid(name: str, hostname: str) -> str:
     digest = bytearray(_md5(os.fsencode(name) + host))
     digest[6] = digest[6] & 0x0F | 0x30
     digest[8] = digest[8] & 0x3F | 0x80
-    return str(uuid.UUID(bytes_le=bytes(digest)))
+    low, middle, high, rest = struct.unpack("<IHH8s", digest)
+    return f"{low:08x}-{middle:04x}-{high:04x}-{rest[:2].hex()}-{rest[2:].hex()}"
 
 
 def parse_mac(text: str) -> str | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import _signal
 import contextlib
 import os
 import pwd
-import shlex
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -234,6 +233,8 @@ def _run(program: str, request: StartRequest, vm: VirtualMachine) -> int:
     _warn_of_the_ineffective(program, request, guest, vm, accel)
     options = _options(program, request, guest, vm, accel)
     if request.dry_run:
+        import shlex
+
         from bhyveload.handoff.qemu.session import Qemu
 
         print(shlex.join(Qemu().command(vm, options, "STUB")))
@@ -255,7 +256,7 @@ def _run(program: str, request: StartRequest, vm: VirtualMachine) -> int:
 def _die_of(number: int) -> None:
     """End as the signal would have ended us: callers must not take it for the guest's end."""
     sys.stdout.flush()
-    signal.signal(number, signal.SIG_DFL)
+    _signal.signal(number, _signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 

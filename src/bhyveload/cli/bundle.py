@@ -1,11 +1,11 @@
-"""The modules of a load in one file: read and run at once instead of 120 searches, reads and imports, 10 of its ms.
+"""A program's modules in one file: read and run at once instead of 120 searches, reads and imports, 10 of a load's ms.
 
 What the interpreter keeps as .pyc files, once more: code objects beside those files in ``__pycache__``, and as much to
-be trusted.  First those that every load imports, in the order in which they were ready: each finds what it imports.
-Behind them, group by group, what only some loads ask for (need.py), read when they do.  A module counts only while its
-source file has the size and time that it had; a change to one of the first, another Python, or anything odd, and
+be trusted.  First those that every run imports, in the order in which they were ready: each finds what it imports.
+Behind them, group by group, what only some ask for (a load by need.py), read when they do.  A module counts only while
+its source file has the size and time that it had; a change to one of the first, another Python, or anything odd, and
 modules are imported as ever.  The program writes the file after a run that had none, where .pyc files would be written;
-``python -m bhyveload.cli.bundle`` (tools/setup.sh) writes it at any rate.
+``python -m bhyveload.cli.bundle`` (tools/setup.sh) writes all programs' at any rate.
 """
 
 from __future__ import annotations
@@ -29,9 +29,23 @@ if TYPE_CHECKING:
 
 _PACKAGE = "bhyveload"
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_PATH = os.path.join(_FOLDER, "__pycache__", f"load.{sys.implementation.cache_tag}.opt-{sys.flags.optimize}.bundle")
+_PATH = os.path.join(_FOLDER, "__pycache__", f"{{}}.{sys.implementation.cache_tag}.opt-{sys.flags.optimize}.bundle")
 _HEADER = MAGIC_NUMBER + sys.version.encode()
-_ALWAYS = ("bhyveload.vm.state",)  # imported by every load, later
+# What a program's every run imports besides bhyveload.cli.PROGRAM, and later what most do; groups that one asks for by
+# need.py, and bhyveload does, come behind those.
+_MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "bhyveload": ((), ("bhyveload.vm.state",)),
+    "bhyverun": (
+        ("bhyveload.handoff.qemu.session", "bhyveload.handoff.qemu.run", "bhyveload.vm.state", "bhyveload.image.raw"),
+        ("bhyveload.running.consoles", "bhyveload.running.control", "bhyveload.guest.watch"),
+    ),
+    "bhyve": (
+        ("bhyveload.running.bhyve_run", "bhyveload.handoff.qemu.run", "bhyveload.vm.state"),
+        ("bhyveload.running.control", "bhyveload.running.title"),
+    ),
+    "bhyvectl": ((), ("bhyveload.cli.listing", "bhyveload.vm.state", "bhyveload.running.machines")),
+    "bhyvedisk": (("bhyveload.inspect.work",), ()),
+}
 _SIZES = Struct("<QQ")  # behind the header: of what is read first, and of the file
 
 
@@ -112,10 +126,11 @@ class _Recorder:
         return spec
 
 
-def use() -> bool:
-    """Import everything that is in the bundle, if there is one that is up to date; other modules come from it later."""
+def use(program: str) -> bool:
+    """Import everything that is in the bundle of ``program``, if there is one that is up to date; other modules come
+    from it later."""
     try:
-        file = FileIO(_PATH)
+        file = FileIO(_PATH.format(program))
     except OSError:
         return False
     try:
@@ -154,9 +169,16 @@ def _is_current(row: Row) -> bool:
     return found.st_size == row[3] and found.st_mtime_ns == row[4]
 
 
-def keep(recorder: _Recorder, first: int) -> None:
-    """Write the ``first`` modules that were recorded, and behind them what a load may ask for, for the next one; where
-    that cannot be, nothing happens."""
+def bring_first(program: str) -> None:
+    """Import what every run of ``program`` does."""
+    __import__(f"{_PACKAGE}.cli.{program}")
+    for name in _MORE[program][0]:
+        __import__(name)
+
+
+def keep(program: str, recorder: _Recorder, first: int) -> None:
+    """Write the ``first`` modules that were recorded, and behind them what else ``program`` may ask for, for its next
+    run; where that cannot be, nothing happens."""
     from bhyveload.libc import write_all
     from bhyveload.new_file import NewFile
 
@@ -165,8 +187,8 @@ def keep(recorder: _Recorder, first: int) -> None:
     parts: list[bytes] = []
     at = 0
     try:
-        with NewFile(_PATH) as new:
-            for names in _groups(recorder, first):
+        with NewFile(_PATH.format(program)) as new:
+            for names in _groups(program, recorder, first):
                 parts.append(marshal.dumps(list(map(_row, names))))
                 places.update(dict.fromkeys(names, (at, len(parts[-1]))))
                 at += len(parts[-1])
@@ -179,11 +201,11 @@ def keep(recorder: _Recorder, first: int) -> None:
         pass
 
 
-def _groups(recorder: _Recorder, first: int) -> Iterator[list[str]]:
+def _groups(program: str, recorder: _Recorder, first: int) -> Iterator[list[str]]:
     """What this process has imported later, then what else may be asked for, group by group."""
     from bhyveload import need
 
-    wanted = [*_ALWAYS, *need.GROUPS]
+    wanted = [*_MORE[program][1], *need.GROUPS]
     for name in wanted:
         try:
             if name in need.GROUPS:
@@ -206,11 +228,14 @@ def _row(name: str) -> Row:
 
 
 def main() -> None:
-    recorder = record()
-    from bhyveload.cli import bhyveload
-
-    assert bhyveload.main is not None
-    keep(recorder, len(recorder.ready))
+    """Each program's in a process of its own: what another one has imported would not be recorded."""
+    for program in sys.argv[1:]:
+        recorder = record()
+        bring_first(program)
+        keep(program, recorder, len(recorder.ready))
+    if not sys.argv[1:]:
+        for program in _MORE:
+            os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-m", f"{_PACKAGE}.cli.bundle", program])
 
 
 if __name__ == "__main__":

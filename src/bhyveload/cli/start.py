@@ -1,7 +1,8 @@
-"""How the programs start, and how bhyveload ends, as fast as that can be: the installed programs call this.
+"""How the programs start and end, as fast as that can be: the installed programs call this.
 
-Collecting garbage while modules are imported finds none, and this process makes little: its children, who see a guest's
-bytes, collect theirs.  The end of an interpreter takes everything apart that the end of the process frees anyway.
+Collecting garbage while modules are imported finds none; bhyveload's own process makes little afterwards, either: its
+children, who see a guest's bytes, collect theirs.  The end of an interpreter takes everything apart that the end of the
+process frees anyway.
 """
 
 from __future__ import annotations
@@ -20,6 +21,30 @@ if TYPE_CHECKING:
 
 def bhyveload() -> NoReturn:
     """The program bhyveload(8)."""
+    _run("bhyveload")
+
+
+def bhyverun() -> NoReturn:
+    """The program bhyverun(8)."""
+    _run("bhyverun")
+
+
+def bhyve() -> NoReturn:
+    """The program bhyve(8)."""
+    _run("bhyve")
+
+
+def bhyvectl() -> NoReturn:
+    """The program bhyvectl(8)."""
+    _run("bhyvectl")
+
+
+def bhyvedisk() -> NoReturn:
+    """The program bhyvedisk(8)."""
+    _run("bhyvedisk")
+
+
+def _run(program: str) -> NoReturn:
     occupy_standard_descriptors()
     # Ctrl-C among the imports: nothing to undo, nothing to show
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -27,15 +52,19 @@ def bhyveload() -> NoReturn:
     gc.disable()
     from bhyveload.cli import bundle
 
-    recorder = None if bundle.use() or sys.dont_write_bytecode else bundle.record()
-    from bhyveload.cli.bhyveload import main
-
+    recorder = None if bundle.use(program) or sys.dont_write_bytecode else bundle.record()
+    if recorder is not None:
+        bundle.bring_first(program)
     first = len(recorder.ready) if recorder is not None else 0
+    __import__(f"bhyveload.cli.{program}")
+    if program != "bhyveload":
+        gc.freeze()
+        gc.enable()
 
-    status = main()
+    status = sys.modules[f"bhyveload.cli.{program}"].main()
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))  # all is done, whatever arrives now
     if recorder is not None and not status:
-        bundle.keep(recorder, first)
+        bundle.keep(program, recorder, first)
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -43,35 +72,3 @@ def bhyveload() -> NoReturn:
         except (OSError, ValueError):
             pass  # main has told of it
     os._exit(status)
-
-
-def bhyverun() -> int:
-    """The program bhyverun(8)."""
-    occupy_standard_descriptors()
-    from bhyveload.cli.bhyverun import main
-
-    return main()
-
-
-def bhyve() -> int:
-    """The program bhyve(8)."""
-    occupy_standard_descriptors()
-    from bhyveload.cli.bhyve import main
-
-    return main()
-
-
-def bhyvectl() -> int:
-    """The program bhyvectl(8)."""
-    occupy_standard_descriptors()
-    from bhyveload.cli.bhyvectl import main
-
-    return main()
-
-
-def bhyvedisk() -> int:
-    """The program bhyvedisk(8)."""
-    occupy_standard_descriptors()
-    from bhyveload.cli.bhyvedisk import main
-
-    return main()

@@ -14,9 +14,7 @@ from bhyveload.handoff.qemu.session import Qemu
 from bhyveload.host.nmdm import is_nmdm, other_end
 from bhyveload.running.background import tell_service_manager
 from bhyveload.running.bhyve_signals import BhyveSignals
-from bhyveload.running.control import ControlSocket
 from bhyveload.running.terminal import Terminal
-from bhyveload.running.title import set_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,6 +61,10 @@ def run_bhyve_guest(
         stack.enter_context(terminal)
         signals = stack.enter_context(BhyveSignals(terminal.resume))
         session = stack.enter_context(contextlib.closing(Qemu().start(vm, options)))
+        # QEMU takes longer for its own start than this for its imports
+        from bhyveload.running.control import ControlSocket
+        from bhyveload.running.title import set_title
+
         for words in (accelerator, *(f"sandbox: {lack}" for lack in session.lacks), *_other_ends(guest)):
             if words:
                 tell(words)
