@@ -12,6 +12,7 @@ from bhyveload.cli.getopt import getopt, number_of
 from bhyveload.cli.messages import program_name, run, say, warn
 from bhyveload.errors import UsageError, VmError
 from bhyveload.jsontext import dumps
+from bhyveload.vm.directory import as_operand
 from bhyveload.vm.memory import VM_HIGHMEM_BASE
 from bhyveload.vm.store import VirtualMachine
 
@@ -225,7 +226,7 @@ def _save(name: str, folder: str) -> None:
 
     runner = running(name)
     if runner is None:
-        raise VmError(f"VM '{name}': --save: the guest is not running", f"bhyverun {name}")
+        raise VmError(f"VM '{name}': --save: the guest is not running", f"bhyverun {as_operand(name)}")
     from bhyveload.cli.progress import CopyProgress
 
     progress = CopyProgress(program_name("bhyvectl"), f"{name}: saving its memory")
@@ -247,7 +248,7 @@ def _console(name: str, key: str) -> int:
         raise UsageError(f"--escape {key}: must be a key, as Ctrl-A, ^] or ~, or none")
     runner = running(name)
     if runner is None:
-        raise VmError(f"VM '{name}' is not running", f"bhyverun {name}")
+        raise VmError(f"VM '{name}' is not running", f"bhyverun {as_operand(name)}")
     with runner:
         attach(runner, escape_key, lambda text: warn(program_name("bhyvectl"), f"{name}: {text}"))
     return 0
@@ -260,7 +261,7 @@ def _tell_of_the_running(name: str, cpu: int, told: set[str], put: Callable[[str
 
     runner = running(name)
     if runner is None:
-        raise VmError(f"VM '{name}': --{sorted(told)[0]}: the guest is not running", f"bhyverun {name}")
+        raise VmError(f"VM '{name}': --{sorted(told)[0]}: the guest is not running", f"bhyverun {as_operand(name)}")
     with runner:
         info = runner.ask("info")
         cpus = info.get("cpus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bhyveload.errors import VmNotLoaded
+from bhyveload.vm.directory import as_operand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,5 +27,5 @@ if TYPE_CHECKING:
 def loaded(vm: LoadedMachine) -> tuple[GuestMemory, dict[str, Any]]:
     """Memory and state of a VM that holds a guest.  Raises VmNotLoaded."""
     if vm.state is None or vm.memory is None:
-        raise VmNotLoaded(f"VM '{vm.name}' holds no loaded guest", f"load one: bhyveload -d disk {vm.name}")
+        raise VmNotLoaded(f"VM '{vm.name}' holds no loaded guest", f"load one: bhyveload -d disk {as_operand(vm.name)}")
     return vm.memory, vm.state

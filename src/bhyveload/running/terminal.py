@@ -60,7 +60,7 @@ class Terminal:
         self._port = console.attach(in_fd, self._own(self._out), patient=True, escape=escape)
 
     def resume(self) -> None:
-        """The job goes on, perhaps in the foreground."""
+        """The job goes on, in the foreground or, after a shell's bg, in the background."""
         self._raw()
         self._read_if_allowed()
 
@@ -71,7 +71,13 @@ class Terminal:
             self.resume()
 
     def _read_if_allowed(self) -> None:
-        if self._port is not None and self._console is not None and self._port.in_fd < 0 and self._may_read():
+        if self._port is None or self._console is None:
+            return
+        if not self._may_read():
+            if self._port.in_fd >= 0:
+                self._console.typed_end(self._port)
+                self._console.loop.each_turn.append(self._look)
+        elif self._port.in_fd < 0:
             self._port.in_fd = self._in
             self._console.rewatch(self._port)
 

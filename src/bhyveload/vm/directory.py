@@ -79,6 +79,14 @@ def refused_name(name: str) -> tuple[str, str]:
     return "", ""
 
 
+def as_operand(name: str) -> str:
+    """``name`` as a shell's command line has it behind a program's options."""
+    word = name
+    if not all(character.isalnum() or character in "%+,-./:=@_" for character in name):
+        word = "'" + name.replace("'", "'\\''") + "'"
+    return f"-- {word}" if name.startswith("-") else word
+
+
 def list_machines(directory: str | None = None) -> list[str]:
     """The names of all VMs, sorted.  Raises VmStorageError."""
     path = prepare_directory(directory)

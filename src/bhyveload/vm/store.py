@@ -30,7 +30,7 @@ from bhyveload.errors import (
 from bhyveload.jsontext import compact
 from bhyveload.libc import write_all
 from bhyveload.new_file import give_name, private_folder, unnamed_file
-from bhyveload.vm.directory import check_name, not_ours, prepare_directory, storage_error
+from bhyveload.vm.directory import as_operand, check_name, not_ours, prepare_directory, storage_error
 from bhyveload.vm.huge_pages import ready
 from bhyveload.vm.memory import GuestMemory, split_memory
 from bhyveload.vm.recall import recall
@@ -125,7 +125,9 @@ class VirtualMachine:
         try:
             vm._read_state(os.O_RDWR if lock else os.O_RDONLY)
             if require_loaded and vm.state is None:
-                raise VmNotLoaded(f"VM '{name}' holds no loaded guest", f"load one: bhyveload -d disk {name}")
+                raise VmNotLoaded(
+                    f"VM '{name}' holds no loaded guest", f"load one: bhyveload -d disk {as_operand(name)}"
+                )
         except BaseException:
             vm.close()
             raise
@@ -136,7 +138,9 @@ class VirtualMachine:
         from bhyveload.vm.state import registers_of
 
         if self.state is None:
-            raise VmNotLoaded(f"VM '{self.name}' holds no loaded guest", f"load one: bhyveload -d disk {self.name}")
+            raise VmNotLoaded(
+                f"VM '{self.name}' holds no loaded guest", f"load one: bhyveload -d disk {as_operand(self.name)}"
+            )
         return registers_of(self.state, vcpu)
 
     def recall(self) -> Sequence[str] | None:
@@ -429,7 +433,9 @@ def _holder(fd: int) -> str:
 
 
 def _not_found(name: str) -> VmNotFound:
-    return VmNotFound(f"there is no VM '{name}'", f"load one: bhyveload -d disk {name}; bhyvectl --list shows all")
+    return VmNotFound(
+        f"there is no VM '{name}'", f"load one: bhyveload -d disk {as_operand(name)}; bhyvectl --list shows all"
+    )
 
 
 def _too_large(size: int) -> VmMemoryError:
