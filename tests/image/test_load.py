@@ -269,7 +269,7 @@ def test_large_sectors_are_recognised(large_sectors: Path, tmp_path: Path, form:
     assert report["disks"][0]["sector_size"] == 4096
     assert report["currdev"] == "disk0p1:"
     command = program("bhyverun", "--accel", "tcg", "--dry-run", "vm", check=0).out.decode()
-    assert "virtio-blk-pci,drive=disk0,logical_block_size=4096,physical_block_size=4096" in command
+    assert "virtio-blk-pci,drive=disk0,werror=report,logical_block_size=4096,physical_block_size=4096" in command
 
 
 @needs_qemu

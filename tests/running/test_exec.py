@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -229,3 +230,45 @@ def test_the_library(disk: Path, source: Path, tmp_path: Path, capfd: pytest.Cap
             guest.run("poweroff")
     assert vms() == []
     assert capfd.readouterr().out == ""
+
+
+FULL = """
+import os, subprocess, sys
+from bhyveload import load_image, start
+from bhyveload.handoff.disks import disk_from_path, unpacked
+from bhyveload.handoff.qemu.overlay import put_on_top
+
+image, room = sys.argv[1:]
+vm = load_image(image, 64 << 20)
+disk = put_on_top(unpacked(disk_from_path(image).changed(overlay=room + "/overlay")))
+with start(vm, accel="tcg", disks=[disk], copy_limit=0) as guest:
+    print(guest.run("read-disk", timeout=60).status)
+    with open(room + "/fill", "wb", buffering=0) as fill:
+        try:
+            while True:
+                fill.write(bytes(4096))
+        except OSError as error:
+            print(error.strerror)
+    print(guest.run("write-disk", timeout=60).status)
+    os.unlink(room + "/fill")
+    print(guest.run("write-disk", timeout=60).status)
+    guest.session.stop()
+    print(guest.session.wait().messages, end="")
+vm.destroy()
+"""
+
+
+def test_a_host_s_disk_that_is_full(disk: Path, tmp_path: Path) -> None:
+    """The guest gets an error, as from bhyve(8): it is not stopped for somebody who never comes."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed (util-linux)")
+    room = tmp_path / "room"
+    room.mkdir()
+    script = f'mount -t tmpfs -o size=400k none "{room}" || exit 99; exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", FULL, str(disk), str(room)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("mounting is not allowed here")
+    full = "No space left on device"
+    told = ["0", full, "1", "0", f"{room}/overlay: a write failed: {full}"]
+    assert (done.stdout.splitlines(), done.stderr) == (told, "")

@@ -239,7 +239,24 @@ def test_an_overlay_is_made_and_used_again(disk: Path, tmp_path: Path) -> None:
     assert f"stands on {disk}, not on {other}" in done.messages
     done = program("bhyverun", "--accel", "tcg", "--overlay", tmp_path / "no" / "x", "vm", check=4)
     assert "No such file" in done.messages
+    twice = tmp_path / "twice.qcow2"
+    program("bhyverun", "--accel", "tcg", "--overlay", twice, "--dry-run", "vm", check=0)
+    assert not twice.exists()
+    program("bhyverun", "--accel", "tcg", "--overlay", twice, "--dry-run", "--stub", tmp_path / "stub", "vm", check=0)
+    assert twice.exists()
     assert "2 overlays for 1 disks" in program("bhyverun", "--overlay", "a", "--overlay", "b", "vm", check=4).messages
+
+
+def test_a_disk_that_was_written_to_below_an_overlay(disk: Path, tmp_path: Path) -> None:
+    load("-d", disk, "-m", "64M")
+    overlay = tmp_path / "overlay"
+    words = ("--accel", "tcg", "--timeout", "60", "--overlay", overlay, "vm")
+    assert not program("bhyverun", *words, check=1).messages  # made
+    assert not program("bhyverun", *words, check=1).messages  # used again
+    later = overlay.stat().st_mtime_ns + 1
+    os.utime(disk, ns=(later, later))
+    warning = f"bhyverun: {disk}: was written to after {overlay}: what is in that may not fit it any more\n"
+    assert program("bhyverun", *words, check=1).messages == warning
 
 
 def test_a_disk_beside_the_loaded_ones(spinning: Path, tmp_path: Path) -> None:
@@ -540,6 +557,16 @@ def test_ports_of_the_host(spinning: Path) -> None:
 def test_one_line_for_what_cannot_be(spinning: Path, words: list[str], message: str) -> None:
     done = program("bhyverun", "--accel", "tcg", *words, "vm", check=4)
     assert message in done.messages and done.messages.count("\n") == 1
+
+
+def test_a_port_that_is_taken(spinning: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ["-s", "0,hostbridge", "-s", f"3,virtio-net,slirp,hostfwd=tcp:127.0.0.1:{port}-:22", "vm"]
+        for command in (["bhyverun", "--accel", "tcg", "--ssh", str(port), "vm"], ["bhyve", "--accel", "tcg", *words]):
+            done = program(*command, check=4)
+            complaint = f"hostfwd=tcp:127.0.0.1:{port}-:22: Address already in use (another program has the port"
+            assert complaint in done.messages.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("ip") is None, reason="only root makes tap interfaces, with ip(8)")

@@ -149,7 +149,7 @@ def _options(
     more: Sequence[Disk] = (),
 ) -> QemuOptions:
     """``more``: disks behind all others, as they are."""
-    from bhyveload.handoff.qemu.overlay import put_on_top
+    from bhyveload.handoff.qemu.overlay import put_on_top, written_below
     from bhyveload.handoff.qemu.run import run_options
 
     instead, beside = named
@@ -159,7 +159,11 @@ def _options(
         raise UsageError(f"{len(arguments.overlays)} overlays for {len(disks)} disks")
     for number, path in enumerate(arguments.overlays):
         below = unpacked(disks[number].changed(overlay=path), UnpackProgress(program), deadline)
-        disks[number] = put_on_top(below)
+        disks[number] = on_top = put_on_top(
+            below, make=not arguments.dry_run or bool(arguments.stub or arguments.export)
+        )
+        if changed := written_below(on_top):
+            warn(program, f"{changed}: was written to after {path}: what is in that may not fit it any more")
     if arguments.snapshot:
         disks = [disk if disk.read_only else disk.changed(snapshot=True) for disk in disks]
     if keeper is not None:

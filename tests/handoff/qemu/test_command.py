@@ -86,7 +86,7 @@ def test_the_format_is_always_named(vm: LoadedVm, tmp_path: Path, name: str, dri
         tree = json.loads(blockdev)
         assert (tree["driver"], tree["file"]["filename"]) == (driver, str(image))
         assert name in ("vhd", "vhdx") or tree["backing"] is None  # QEMU must not follow a name in the image
-    assert "virtio-blk-pci,drive=disk0" in after(command, "-device")
+    assert "virtio-blk-pci,drive=disk0,werror=report" in after(command, "-device")
 
 
 def test_a_format_that_qemu_lacks(vm: LoadedVm, tmp_path: Path) -> None:
@@ -216,7 +216,9 @@ def test_large_sectors_reach_the_guest(vm: LoadedVm, tmp_path: Path) -> None:
     image = tmp_path / "disk"
     image.write_bytes(bytes(512))
     command = qemu_command(vm, "STUB", QemuOptions([Disk(str(image), sector_size=4096)]))
-    assert "virtio-blk-pci,drive=disk0,logical_block_size=4096,physical_block_size=4096" in after(command, "-device")
+    assert "virtio-blk-pci,drive=disk0,werror=report,logical_block_size=4096,physical_block_size=4096" in after(
+        command, "-device"
+    )
 
 
 def test_names_that_json_cannot_hold(vm: LoadedVm, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ _DRIVERS = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"}
 _OWN_SLOTS = 16
 _FIRST_SHARED_SLOT = 8
 MAX_DISKS = 60
+# A write that fails is an error for the guest, as bhyve(8) has it.  QEMU would stop the guest where a disk of the host
+# is full, for whoever is at its monitor: nobody.
+ERRORS = "werror=report"
 
 
 def option_value(value: str) -> str:
@@ -38,7 +41,7 @@ def disk_arguments(number: int, disk: Disk, files: QemuFiles, count: int = 1) ->
     if count > MAX_DISKS:
         raise HandoffError(f"{count} disks: QEMU's machine has room for {MAX_DISKS}", "choose some with --disk")
     node = f"disk{number}"
-    device = f"virtio-blk-pci,drive={node}"
+    device = f"virtio-blk-pci,drive={node},{ERRORS}"
     if count > _OWN_SLOTS:
         device += f",multifunction=on,addr={_FIRST_SHARED_SLOT + number // 8:#x}.{number % 8}"
     if disk.sector_size != 512:
@@ -62,7 +65,7 @@ def block_node(node: str, disk: Disk, files: QemuFiles) -> list[str]:
         return ["-blockdev", options]
     if disk.overlay:
         below = _tree(disk.path, disk.format, True, disk.backing, files)
-        return ["-blockdev", _json(disk, {"node-name": node, **_over(files.file(disk.overlay, False)[0], below)})]
+        return ["-blockdev", _json(disk, {"node-name": node, **_over(files.overlay(disk.overlay), below)})]
     tree = _tree(disk.path, disk.format, disk.read_only, disk.backing, files)
     return ["-blockdev", _json(disk, {"node-name": node, **tree})]
 

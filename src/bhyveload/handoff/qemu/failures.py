@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _DENIED = ("Permission denied", "Operation not permitted")
 _BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sandbox lets it open them by name"
 _KVM_HINT = "who is in the group kvm may use it; without --accel the guest runs, slowly"
+_FORWARD = re.compile(r"Could not set up host forwarding rule '((tcp|udp):([\d.]*):(\d{1,5})-[\d.:]*)'")
 _IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
 
 
@@ -35,12 +36,30 @@ def failure(status: int, messages: str, names: Mapping[str, str], confined: bool
     used = _IN_USE.search(messages)
     if used:
         return HandoffError(f"{names.get(used[1], used[1])}: is in use by another program", "is it a running guest's?")
+    forward = _FORWARD.search(messages)
+    if forward:
+        return _not_forwarded(*forward.groups())
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     reason = lines[-1] if lines else (f"ended with status {status}" if status >= 0 else f"died by signal {-status}")
     reason = mask(reason)
     if not reason.startswith(PROGRAM):
         reason = f"{PROGRAM}: {reason}"
     return HandoffError(reason, _hint(reason, confined))
+
+
+def _not_forwarded(rule: str, protocol: str, address: str, port: str) -> HandoffError:
+    """QEMU does not say why: the host is asked once more."""
+    import socket
+
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC) as asking:
+        try:
+            asking.bind((address, int(port)))
+        except (OSError, OverflowError) as error:
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            hint = "another program has the port, perhaps another guest's QEMU: choose another one" if taken else ""
+            return HandoffError(f"hostfwd={rule}: {getattr(error, 'strerror', None) or error}", hint)
+    return HandoffError(f"hostfwd={rule}: QEMU could not listen there", "try again, or choose another port")
 
 
 def _hint(reason: str, confined: bool) -> str:

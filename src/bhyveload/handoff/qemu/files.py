@@ -31,6 +31,10 @@ if TYPE_CHECKING:
             """
             ...
 
+        def overlay(self, path: str) -> str:
+            """What QEMU calls the qcow2 image ``path``, which is put on top of a disk.  Raises HandoffError."""
+            ...
+
         def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
             """What QEMU calls a new, empty qcow2 image for a disk of ``size`` bytes; "" where there is none to be had.
 
@@ -75,6 +79,9 @@ class Paths:
         except (OSError, ValueError) as error:
             raise _not_opened(path, error) from None
         return path, _is_device(mode)
+
+    def overlay(self, path: str) -> str:
+        return path  # a run would make it
 
     def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
         return ""
@@ -130,6 +137,9 @@ class RunFiles:
         name = self.descriptor(fd)
         self.names[name] = path
         return name, _is_device(mode)
+
+    def overlay(self, path: str) -> str:
+        return self.file(path, False)[0]
 
     def temporary(self, size: int, below: tuple[str, str] = ("", "")) -> str:
         fd = temporary_overlay(size, *below)

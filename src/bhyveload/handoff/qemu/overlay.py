@@ -6,6 +6,7 @@ Source: QEMU's docs/interop/qcow2.txt.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 
 from bhyveload.absolute_path import absolute_path
@@ -67,8 +68,9 @@ def write_overlay(fd: int, size: int, backing: str = "", backing_format: str = "
         raise HandoffError(f"{where}: {error.strerror}", hint) from None
 
 
-def put_on_top(disk: Disk) -> Disk:
-    """``disk`` with ``disk.overlay``, which is made if it is not there.  The disk is as disks.unpacked() leaves it.
+def put_on_top(disk: Disk, make: bool = True) -> Disk:
+    """``disk`` with ``disk.overlay``, which is made if it is not there, unless only its name is wanted (``make``).  The
+    disk is as disks.unpacked() leaves it.
 
     Raises HandoffError: another disk's overlay, or no overlay at all; no room; ImageError.
     """
@@ -76,6 +78,8 @@ def put_on_top(disk: Disk) -> Disk:
     below = absolute_path(disk.path)
     if os.path.exists(path):
         _check_overlay(path, below, disk)
+        return disk.changed(overlay=path, snapshot=False)
+    if not make:
         return disk.changed(overlay=path, snapshot=False)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -89,6 +93,20 @@ def put_on_top(disk: Disk) -> Disk:
     finally:
         os.close(fd)
     return disk.changed(overlay=path, snapshot=False)
+
+
+def written_below(disk: Disk) -> str:
+    """A file below ``disk.overlay`` that was written to since the overlay was, as by a run without it; "": none."""
+    last = _written(disk.overlay)
+    return next((path for path in (disk.name, *(path for path, _ in disk.backing)) if _written(path) > last > 0), "")
+
+
+def _written(path: str) -> int:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
 
 
 def _check_overlay(path: str, below: str, disk: Disk) -> None:

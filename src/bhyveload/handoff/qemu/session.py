@@ -30,6 +30,7 @@ from bhyveload.handoff.qemu.migration import Restoring, Saving
 from bhyveload.handoff.qemu.monitor import POWER_BUTTON, REGISTERS, button_heard
 from bhyveload.handoff.qemu.process import Process
 from bhyveload.handoff.qemu.qmp import Qmp, version_of
+from bhyveload.printable import mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from bhyveload.handoff.disks import Disk
     from bhyveload.handoff.machine import LoadedMachine
 
 _REASONS = {
@@ -50,6 +52,7 @@ _HALT_POLL = 0.5  # seconds
 _END_LIMIT = 5.0
 _ATTEMPTS = 10_000  # of a fraction of a millisecond each
 _MESSAGES_MAX = 1 << 16
+_FAILURES_MAX = 16
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _DUMP = "dump-guest-memory"
 _OF_A_SIGNAL = "terminating on signal"  # no news where it was ours
@@ -76,6 +79,8 @@ class QemuSession:
         self._failed = False
         self._triple_fault = False
         self._messages = b""
+        self._failures: dict[str, None] = {}  # lines about disks, each once
+        self._disks = {f"disk{number}": _written_at(disk) for number, disk in enumerate(options.disks)}
         self._log_tail = b""
         self._halted_at: list[tuple[str, ...]] | None = None
         self._confined = options.confined
@@ -247,6 +252,8 @@ class QemuSession:
             reason = str(data.get("reason")) if isinstance(data, dict) else ""
             self._failed = reason == _FAILED and not self._ended_by_us
             self._outcome = self._outcome or _REASONS.get(reason, STOPPED)
+        elif event == "BLOCK_IO_ERROR":
+            self._disk_fails(message.get("data"))
         elif message.get("id") == _DUMP:
             error = message.get("error")
             told, self._dumped = self._dumped, None
@@ -254,6 +261,13 @@ class QemuSession:
                 told(str(error.get("desc"))[:200] if isinstance(error, dict) else "")
         elif message.get("id") == "human-monitor-command":
             self._monitor_says(message.get("return"))
+
+    def _disk_fails(self, told: object) -> None:
+        """What the guest was told is an error, and why: for the end of the run."""
+        if isinstance(told, dict) and len(self._failures) < _FAILURES_MAX:
+            node = str(told.get("node-name") or told.get("device"))
+            place = self._disks.get(node, node)
+            self._failures.setdefault(f"{place}: a {told.get('operation')} failed: {told.get('reason')}")
 
     def _ready(self) -> None:
         """Start the guest, or wait for what it has to wait for; that may have happened before events could reach us."""
@@ -388,6 +402,7 @@ class QemuSession:
         lines = self._messages.decode("utf-8", "replace").splitlines(keepends=True)
         dropped = (_OF_FD, _OF_A_SIGNAL) if self._ended_by_us else (_OF_FD,)
         messages = "".join(line for line in lines if not any(text in line for text in dropped))
+        failures = "".join(mask(line) + "\n" for line in self._failures)
         if not self._outcome or self._failed:
             if status or self._failed:
                 from bhyveload.handoff.qemu.failures import failure
@@ -396,7 +411,14 @@ class QemuSession:
             self._outcome = STOPPED
         if self._outcome == REBOOTED and self._triple_fault:
             self._outcome = TRIPLE_FAULT
-        return RunResult(self._outcome, seconds, messages)
+        return RunResult(self._outcome, seconds, failures + messages)
+
+
+def _written_at(disk: Disk) -> str:
+    """Where what the guest writes to ``disk`` is, for its user."""
+    return disk.overlay or (
+        f"{disk.name} (what is written to it is in a temporary file)" if disk.snapshot else disk.name
+    )
 
 
 def _socket_pair(ours: ExitStack, theirs: ExitStack, files: RunFiles) -> tuple[Socket, int]:

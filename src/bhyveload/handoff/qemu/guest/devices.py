@@ -15,7 +15,7 @@ from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.start import uart_name
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
-from bhyveload.handoff.qemu.drives import option_value
+from bhyveload.handoff.qemu.drives import ERRORS, option_value
 from bhyveload.handoff.qemu.guest.blocks import Blocks, Sectors
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
 
@@ -65,7 +65,13 @@ def _virtio_block(builder: DeviceBuilder, device: dev.VirtioBlock) -> list[str]:
     name = f"{builder.slots.name(device.address)}.disk"
     block = builder.blocks.make(name, device.backing, lines=["Could not open backing file"])
     discard = "discard=off" if device.backing.no_delete else ""
-    properties = [f"drive={name}", f"serial={option_value(device.serial)}", discard, *block.sectors.properties()]
+    properties = [
+        f"drive={name}",
+        ERRORS,
+        f"serial={option_value(device.serial)}",
+        discard,
+        *block.sectors.properties(),
+    ]
     return block.arguments + builder.virtio("virtio-blk-pci", device.address, *properties, *block.properties)
 
 
@@ -103,7 +109,7 @@ def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller:
     if disk and port.rotation:
         properties.append(f"rotation_rate={port.rotation}")
     if disk:
-        properties += block.sectors.properties()
+        properties += [ERRORS, *block.sectors.properties()]
     return [*block.arguments, "-device", ",".join(["ide-hd" if disk else "ide-cd", *properties, *block.properties])]
 
 
@@ -266,7 +272,7 @@ def _scsi(builder: DeviceBuilder, device: dev.Scsi) -> list[str]:
         raise _impossible(device.address, f"virtio-scsi on {device.device}", "a disk's path, or virtio-blk")
     name = builder.slots.name(device.address)
     block = builder.blocks.make(f"{name}.disk", dev.Backing(device.device))
-    words = ["scsi-hd", f"bus={name}.0", f"drive={name}.disk", *block.properties]
+    words = ["scsi-hd", f"bus={name}.0", f"drive={name}.disk", ERRORS, *block.properties]
     return [*block.arguments, *builder.virtio("virtio-scsi-pci", device.address), "-device", ",".join(words)]
 
 
