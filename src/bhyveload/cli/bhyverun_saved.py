@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -135,4 +134,6 @@ def guest_in(session: Session, arguments: Arguments, opened: Opened, password: s
 
 def own_address(name: str) -> str:
     """An Ethernet address for the clone of that name: locally administered, the same each time."""
+    import hashlib
+
     return ":".join(f"{byte:02x}" for byte in b"\x02" + hashlib.sha256(os.fsencode(name)).digest()[:5])

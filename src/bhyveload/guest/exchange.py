@@ -7,16 +7,17 @@ disks are character devices.  The guest finds it by a word in its first sectors,
 from __future__ import annotations
 
 import os
-import tarfile
-from typing import IO, TYPE_CHECKING, cast
 
 from bhyveload.errors import GuestError, HostError, InputError, UsageError
 from bhyveload.guest import typed
 from bhyveload.guest.extract import extract
 from bhyveload.guest.listing import ConfinedArchive
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Callable
+    from typing import Any
 
     Step = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -25,7 +26,6 @@ LIMIT_MAX = 1 << 40
 _UNIT = 1 << 20
 _RECORDS = 256  # sectors that tar reads and writes at once
 DEVICES = b"/dev/vtbd[0-9] /dev/vtbd[0-9][0-9]"
-_KINDS = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
 
 
 class Exchange:
@@ -66,20 +66,24 @@ class Exchange:
 
         Raises InputError: it cannot be read; UsageError: it is too large.
         """
+        import tarfile  # most guests are given no folder
+
         if not os.path.isdir(folder):
             raise InputError(f"{folder}: {'not a folder' if os.path.exists(folder) else 'no such folder'}")
         total = tree_size(folder) if step is not None else 0
-        sink = _Sink(self._fd, self.limit, folder, lambda done: step(done, max(done, total)) if step else None)
+        sink: Any = _Sink(self._fd, self.limit, folder, lambda done: step(done, max(done, total)) if step else None)
+
+        kinds = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
 
         def owned(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
             info.uid = info.gid = 0
             info.uname = info.gname = ""
-            return info if info.type in _KINDS else None
+            return info if info.type in kinds else None
 
         self.clear()
         try:
             with tarfile.open(
-                fileobj=cast("IO[bytes]", sink),
+                fileobj=sink,
                 mode="w|",
                 format=tarfile.PAX_FORMAT,
                 bufsize=1 << 20,
