@@ -37,7 +37,10 @@ _MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bhyveload": ((), ("bhyveload.vm.state",)),
     "bhyverun": (
         ("bhyveload.handoff.qemu.session", "bhyveload.handoff.qemu.run", "bhyveload.vm.state", "bhyveload.image.raw"),
-        ("bhyveload.running.consoles", "bhyveload.running.control", "bhyveload.guest.watch"),
+        (
+            *("bhyveload.running.consoles", "bhyveload.running.control", "bhyveload.guest.watch"),
+            *("bhyveload.cli.bhyverun_exec", "bhyveload.api"),
+        ),
     ),
     "bhyve": (
         ("bhyveload.running.bhyve_run", "bhyveload.handoff.qemu.run", "bhyveload.vm.state"),

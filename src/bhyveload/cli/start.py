@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+_NO_ERROR = 3  # bhyve(8)'s exit statuses up to here tell how a guest ended
+
 
 def bhyveload() -> NoReturn:
     """The program bhyveload(8)."""
@@ -63,7 +65,7 @@ def _run(program: str) -> NoReturn:
 
     status = sys.modules[f"bhyveload.cli.{program}"].main()
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))  # all is done, whatever arrives now
-    if recorder is not None and not status:
+    if recorder is not None and status <= _NO_ERROR:
         bundle.keep(program, recorder, first)
     for stream in (sys.stdout, sys.stderr):
         try:
