@@ -140,3 +140,18 @@ with VirtualMachine.create("vm", 64 << 20) as vm:
     report = load(vm, [open_disk(sys.argv[1])], options=Options(batch=True))
 print(len(children), report.interpreter)
 """
+
+
+def test_a_package_that_was_put_off_is_whole() -> None:
+    code = """
+import sys
+from bhyveload.need import put_off
+put_off("lz4"), put_off("lz4.block")
+from lz4.block._block import compress
+print("lz4.version" in sys.modules)
+import lz4, lz4.block
+print(lz4.block.compress is compress, lz4.__version__ == lz4.version.version, "lz4.version" in sys.modules)
+"""
+    pytest.importorskip("lz4")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "True"]

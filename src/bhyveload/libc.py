@@ -1,9 +1,10 @@
 """What C's library has and Python's has not: strtol(3) and strtoul(3) as in libsa (stand/libsa/strtol.c, strtoul.c),
-and writing the whole of something."""
+writing the whole of something, and giving back what is mapped."""
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
 
@@ -97,3 +98,11 @@ def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:
 def to_int(value: int) -> int:
     """What a C int keeps of a long."""
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+def forget_mapped(piece: bytes | bytearray | memoryview) -> None:
+    """Unmap what was just read of a mapped disk image (it stays in the page cache): else a process that loads a large
+    kernel holds all of it, beside the guest's memory that it was copied to."""
+    owner = piece.obj if isinstance(piece, memoryview) else None
+    if isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED)

@@ -97,6 +97,31 @@ def need(name: str) -> ModuleType:
     return load(name)
 
 
+def put_off(package: str) -> None:
+    """Put ``package``, of somebody else's, where imports look for it, without its own code, which runs when somebody
+    asks it for an attribute: what is wanted of it is a module below."""
+    from _frozen_importlib import module_from_spec
+    from _frozen_importlib_external import PathFinder  # importlib.machinery without its warnings
+
+    folder, _, name = package.rpartition(".")
+    above = sys.modules.get(folder)
+    spec = PathFinder.find_spec(package, getattr(above, "__path__", None))
+    if package in sys.modules or spec is None or spec.loader is None:
+        return
+    module = module_from_spec(spec)
+    loader = spec.loader
+
+    def load(attribute: str) -> object:
+        del module.__dict__["__getattr__"]
+        loader.exec_module(module)
+        return getattr(module, attribute)
+
+    module.__dict__["__getattr__"] = load
+    sys.modules[package] = module
+    if above is not None:
+        setattr(above, name, module)
+
+
 def used() -> list[str]:
     """What this process has asked for, in that order."""
     return list(_used)

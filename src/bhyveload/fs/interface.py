@@ -9,6 +9,9 @@ from bhyveload.device import Buffer, Device
 from bhyveload.fs.stat import Stat
 
 Twiddle = Callable[[int], None]
+"""libsa's twiddle(), with a caller's divisor."""
+Twiddles = Callable[[int, int], None]
+"""So many of them, one after the other."""
 
 
 class File(Protocol):

@@ -119,7 +119,7 @@ class FoundPools:
 
 
 def _probed(candidates: Sequence[Volume], strict: LoaderVersion | None) -> zfs.PoolSet:
-    pools = zfs.PoolSet(no_twiddle, None, strict)
+    pools = zfs.PoolSet(None, None, strict)
     for volume in candidates:
         try:
             pool = pools.find(pools.probe(volume.device, volume.name))

@@ -83,21 +83,24 @@ class LoaderConsole:
         """Scripts run a command: the menu's countdown, say, is over."""
         self._drawing = False
 
-    def twiddle(self, caller_divisor: int) -> None:
-        """Show progress (docs/errata.md, "Twiddles")."""
+    def twiddle(self, caller_divisor: int, times: int = 1) -> None:
+        """Show progress, as that many calls one after the other do (docs/errata.md, "Twiddles")."""
         if self.silent:
             return
-        self._calls = (self._calls + 1) & _UINT_MAX
-        if caller_divisor > 1 and self._calls % caller_divisor:
+        calls = self._calls + times
+        self._calls, times = calls & _UINT_MAX, calls // caller_divisor - self._calls // caller_divisor
+        if not times:
             return
-        self._counted = (self._counted + 1) & _UINT_MAX
-        if self._divisor > 1 and self._counted % self._divisor:
-            return
-        data = _TWIDDLES[self._position & 3]
-        self._position += 1
-        if sum(self.active) > 1:
-            data = bytes(byte for byte in data for _ in self.active)
-        self.host.console.write(data)
+        counted = self._counted + times
+        if self._divisor > 1:
+            times = counted // self._divisor - self._counted // self._divisor
+        self._counted = counted & _UINT_MAX
+        for _ in range(times):
+            data = _TWIDDLES[self._position & 3]
+            self._position += 1
+            if sum(self.active) > 1:
+                data = bytes(byte for byte in data for _ in self.active)
+            self.host.console.write(data)
 
     # Input
 

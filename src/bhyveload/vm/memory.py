@@ -9,11 +9,10 @@ cannot raise SIGBUS and takes pieces of a mapped disk image as they are.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 
 from bhyveload.errors import MemoryAccessError, VmMemoryError, VmStorageError
-from bhyveload.libc import pwrite_all
+from bhyveload.libc import forget_mapped, pwrite_all
 from bhyveload.vm.huge_pages import gather
 
 TYPE_CHECKING = False
@@ -108,7 +107,7 @@ class GuestMemory:
                 return
             for batch, size in _batches(pieces):
                 self._write_batch(batch, size, at)
-                _forget(batch[0])
+                forget_mapped(batch[0])
                 at += size
         except OSError as error:
             raise _storage_error(error) from None
@@ -160,14 +159,6 @@ def _batches(pieces: Sequence[Buffer]) -> Iterator[tuple[Sequence[Buffer], int]]
             for start in range(0, size, _BATCH):
                 piece = whole[start : start + _BATCH]
                 yield (piece,), len(piece)
-
-
-def _forget(piece: Buffer) -> None:
-    """Unmap what was just read of a mapped disk image (it stays in the page cache): else a process that loads a large
-    kernel holds all of it, beside the guest's memory that it was copied to."""
-    owner = piece.obj if isinstance(piece, memoryview) else None
-    if isinstance(owner, mmap.mmap):
-        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _storage_error(error: OSError) -> VmStorageError:

@@ -23,7 +23,7 @@ PATHS = (b"/", b"/boot", b"/boot/", b"/boot/.", b"/boot/kernel/kernel", b"/boot/
 def events(name: str) -> list[str]:
     """Each read of a device, each line, each answer, in their order, of searches that are made twice and mixed."""
     seen: list[str] = []
-    pools = PoolSet(lambda divisor: seen.append("read"), seen.append, "current")
+    pools = PoolSet(lambda divisor, times: seen.extend(["read"] * times), seen.append, "current")
     for unit, disk_name in enumerate(disk_names(name)):
         with contextlib.suppress(Unsupported):  # a pool of files
             pools.probe(vdev_partition(disk(disk_name)), f"disk{unit}p2")

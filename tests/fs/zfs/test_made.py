@@ -136,7 +136,7 @@ def test_every_read_says_that_the_first_copy_is_not_there(
     for name in (b"", b"ROOT", b"ROOT/default"):
         writer.dataset(name, writer.file_system({b"/one": b"1" * 700} if name == writer.bootfs else {}))
     events: list[str] = []
-    pools = PoolSet(lambda divisor: events.append("read"), events.append, strict)
+    pools = PoolSet(lambda divisor, times: events.extend(["read"] * times), events.append, strict)
     pools.probe(writer.finish()[0], "disk0")
     pools.finish()
     assert pools.dropped == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import mmap
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,17 @@ WIDTHS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 VALUES = st.sampled_from([1, 2, 4, 8]).flatmap(
     lambda width: st.tuples(st.just(width), st.lists(st.integers(0, (1 << 8 * width) - 1), min_size=1, max_size=9))
 )
+
+
+class Mapped(mmap.mmap):
+    """A mapping that tells when it is given back."""
+
+    forgotten = 0
+
+    def madvise(self, option: int, start: int = 0, length: int = 0) -> None:
+        assert option == mmap.MADV_DONTNEED
+        self.forgotten += 1
+        super().madvise(option)
 
 
 class Blocks:
@@ -287,3 +300,15 @@ def test_a_file_is_not_read_before_its_start() -> None:
         with pytest.raises(FileSystemError) as caught:
             file.read(offset, length)
         assert caught.value.errno == EINVAL
+
+
+def test_what_was_read_of_a_mapped_image_is_unmapped() -> None:
+    image = writable_disk("comp.0")
+    mapping = Mapped(image.descriptor, image.size, access=mmap.ACCESS_READ)
+    view = memoryview(mapping)
+    device: Any = SimpleNamespace(size=image.size, sector_size=512, read=lambda at, length: view[at : at + length])
+    leaf = LeafVdev(device, "disk0", Reads())
+    piece = 1 << 20
+    for number in range(20):
+        assert leaf.read(number * piece, piece) == image.read(number * piece, piece)
+    assert mapping.forgotten == 4

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Buffer = bytes | memoryview
 
+_PLACE = (1 << 63) - 1
+_DVAS = range(0, 2 * zf.SPA_DVAS_PER_BP, 2)
 _EMPTY = Struct("<QQ32xQ")  # what tells a hole: the first copy's place, and the properties
 
 
@@ -58,15 +60,12 @@ class BlockPointer:
             return
         self.lsize = (prop & 0xFFFF) + 1 << zf.SPA_MINBLOCKSHIFT
         self.psize = (prop >> 16 & 0xFFFF) + 1 << zf.SPA_MINBLOCKSHIFT
-        self.dvas = tuple(
-            Dva(
-                words[index] >> 32,
-                (words[index + 1] & (1 << 63) - 1) << zf.SPA_MINBLOCKSHIFT,
-                words[index + 1] >> 63 == 1,
-            )
-            for index in range(0, 2 * zf.SPA_DVAS_PER_BP, 2)
-            if words[index] or words[index + 1]
-        )
+        dvas = []
+        for index in _DVAS:
+            where, place = words[index], words[index + 1]
+            if where or place:
+                dvas.append(Dva(where >> 32, (place & _PLACE) << zf.SPA_MINBLOCKSHIFT, place >> 63 == 1))
+        self.dvas = tuple(dvas)
 
     @property
     def is_hole(self) -> bool:
@@ -89,8 +88,8 @@ class BlockPointer:
         count = (size >> zf.SPA_MINBLOCKSHIFT) - 1
         prop = words[6] & ~(0xFF << 40 | 0x7F << 32 | 0xFFFFFFFF)
         words[6] = prop | zf.ZIO_CHECKSUM_GANG_HEADER << 40 | zf.ZIO_COMPRESS_OFF << 32 | count << 16 | count
-        for index in range(1, 2 * zf.SPA_DVAS_PER_BP, 2):
-            words[index] &= (1 << 63) - 1
+        for index in _DVAS:
+            words[index + 1] &= _PLACE
         return BlockPointer(tuple(words))
 
 

@@ -10,7 +10,7 @@ import zlib
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
-from bhyveload.need import OnDemand
+from bhyveload.need import OnDemand, put_off
 
 from . import zfs_format as zf
 
@@ -45,7 +45,9 @@ def prepare() -> None:
         return
     _prepared = True
     try:
-        from lz4.block import LZ4BlockError, decompress
+        for package in ("lz4", "lz4.block"):
+            put_off(package)
+        from lz4.block._block import LZ4BlockError, decompress
 
         _lz4_block, _Lz4Error = decompress, LZ4BlockError
     except ImportError:

@@ -10,6 +10,7 @@ from struct import Struct
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO
+from bhyveload.libc import forget_mapped
 
 from . import nvlist
 from . import zfs_format as zf
@@ -17,17 +18,21 @@ from .checksum import verify_embedded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bhyveload.device import Device
-    from bhyveload.fs.interface import Twiddle
+    from bhyveload.fs.interface import Twiddles
 
     from .nvlist import NvList
 
     Buffer = bytes | memoryview
 
 TWIDDLE_RAW_READ = 4
+_MOST_MAPPED = 4 << 20
 
 _UBERBLOCK = Struct("<26Q")
 _UBERBLOCK_SWAPPED = Struct(">26Q")
+_MAGICS = zf.UBERBLOCK_MAGIC, int.from_bytes(zf.UBERBLOCK_MAGIC.to_bytes(8, "little"), "big")
 
 
 class Reads:
@@ -36,7 +41,7 @@ class Reads:
 
     __slots__ = ("paused", "shown", "total", "twiddle")
 
-    def __init__(self, twiddle: Twiddle | None = None) -> None:
+    def __init__(self, twiddle: Twiddles | None = None) -> None:
         self.twiddle = twiddle
         self.paused = False
         self.shown = 0
@@ -48,9 +53,8 @@ class Reads:
             return
         self.shown += calls
         twiddle = self.twiddle
-        if twiddle is not None:
-            for _ in range(calls):
-                twiddle(TWIDDLE_RAW_READ)
+        if twiddle is not None and calls:
+            twiddle(TWIDDLE_RAW_READ, calls)
 
 
 def strategy_calls(offset: int, length: int, sector_size: int) -> int:
@@ -68,12 +72,13 @@ def strategy_calls(offset: int, length: int, sector_size: int) -> int:
 class LeafVdev:
     """A device as a vdev.  ``psize``: its size as ZFS sees it, which places the labels at its end."""
 
-    __slots__ = ("device", "name", "psize", "reads")
+    __slots__ = ("_mapped", "device", "name", "psize", "reads")
 
     def __init__(self, device: Device, name: str, reads: Reads) -> None:
         self.device = device
         self.name = name
         self.reads = reads
+        self._mapped = 0  # bytes read since what is mapped was forgotten
         self.psize = device.size & ~(zf.VDEV_LABEL_SIZE - 1)
 
     def read(self, offset: int, length: int) -> Buffer:
@@ -81,7 +86,12 @@ class LeafVdev:
         self.reads.count(strategy_calls(offset, length, self.device.sector_size))
         if offset < 0 or offset + length > self.device.size:
             raise FileSystemError(EIO, f"ZFS: {self.name}: [{offset:#x}, {offset + length:#x}) is outside the device")
-        return self.device.read(offset, length)
+        data = self.device.read(offset, length)
+        self._mapped += length
+        if self._mapped > _MOST_MAPPED:
+            self._mapped = 0
+            forget_mapped(data)
+        return data
 
     def write(self, offset: int, data: bytes) -> None:
         self.reads.count(strategy_calls(offset, len(data), self.device.sector_size))
@@ -195,6 +205,17 @@ def decode_uberblock(data: Buffer) -> Uberblock | None:
     return Uberblock(words)
 
 
+def _taken_slots(device: Device, start: int, slot_size: int) -> Sequence[int]:
+    """Where in the ring at ``start`` slots begin with the magic number, of either byte order; all slots of a ring that
+    cannot be read in one piece."""
+    slots = range(start, start + zf.VDEV_UBERBLOCK_RING, slot_size)
+    try:
+        ring = memoryview(device.read(start, zf.VDEV_UBERBLOCK_RING))
+    except FileSystemError:
+        return slots
+    return [place for place, head in zip(slots, ring.cast("Q")[:: slot_size // 8], strict=False) if head in _MAGICS]
+
+
 def load_uberblock(leaf: LeafVdev, ashift: int, best: Uberblock) -> Uberblock:
     """The best uberblock of the leaf's four rings, or ``best`` if none is better (vdev_uberblock_load).
 
@@ -208,7 +229,7 @@ def load_uberblock(leaf: LeafVdev, ashift: int, best: Uberblock) -> Uberblock:
     for label in range(zf.VDEV_LABELS):
         start = leaf.label_offset(label, zf.VDEV_UBERBLOCK_RING_OFFSET)
         leaf.reads.count(slots * strategy_calls(start, slot_size, device.sector_size))
-        for place in range(start, start + zf.VDEV_UBERBLOCK_RING, slot_size):
+        for place in _taken_slots(device, start, slot_size):
             if place < 0 or place + slot_size > device.size:
                 continue
             try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bhyveload.compat import LoaderVersion
     from bhyveload.device import Device
-    from bhyveload.fs.interface import Twiddle
+    from bhyveload.fs.interface import Twiddles
 
     from .nvlist import NvList
     from .vdev import Vdev
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 class PoolSet:
     """``probe`` every disk and partition in the loader's order, then ``finish``; ``pools`` in order of discovery.
 
-    ``twiddle``: called with 4 for each read of a device that libsa would make.  ``printer``: gets every line the loader
-    would print, without newline; they are also kept in ``messages``.  ``strict``: the loader version whose refusals
-    hold, or None to read all that can be read.  ``dropped``: (pool's name, reason) of pools that were found but cannot
-    be used."""
+    ``twiddle``: called with 4 and the number of reads of a device that libsa would make.  ``printer``: gets every line
+    the loader would print, without newline; they are also kept in ``messages``.  ``strict``: the loader version whose
+    refusals hold, or None to read all that can be read.  ``dropped``: (pool's name, reason) of pools that were found
+    but cannot be used."""
 
     __slots__ = (
         "_labels",
@@ -49,7 +49,7 @@ class PoolSet:
 
     def __init__(
         self,
-        twiddle: Twiddle | None = None,
+        twiddle: Twiddles | None = None,
         printer: Callable[[str], None] | None = None,
         strict: LoaderVersion | None = None,
     ) -> None:

@@ -29,12 +29,11 @@ _MAX_ENTRY_CHUNKS = 1024
 
 
 def _crc64_table() -> tuple[int, ...]:
-    table = []
-    for index in range(256):
-        value = index
-        for _ in range(8):
-            value = value >> 1 ^ (zf.ZFS_CRC64_POLY if value & 1 else 0)
-        table.append(value)
+    table = [0]
+    value = 1
+    for _ in range(8):  # from the bit that comes last to the one that comes first
+        value = value >> 1 ^ (zf.ZFS_CRC64_POLY if value & 1 else 0)
+        table = [left ^ right for left in table for right in (0, value)]
     return tuple(table)
 
 

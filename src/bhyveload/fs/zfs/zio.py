@@ -60,7 +60,7 @@ class BlockReader:
         self.silent = False
         self.spoken = 0  # lines of libsa's so far
         self._said: list[tuple[int, str]] = []  # of the block that is read now: reads.total, line
-        self._cache: dict[bytes, tuple[Buffer, list[tuple[int, str]]]] = {}
+        self._cache: dict[bytes, tuple[Buffer, list[tuple[int, str]], int]] = {}
         self._cached = 0
         self._gang_reads = 0  # within gangs, less those that a block may need
 
@@ -74,17 +74,20 @@ class BlockReader:
         entry = cache.pop(stored, None)
         if entry is not None:
             cache[stored] = entry
-            data, events = entry
-            for calls, line in events:
-                self.reads.count(calls)
-                if line:
-                    self.say(line)
+            data, events, calls = entry
+            for before, line in events:
+                self.reads.count(before)
+                self.say(line)
+            self.reads.count(calls)
             return data
         before = self.reads.total
-        with Meanwhile(self, _said=[]):
+        said, self._said = self._said, []
+        try:
             data = self.read_bp(blkptr.decode(stored))
             if keep:
                 self._remember(stored, data, before)
+        finally:
+            self._said = said
         return data
 
     def forget(self) -> None:
@@ -106,11 +109,11 @@ class BlockReader:
         if size > CACHE_BYTES // 2:
             return
         events = []
-        for total, line in (*self._said, (self.reads.total, "")):
+        for total, line in self._said:
             events.append((total - before, line))
             before = total
         cache = self._cache
-        cache[stored] = (data, events)
+        cache[stored] = (data, events, self.reads.total - before)
         self._cached += size
         while self._cached > CACHE_BYTES:
             oldest = next(iter(cache))

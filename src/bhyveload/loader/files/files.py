@@ -247,8 +247,7 @@ class Files:
         if known is None:
             known = self._probes[key] = self._probe_device(kind, name, device)
         if not mounted:
-            for _ in range(known.twiddles):
-                self.console.twiddle(1)
+            self.console.twiddle(1, known.twiddles)
             for message in known.messages:
                 self.console.print(message + "\n")
         if known.fs is None:

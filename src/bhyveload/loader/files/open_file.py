@@ -35,7 +35,7 @@ SOPEN_RASIZE = 512
 PAGE_SIZE = 4096
 DEV_BSIZE = 512
 _MAX_RAW_READ = 1 << 20
-_STEP = 1 << 20  # bytes of a compressed file read at once
+_STEP = 1 << 19  # bytes of a compressed file read at once
 
 
 class OpenFile:

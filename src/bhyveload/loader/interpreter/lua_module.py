@@ -10,31 +10,14 @@ from __future__ import annotations
 
 import _collections_abc
 import sys
-from _frozen_importlib import module_from_spec
-from _frozen_importlib_external import PathFinder  # importlib.machinery without its warnings
+
+from bhyveload.need import put_off
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 ModuleType = type(sys)
-
-
-def _wait(name: str) -> None:
-    """Put the package ``name`` where imports look for it; its code runs when an attribute of it is asked for."""
-    spec = PathFinder.find_spec(name)
-    if name in sys.modules or spec is None or spec.loader is None:
-        return
-    package = module_from_spec(spec)
-    loader = spec.loader
-
-    def load(attribute: str) -> object:
-        del package.__dict__["__getattr__"]
-        loader.exec_module(package)
-        return getattr(package, attribute)
-
-    package.__dict__["__getattr__"] = load
-    sys.modules[name] = package
 
 
 def _wraps(*words: Any, **named: Any) -> Any:
@@ -53,7 +36,7 @@ def _of_functools(name: str) -> object:
     return getattr(functools, name)
 
 
-_wait("lupa")
+put_off("lupa")
 _functools = ModuleType("functools")
 vars(_functools).update(wraps=_wraps, __getattr__=_of_functools)
 _stand_ins = {"functools": _functools, "collections.abc": _collections_abc}

@@ -119,8 +119,7 @@ def _show_reading(loader: Loader, disk: Device, table: PartitionTable, sectors: 
         found = read_table(counted, table.start, sectors, table.sector_size).entries
     except FileSystemError:
         found = []
-    for _ in range(counted.reads):
-        loader.console.twiddle(4)
+    loader.console.twiddle(4, counted.reads)
     return {(entry.index, entry.start) for entry in found}
 
 
@@ -144,8 +143,7 @@ def show_label_reads(loader: Loader) -> None:
 
     def read_labels(device: Device, name: str) -> bool:
         if device.size // LABEL_SIZE * LABEL_SIZE >= SPA_MINDEVSIZE:
-            for _ in range(VDEV_LABELS):
-                loader.console.twiddle(4)
+            loader.console.twiddle(4, VDEV_LABELS)
         return False
 
     walk_disks(loader, read_labels)
