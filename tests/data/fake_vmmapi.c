@@ -136,6 +136,8 @@ void vm_destroy(struct vmctx *ctx)
 	free(ctx);
 }
 
+void vm_close(struct vmctx *ctx) { note("vm_close", " %s", ctx->name); free(ctx); }
+
 int vm_reinit(struct vmctx *ctx)
 {
 	memset(ctx->cpu, 0, sizeof(struct cpu));
@@ -219,7 +221,6 @@ struct vcpu *vm_vcpu_open(struct vmctx *ctx, int id)
 	return note("vm_vcpu_open", " %d", id) ? NULL : vcpu;
 }
 void vm_vcpu_close(struct vcpu *vcpu) { note("vm_vcpu_close", " %d", vcpu->id); free(vcpu); }
-void vm_close(struct vmctx *ctx) { note("vm_close", " %s", ctx->name); free(ctx); }
 #endif
 
 int vm_set_register(VCPU, int reg, uint64_t value)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bhyveload.errors import HostError, MemoryAccessError, VmBusy, VmError, VmMemoryError, VmNameError, VmNotFound
+from bhyveload.vm import freebsd
 from bhyveload.vm.freebsd import VM_MEM_F_INCORE, VM_MEM_F_WIRED, FreebsdVirtualMachine, Vmmapi
 from bhyveload.vm.memory import VM_HIGHMEM_BASE, GuestMemory
 from bhyveload.vm.registers import Registers, setup_freebsd_registers, setup_freebsd_registers_i386
@@ -106,7 +107,7 @@ def test_new_vm(fake: Fake) -> None:
     fake.forget()
     vm.close()
     vm.close()
-    assert fake.trace() == ("" if fake.old else "vm_vcpu_close 0\nvm_close guest\n")
+    assert fake.trace() == f"{'' if fake.old else 'vm_vcpu_close 0'}\nvm_close guest\n".lstrip()
 
 
 def test_existing_vm_is_reinitialised(fake: Fake) -> None:
@@ -244,6 +245,30 @@ def test_names(fake: Fake) -> None:
     with pytest.raises(VmNameError):
         FreebsdVirtualMachine.create("a/b", MB, fake.api)
     assert fake.trace() == ""
+
+
+@pytest.mark.parametrize("name", ["libvmmapi.so", "libvmmapi.so.7", "libvmmapi.so.6", "libvmmapi.so.5"])
+def test_the_library_s_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without development packages there is only the one with the release's major number (SHLIB_MAJOR)."""
+
+    def dlopen(asked: str, **_: object) -> ctypes.CDLL:
+        if asked != name:
+            raise OSError(f"{asked}: not found")
+        return there
+
+    there = ctypes.CDLL(None)
+    monkeypatch.setattr(ctypes, "CDLL", dlopen)
+    assert freebsd._system_library() is there
+
+
+def test_a_library_of_before_vm_close(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones of 13: the VM's descriptor goes with the process."""
+    vm = FreebsdVirtualMachine.create("guest", MB, fake.api)
+    vm.commit([loaded_vcpu()], {})
+    monkeypatch.setattr(fake.api, "has_close", False)
+    fake.forget()
+    vm.close()
+    assert fake.trace() == ("" if fake.old else "vm_vcpu_close 0\n")
 
 
 def test_no_library(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A VM in FreeBSD's own /dev/vmm, through libvmmapi: another Machine (vm/interface.py).
 
-Source: lib/libvmmapi/vmmapi.h and vmmapi.c of 13.2 and of 2026, usr.sbin/bhyveload/bhyveload.c.
+Source: lib/libvmmapi/vmmapi.h and vmmapi.c of 13, 14 and 2026, usr.sbin/bhyveload/bhyveload.c, sys/dev/vmm/vmm_dev.c.
 14.0 gave every vCPU a handle of its own; before, functions took the VM and a number.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 VM_MEM_F_INCORE, VM_MEM_F_WIRED = 0x01, 0x02
 VM_MMAP_ALL = 1
-# The name without a number is part of the development packages; 13 has major 5, 14 has 6.
-LIBRARIES = ("libvmmapi.so", "libvmmapi.so.6", "libvmmapi.so.5")
+# The name without a number is part of the development packages; 13 has major 5, 14 has 6, SHLIB_MAJOR of 15 is 7.
+LIBRARIES = ("libvmmapi.so", "libvmmapi.so.7", "libvmmapi.so.6", "libvmmapi.so.5")
 _ZEROS = bytes(1 << 20)
 
 _POINTER, _STRING, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
@@ -53,18 +53,20 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 class Vmmapi:
     """libvmmapi with its functions' types declared.  Raises HostError when it is not there or lacks a function."""
 
-    __slots__ = ("_library", "has_vcpu_handles")
+    __slots__ = ("_library", "has_close", "has_vcpu_handles")
 
     def __init__(self, path: str = "") -> None:
         """``path``: a library of that name instead of the system's."""
         try:
             self._library = ctypes.CDLL(path, use_errno=True) if path else _system_library()
             self.has_vcpu_handles = hasattr(self._library, "vm_vcpu_open")
+            self.has_close = hasattr(self._library, "vm_close")  # 13 got it on the way
             for name, (result, arguments) in _FUNCTIONS.items():
                 self._declare(name, result, arguments)
             if self.has_vcpu_handles:
                 self._declare("vm_vcpu_open", _POINTER, (_POINTER, _INT))
                 self._declare("vm_vcpu_close", None, (_POINTER,))
+            if self.has_close:
                 self._declare("vm_close", None, (_POINTER,))
         except (OSError, AttributeError) as error:
             raise HostError(
@@ -254,7 +256,7 @@ class FreebsdVirtualMachine:
         """Let go of the VM; it stays in /dev/vmm for bhyve(8)."""
         ctx, self._ctx, self.memory = self._ctx, None, None
         self._close_vcpu()
-        if ctx is not None and self._api.has_vcpu_handles:  # 13.2 has no vm_close: the process's end does it
+        if ctx is not None and self._api.has_close:  # else the process's end does it
             self._api.call("vm_close", ctx)
 
     def __enter__(self) -> FreebsdVirtualMachine:
@@ -317,5 +319,5 @@ def _failure(function: str, name: str) -> VmError:
     if number == errno.EBUSY:
         return VmBusy(message, f"VM '{name}' is running: end it, or bhyvectl --destroy --vm={name}")
     if number in (errno.EPERM, errno.EACCES):
-        return VmError(message, "vmm(4) wants root, or rights to its devices (FreeBSD 15)")
+        return VmError(message, "vmm(4) wants root; since 2026 the group vmm may make VMs, each for its own user")
     return VmError(message)
