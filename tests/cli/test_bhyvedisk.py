@@ -916,3 +916,10 @@ def test_a_reader_that_is_killed(
     monkeypatch.setattr(sys, "argv", ["bhyvedisk", "info", "--no-sandbox", str(disk)])
     assert bhyvedisk.main() == 70
     assert capfd.readouterr().err.splitlines()[-1] == "bhyvedisk: bhyvedisk's reader died by SIGKILL"
+
+
+@pytest.mark.parametrize(("platform", "is_disk"), [("linux", False), ("freebsd14", True)])
+def test_a_character_device_is_a_disk_on_freebsd(platform: str, is_disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last word that could be a path or a disk: /dev/ada1 is one there."""
+    monkeypatch.setattr(sys, "platform", platform)
+    assert bhyvedisk._is_file("/dev/null") == is_disk

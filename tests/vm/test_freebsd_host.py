@@ -144,6 +144,14 @@ def test_the_store(host: StandIn, loader: Path, vmm_directory: Path) -> None:
     assert done.messages.startswith("bhyveload: Could not open '/dev/nmdm77A'")
 
 
+@pytest.mark.parametrize("option", ["-S", "-C"])
+def test_memory_of_the_store_that_stays(option: str, host: StandIn, loader: Path, vmm_directory: Path) -> None:
+    """madvise(2) has another name for what core dumps leave out, and there is no /proc to have them keep it."""
+    done = bhyveload("--vmm=store", option, "-l", loader, "-e", "do=boot", "-m", "4M", "vm", check=0)
+    assert done.messages == ""
+    assert (vmm_directory / "vm" / "state.json").exists()
+
+
 def test_what_was_raw_stays_raw(host: StandIn, loader: Path, tmp_path: Path) -> None:
     """Without extended attributes in Python: the user's folder of states remembers it."""
     disk = tmp_path / "disk.img"

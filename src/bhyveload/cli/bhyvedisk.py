@@ -185,6 +185,8 @@ def _is_file(path: str) -> bool:
         mode = os.stat(named_disk(path).path).st_mode
     except OSError:
         return False
+    if stat.S_ISCHR(mode):
+        return sys.platform.startswith("freebsd")  # whose disks they are
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 

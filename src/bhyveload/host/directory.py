@@ -46,8 +46,9 @@ DIRECTORY_BUFFER = 32768
 READ_AHEAD = 65536  # what a file may yield over its size (files of proc and sysfs have size 0)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
-_libc.syscall.restype = ctypes.c_long
+if not FREEBSD:
+    _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    _libc.syscall.restype = ctypes.c_long
 _read_entries = _libc.getdirentries if FREEBSD else _libc.getdents64
 _read_entries.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)[: 4 if FREEBSD else 3]
 _read_entries.restype = ctypes.c_ssize_t

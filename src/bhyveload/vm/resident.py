@@ -12,6 +12,7 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 
 from bhyveload.errors import VmMemoryError
 
@@ -19,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# madvise(2): FreeBSD's name for it and Linux's
+_NO_DUMP: int = getattr(mmap, "MADV_NOCORE", 0) or mmap.MADV_DONTDUMP
 _COREDUMP_FILTER = "/proc/self/coredump_filter"
 _MAPPED_SHARED = 1 << 3  # core(5): file-backed shared mappings
 
@@ -35,11 +38,11 @@ class ResidentMemory:
     def __init__(self, descriptors: Sequence[int], size: int, *, wired: bool, incore: bool) -> None:
         try:
             self._maps = [mmap.mmap(fd, size) for fd in descriptors]
-            if incore:
+            if incore and sys.platform == "linux":  # FreeBSD's core dumps have them
                 _dump_shared_mappings()
             for mapping in self._maps:
                 if not incore:
-                    mapping.madvise(mmap.MADV_DONTDUMP)
+                    mapping.madvise(_NO_DUMP)
                 if wired:
                     _lock(mapping, size)
         except (OSError, OverflowError, ValueError) as error:

@@ -30,6 +30,8 @@ _FLETCHER_4_CODE = bytes.fromhex(
     "f772e94889024c8942084c894a104c895218c3"
 )
 
+_HOSTS = (("Linux", "x86_64"), ("FreeBSD", "amd64"))  # uname(3) of those whose C has the ABI that the code is for
+
 _native: Callable[[Buffer], Words] | None = None
 _keep: list[object] = []
 
@@ -40,9 +42,9 @@ def prepare() -> bool:
     if _native is not None:
         return True
     import os
-    import sys
 
-    if sys.byteorder != "little" or sys.platform != "linux" or os.uname().machine != "x86_64":
+    host = os.uname()
+    if (host.sysname, host.machine) not in _HOSTS:
         return False
     try:
         _native = _map_native()
