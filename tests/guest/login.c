@@ -14,9 +14,9 @@ static char line[4096], command[65536];
 static u8 file[65536];
 static int echo = 1, opost = 1, status, command_size, file_size;
 
-static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
-static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
-static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
+static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory"); }
+static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port) : "memory"); }
+static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port) : "memory"); }
 static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline u16 inw(u16 port) { u16 v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
@@ -190,6 +190,8 @@ disk_open(u32 device)
 {
 	if (pci(device, 0) != 0x10011af4u)
 		return (0);
+	if (port != 0)	/* the one before: the queue is not its own any more, and QEMU 11 may look into it unasked */
+		outb(port + 18, 0);
 	outl(0xcfc, (pci(device, 4) & 0xffff) | 5);
 	port = (u16)(pci(device, 0x10) & 0xfffc);
 	outb(port + 18, 0);
