@@ -7,6 +7,7 @@ What QEMU cannot have is one line that says what to do instead, before anything 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ from bhyveload.bhyve import devices as dev
 from bhyveload.bhyve.start import uart_name
 from bhyveload.bhyve.starting import failed_start
 from bhyveload.errors import HandoffError
+from bhyveload.handoff.qemu.command import PROGRAM
 from bhyveload.handoff.qemu.drives import ERRORS, option_value
 from bhyveload.handoff.qemu.guest.blocks import Blocks, Sectors
 from bhyveload.handoff.qemu.guest.consoles import port_arguments
@@ -232,8 +234,20 @@ def _input(builder: DeviceBuilder, device: dev.InputDevice) -> list[str]:
 def _pci_serial(builder: DeviceBuilder, device: dev.PciSerial) -> list[str]:
     name = f"{builder.slots.name(device.address)}.port"
     chardev, arguments = port_arguments(name, device.backend, builder.files, uart_name(device.address), builder.compat)
-    # FreeBSD's uart(4) takes a serial port that it does not know only with an old programming interface
-    return arguments + builder.device("pci-serial", device.address, f"chardev={chardev}", "prog_if=1")
+    return arguments + builder.device("pci-serial", device.address, f"chardev={chardev}", _programming_interface())
+
+
+@functools.cache
+def _programming_interface() -> str:
+    """FreeBSD's uart(4) takes a serial port that it does not know only with an interface older than the 16550A's
+    (uart_bus_pci.c:uart_pci_probe).  Since version 11 QEMU's cannot have another one."""
+    import subprocess  # nothing else here runs QEMU twice
+
+    try:
+        told = subprocess.run([PROGRAM, "-device", "pci-serial,help"], capture_output=True, check=False).stdout
+    except OSError:  # what cannot be started is told when it is
+        return ""
+    return "prog_if=1" if b" prog_if=" in told else ""
 
 
 def _frame_buffer(builder: DeviceBuilder, device: dev.FrameBuffer) -> list[str]:
