@@ -131,7 +131,7 @@ def _session(qmp: Qmp, how: int) -> Any:
         _halted_at=None,
         _hold=("", "VNC_CONNECTED", "RESUME")[how % 3],
         _pins={0: {0}} if how & 4 else {},
-        _incoming=-1,
+        _incoming="",
         _wanted="7.2.0",
         _whole=False,
         _attempts=1,
@@ -144,11 +144,11 @@ def _session(qmp: Qmp, how: int) -> Any:
         _process=type("Process", (), {"pid": -1}),
     )
     if how & 8:
-        session._incoming = 3
+        session._incoming = "fd:3"
     elif how & 16:
         session._move = Saving(qmp, 0, lambda reason: None)
     elif how & 32:
-        session._move = Restoring(qmp, 0, lambda: None)
+        session._move = Restoring(qmp, "fd:3", lambda: None)
     if how & 64:
         session._dumped = lambda reason: None
     return session

@@ -127,7 +127,7 @@ def test_any_answer(ident: object, answer: object) -> None:
 
 def saving(sent: list[str], told: list[str], steps: list[tuple[int, int]] | None) -> Saving:
     qmp: Any = SimpleNamespace(
-        send=lambda command, **arguments: sent.append(command), send_descriptor=lambda name, fd: None
+        send=lambda command, **arguments: sent.append(command), send_descriptor=lambda fd, command, **arguments: None
     )
     step = None if steps is None else lambda *step: steps.append(step)
     return Saving(qmp, 0, told.append, True, step)

@@ -43,9 +43,9 @@ class Qmp:
         except OSError:
             self.closed = True
 
-    def send_descriptor(self, name: str, fd: int) -> None:
-        """Let QEMU have ``fd``, by ``name`` ("fd:NAME" in further commands)."""
-        message = {"execute": "getfd", "id": "getfd", "arguments": {"fdname": name}}
+    def send_descriptor(self, fd: int, command: str, **arguments: object) -> None:
+        """Send a command that takes a descriptor, "getfd" or "add-fd", with ``fd``."""
+        message = {"execute": command, "id": command, "arguments": arguments}
         try:
             self.socket.sendmsg([dumps(message).encode() + b"\n"], [(SOL_SOCKET, SCM_RIGHTS, struct.pack("=i", fd))])
         except OSError:

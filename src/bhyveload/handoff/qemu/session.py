@@ -26,7 +26,7 @@ from bhyveload.handoff.pvh.stub_file import stub_file
 from bhyveload.handoff.qemu.box import Box
 from bhyveload.handoff.qemu.command import PROGRAM, QemuOptions, flags_of, qemu_command
 from bhyveload.handoff.qemu.files import RunFiles, lent
-from bhyveload.handoff.qemu.migration import Restoring, Saving
+from bhyveload.handoff.qemu.migration import Restoring, Saving, incoming
 from bhyveload.handoff.qemu.monitor import POWER_BUTTON, REGISTERS, button_heard
 from bhyveload.handoff.qemu.process import Process
 from bhyveload.handoff.qemu.qmp import Qmp, version_of
@@ -56,7 +56,6 @@ _FAILURES_MAX = 16
 _HAPPENED = {"VNC_CONNECTED": "query-vnc", "RESUME": "query-status"}  # an event, and who tells whether it has been
 _DUMP = "dump-guest-memory"
 _OF_A_SIGNAL = "terminating on signal"  # no news where it was ours
-_OF_FD = "fd: migration to a file is deprecated"  # from 9.1 on; "file:" instead is not there before 8.2
 
 
 class Qemu:
@@ -85,7 +84,7 @@ class QemuSession:
         self._halted_at: list[tuple[str, ...]] | None = None
         self._confined = options.confined
         self._hold, self._pins = options.hold, options.pins
-        self._incoming, self._wanted, self._whole = options.incoming, options.version, options.whole
+        self._incoming, self._wanted, self._whole = "", options.version, options.whole
         self._move: Saving | Restoring | None = None
         self.version = ""  # QEMU's, once it has said so
         self._running = False
@@ -138,11 +137,11 @@ class QemuSession:
             memory_path=f"/proc/self/fd/{memory.fd}",
             console=["-chardev", f"socket,id=console,fd={guest_end[1]}"],
         )
-        command[1:1] = files.arguments + box.arguments()
         command += ["-chardev", f"socket,id=qmp,fd={qmp[1]}", "-qmp", "chardev:qmp", "-S"]
         if options.incoming >= 0:
-            self._incoming = files.keep(os.dup(options.incoming))
+            self._incoming = incoming(options.version, options.incoming, files)
             command += ["-incoming", "defer"]
+        command[1:1] = files.arguments + box.arguments()
         command += ["-d", "cpu_reset", "-D", f"/proc/self/fd/{log_write}"]
         self._qmp = Qmp(qmp[0])
         self.console = GuestConsole(self.loop, guest_end[0])
@@ -222,7 +221,7 @@ class QemuSession:
             self._lent.close()  # QEMU has opened it
             self.version = version_of(message)
             self._qmp.send("qmp_capabilities")
-            if self._incoming >= 0:
+            if self._incoming:
                 if self.version != self._wanted:
                     raise HandoffError(f"saved by QEMU {self._wanted}, this is {self.version}", "save the guest again")
                 self._move = Restoring(self._qmp, self._incoming, self._ready, whole=self._whole)
@@ -290,7 +289,10 @@ class QemuSession:
             done("it does not run")
             return
         self._running = False
-        self._move = Saving(self._qmp, fd, over, whole, step)
+        try:
+            self._move = Saving(self._qmp, fd, over, whole, step, self.version)
+        except OSError as error:
+            over(error.strerror or str(error))
 
     @property
     def restored(self) -> bool:
@@ -359,7 +361,7 @@ class QemuSession:
         if self._dumped is not None or not self._running:
             return False
         self._dumped = told
-        self._qmp.send_descriptor(_DUMP, fd)
+        self._qmp.send_descriptor(fd, "getfd", fdname=_DUMP)
         self._qmp.send(_DUMP, paging=False, protocol=f"fd:{_DUMP}")
         return True
 
@@ -400,8 +402,7 @@ class QemuSession:
         patience = time.monotonic() + _END_LIMIT
         self.console.flush(lambda: self._ended_by_us and time.monotonic() > patience)
         lines = self._messages.decode("utf-8", "replace").splitlines(keepends=True)
-        dropped = (_OF_FD, _OF_A_SIGNAL) if self._ended_by_us else (_OF_FD,)
-        messages = "".join(line for line in lines if not any(text in line for text in dropped))
+        messages = "".join(line for line in lines if not (self._ended_by_us and _OF_A_SIGNAL in line))
         failures = "".join(mask(line) + "\n" for line in self._failures)
         if not self._outcome or self._failed:
             if status or self._failed:
