@@ -121,10 +121,22 @@ local concat, math_type, native_tostring = std.concat, std.math_type, std.tostri
 local string = G.string
 local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
 local match, sub = string.match, string.sub
-local out, slurp, guarded = prim.out, prim.slurp, G.pcall
+local xpcall, after = std.xpcall, std.after
+local out, slurp = prim.out, prim.slurp
 local keep_callers, exact_numerals = prim.keep_callers, std.exact_numerals
 local old = prim.current() == false
 local LARGE = #"9223372036854775808"
+
+function G.pcall(...)
+  if select("#", ...) == 0 then fault(0, "pcall", 1, "value expected") end
+  return after(pcall(...))
+end
+
+function G.xpcall(...)
+  local _, handler = ...
+  if type(handler) ~= "function" then type_fault(0, "xpcall", 2, select("#", ...), handler, "function") end
+  return after(xpcall(...))
+end
 
 function G.tonumber(...)
   local count, value, base = select("#", ...), ...
@@ -287,13 +299,13 @@ end
 function G.load(...)
   local count = select("#", ...)
   local chunk, name, mode = ...
-  name = optional_string("load", 2, count, name)
   mode = optional_string("load", 3, count, mode)
+  name = optional_string("load", 2, count, name)
   local kind = type(chunk)
   if kind == "number" then
     chunk, kind = text(chunk), "string"
   elseif kind == "function" then
-    local ok, result = guarded(pieces, chunk)
+    local ok, result = after(pcall(pieces, chunk))
     if not ok then return nil, result end
     chunk, name = result, name or "=(load)"
   elseif kind ~= "string" then

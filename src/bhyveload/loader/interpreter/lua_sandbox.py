@@ -54,14 +54,15 @@ local function finish(ok, ...)
   end
   error((...) or "not enough memory", 0)
 end
-local function after(ok, ...)
+function std.after(ok, ...)
   if left then error(ENDED, 0) end
   if ok then return ok, ... end
   return ok, std.reword(...)
 end
 
 std.concat, std.unpack, std.math_type, std.tointeger = table.concat, table.unpack, math.type, math.tointeger
-std.dump, std.getinfo, std.load, std.pcall, std.error = string.dump, debug.getinfo, load, pcall, error
+std.dump, std.getinfo, std.load, std.error = string.dump, debug.getinfo, load, error
+std.pcall, std.xpcall = pcall, xpcall
 std.select, std.type, std.tonumber, std.tostring = select, type, tonumber, tostring
 function std.reword(...) return ... end
 local prim = {}
@@ -78,8 +79,6 @@ for name in ("_VERSION assert collectgarbage error getmetatable ipairs next pack
     .. "rawset require select setmetatable string type"):gmatch("%S+") do
   kept[name] = G[name]
 end
-kept.pcall = function(...) return after(pcall(...)) end
-kept.xpcall = function(...) return after(xpcall(...)) end
 -- The guest's globals are another table than the state's own: lupa looks into that one unprotected before each call,
 -- and a metatable of the guest's there would end the process.
 for name in next, G do G[name] = nil end

@@ -37,17 +37,13 @@ end
 local function a_number(at, count, value)
   local result = value
   if type(value) == "string" then result = number(value) elseif type(value) ~= "number" then result = nil end
-  if result == nil then type_fault(2, "format", at, count, value, "number") end
+  if result == nil then type_fault(2, "string.format", at, count, value, "number") end
   return result
 end
 
 -- One conversion; ``at``: the number of the argument ``value``.
 local function convert(form, letter, at, count, value)
-  if at > count then
-    local wanted = find("csaAeEfFgGpqdiouxX", letter, 1, true)
-    if not wanted then refuse(form) end
-    if find("spq", letter, 1, true) then fault(1, "format", at, "no value") end
-  end
+  if at > count then fault(1, "string.format", at, "no value") end
   if find("diouxXc", letter, 1, true) then
     value = a_number(at, count, value)
     if math_type(value) == "float" then value = whole(value) end
@@ -62,7 +58,7 @@ local function convert(form, letter, at, count, value)
     if #form > 2 then error("specifier '%q' cannot have modifiers", 3) end
     if math_type(value) == "float" then return native("%d", whole(value)) end
     if value ~= nil and type(value) ~= "boolean" and type(value) ~= "number" and type(value) ~= "string" then
-      fault(1, "format", at, "value has no literal form")
+      fault(1, "string.format", at, "value has no literal form")
     end
     return native("%q", value)
   elseif letter == "s" then
@@ -78,7 +74,7 @@ end
 
 function string.format(...)
   local count, pattern = select("#", ...), ...
-  if type(pattern) ~= "string" then pattern = check_string("format", 1, count, pattern) end
+  if type(pattern) ~= "string" then pattern = check_string("string.format", 1, count, pattern) end
   local values = {...}
   local parts, n, at, argument = {}, 0, 1, 1
   while true do
@@ -150,7 +146,7 @@ local dumps = {}
 std.dumps = dumps
 function string.dump(...)
   local count, chunk, strip = select("#", ...), ...
-  if type(chunk) ~= "function" then type_fault(0, "dump", 1, count, chunk, "function") end
+  if type(chunk) ~= "function" then type_fault(0, "string.dump", 1, count, chunk, "function") end
   local info = getinfo(chunk, "S")
   if info.what == "C" or info.source == "=?" then error("unable to dump given function", 2) end
   local dumped = native_dump(chunk, strip)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _HEADER = b"\x1bLua\x54\x00\x19\x93\r\n\x1a\n\x04\x08\x08" + (0x5678).to_bytes(8, "little")
 _BEHIND_HEADER = len(_HEADER) + 8 + 1  # a float, the number of upvalues
 _FLOAT, _INTEGER, _SHORT, _LONG = 0x13, 0x03, 0x04, 0x14  # kinds of constants that are longer than their tag
-_GETTABUP, _GETFIELD, _SELF, _CALL, _TAILCALL = 11, 14, 20, 68, 69
+_GETTABUP, _GETFIELD, _SELF, _JMP, _CALL, _TAILCALL, _EXTRAARG = 11, 14, 20, 56, 68, 69, 82
 _OPCODE = bytes(byte & 0x7F for byte in range(256))
 _INSTRUCTION = Struct("<4B")
 _GLOBALS = frozenset(
@@ -133,7 +133,7 @@ class _Chunk:
         """The last instruction before ``index`` that is about ``register``: (opcode, its index, the constant)."""
         for before in range(index - 1, -1, -1):
             opcode, a, _, c = self._fields(code, before)
-            if a == register:
+            if a == register and opcode not in (_JMP, _EXTRAARG):
                 return opcode, before, names[c] if opcode in (_GETTABUP, _GETFIELD, _SELF) and c < len(names) else b""
         return -1, 0, b""
 
