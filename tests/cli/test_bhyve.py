@@ -223,6 +223,28 @@ def test_a_file_that_looks_like_something_else(loaded: Path, tmp_path: Path) -> 
     assert b"-blockdev driver=raw" in done.out
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("-x --accel tcg", "-x: no effect under QEMU's translator, which decides itself about x2APIC"),
+        ("-a --accel tcg", None),
+        ("-x --accel kvm", None),
+        ("-K zz", "-K zz: no effect, QEMU has no such layout"),
+        ("-K de_noacc", None),
+        ("-e", "-e: no effect here, QEMU ignores I/O ports that are not there"),
+        ("-f opt/x,string=y", "-f: no effect, only boot ROMs look there"),
+        ("-s 2,ahci-cd,ODD,nocache", "ODD: nocache: no effect for a file of that size, or there"),
+        ("-o lpc.bootvars=/x", "lpc.bootvars is deprecated, use '-o bootvars' instead"),
+        ("-w -W -Y -A -I -H -P", None),
+    ],
+)
+def test_what_has_no_effect_is_said(loaded: Path, tmp_path: Path, words: str, line: str | None) -> None:
+    (tmp_path / "odd").write_bytes(bytes(8704))
+    done = bhyve("--dry-run", *words.replace("ODD", f"{tmp_path}/odd").split(), "vm", status=0)
+    told = [text.replace(f"{tmp_path}/odd", "ODD") for text in done.messages.splitlines()]
+    assert told == ([] if line is None else [f"bhyve: {line}"])
+
+
 def test_a_name_that_begins_with_a_dash(probe_disk: Path) -> None:
     load("-d", probe_disk, "-m", "64M", "--", name="-dash")
     assert b"guest=-dash" in bhyve("--dry-run", "--accel", "tcg", "--", "-dash", status=0).out

@@ -275,8 +275,12 @@ def _refuse(config: Config) -> None:
 def _warn_of_the_ineffective(
     program: str, request: StartRequest, guest: BhyveGuest, vm: VirtualMachine, accel: str
 ) -> None:
-    from bhyveload.handoff.qemu.guest.machine import keyboard_layout
+    from bhyveload.handoff.qemu.guest.blocks import goes_past_the_cache
+    from bhyveload.handoff.qemu.guest.machine import backings_of, keyboard_layout
 
+    for path in dict.fromkeys(backing.path for backing in backings_of(guest) if backing.no_cache):
+        if os.path.exists(path) and not goes_past_the_cache(path):
+            warn(program, f"{path}: nocache: no effect for a file of that size, or there")
     state = vm.state or {}
     flags = state.get("flags")
     flags = flags if isinstance(flags, dict) else {}

@@ -32,6 +32,12 @@ def test_the_box_is_named_where_it_may_be_the_reason(confined: bool) -> None:
     assert ("--no-sandbox" in error.hint) == confined
 
 
+def test_topologies_with_too_many_ids() -> None:
+    """What QEMU 7.2 says of -smp sockets=3,cores=5,threads=17."""
+    said = "qemu-system-x86_64: current -smp configuration requires kernel irqchip and X2APIC API support."
+    assert "powers of 2" in failure(1, said, NAMES, confined=True).hint
+
+
 def test_what_the_host_said() -> None:
     for number, hint in ((errno.EAGAIN, "too many processes"), (errno.EACCES, "--no-sandbox"), (errno.ENOENT, "")):
         error = cannot_start(OSError(number, os.strerror(number)))

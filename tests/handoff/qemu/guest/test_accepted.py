@@ -145,6 +145,7 @@ def test_accepted(name: str, loaded: LoadedVm, place: Path, monkeypatch: pytest.
         "-s 2,virtio-blk,DISK,ro,nocache,direct,sectorsize=512/4096,nodelete -s 3,ahci-cd,DISK,ro -s 4,nvme,DISK,ro",
         "-s 2,ahci-hd,DISK,ro,sectorsize=512/4096,nodelete,direct -G 0:0 -K de -o board.version=a,b",
         "-s 2,virtio-blk,DISK -s 3,virtio-blk,DISK -s 4,e1000,slirp,hostfwd=tcp:127.0.0.1:PORT-:22",
+        "-s 2,virtio-blk,ODD,nocache -s 3,ahci-hd,ODD,nocache -s 4,nvme,ODD -s 5,nvme,ram=1,sectsz=8192",
         "-c sockets=2,cores=2,threads=2 -x -D -e -Y -w -a -I"
         " -s 2,fbuf,tcp=127.0.0.1:PORT,w=800,h=600,password=x,vga=off",
     ],
@@ -154,10 +155,13 @@ def test_everything_else_is_accepted(
 ) -> None:
     disk = place / "disk"
     disk.write_bytes(bytes(1 << 20))
+    odd = place / "odd"
+    odd.write_bytes(bytes(8704))
     words = (
         words.replace("PLACE/shared", os.path.realpath(place / "shared"))
         .replace("PLACE", str(place))
         .replace("DISK", str(disk))
+        .replace("ODD", str(odd))
         .replace("PORT", str(free_vnc_port()))
     )
     assert accepted(loaded, [*words.split(), "vm"], monkeypatch)

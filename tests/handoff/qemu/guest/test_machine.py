@@ -51,6 +51,7 @@ def arguments(words: list[str], accel: str = "tcg") -> list[str]:
 @pytest.fixture
 def everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Blocks, "_only_readable", lambda self, backing, lines: backing.read_only)
+    monkeypatch.setattr("bhyveload.handoff.qemu.guest.blocks.goes_past_the_cache", lambda path: True)
     monkeypatch.setattr("os.listdir", lambda path: [])
 
 
@@ -269,6 +270,26 @@ def test_sectors_are_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sectors(f"virtio-blk,{image}", "virtio-blk-pci") == ["4096", "4096"]
 
 
+@pytest.mark.parametrize(("size", "direct"), [(8192, "on"), (8704, None), (1, None)])
+def test_past_the_cache_only_where_qemu_can(tmp_path: Path, size: int, direct: str | None) -> None:
+    """It refuses a disk that does not end where O_DIRECT can write (seen); bhyve just uses O_DIRECT."""
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(size))
+    try:
+        os.close(os.open(image, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        direct = None  # not in this file system at all
+    command = guest_arguments(guest(["-s", f"2,virtio-blk,{image},nocache", "vm1"]), "tcg", (), Paths())
+    (node,) = (p for option, _, p in pieces(command) if option == "-blockdev")
+    assert [node.get("cache.direct"), node.get("file.cache.direct")] == [direct, direct]
+
+
+def test_an_input_device_that_is_not_there() -> None:
+    with pytest.raises(BhyveError) as error:
+        arguments(["-s", "2,virtio-input,/no/event", "vm1"])
+    assert error.value.before == ("virtio-input: failed to open '/no/event': No such file or directory",)
+
+
 def test_what_a_file_really_is(tmp_path: Path) -> None:
     """A raw file whatever its content says, but the disk that bhyveload was given in another format."""
     image = tmp_path / "disk"
@@ -367,6 +388,7 @@ def test_options_of_the_run() -> None:
         (["-s", "2,fbuf,tcp=unix:/run/vnc"], "fbuf: VNC on the socket /run/vnc is not possible here"),
         (["-s", f"2,virtio-9p,{'t' * 32}=/tmp"], "QEMU's have at most 31 bytes"),
         (["-s", f"2,ahci-hd,{__file__},sectorsize=4096"], "QEMU's SATA disks have sectors of 512 bytes"),
+        (["-s", f"2,virtio-blk,{__file__},sectorsize=512/4194304"], "QEMU's sectors have 2097152 bytes at most"),
     ],
 )
 def test_refusals_say_what_instead(words: list[str], message: str) -> None:
@@ -377,7 +399,17 @@ def test_refusals_say_what_instead(words: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["tcp:22", "tcp::99999-:22", "tcp::0-:22", "tcp::\u0662\u0662-:22", "tcp:::22-:22", "tcp::22-:22,id=x"]
+    "rule",
+    [
+        "tcp:22",
+        "tcp::99999-:22",
+        "tcp::0-:22",
+        "tcp::\u0662\u0662-:22",
+        "tcp:::22-:22",
+        "tcp::22-:22,id=x",
+        "tcp:1.2.3:5999-:22",
+        "udp::5999-10.0.2.256:22",
+    ],
 )
 def test_a_forward_that_is_none(rule: str) -> None:
     """net_backend_slirp.c:config_one_hostfwd."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 BLKSSZGET, BLKPBSZGET = 0x1268, 0x127B  # linux/fs.h
+_DIRECT_UNIT = 4096  # the most that QEMU finds necessary (block/file-posix.c:raw_probe_alignment)
 _SECTOR, _SECTOR_MAX = 512, 2 << 20  # hw/core/qdev-properties-system.c: MAX_BLOCK_SIZE
 
 
@@ -97,6 +98,10 @@ class Blocks:
         device, physical = sectors_of_host(backing.path)
         if not backing.logical:
             return Sectors(device, physical)
+        if backing.physical > _SECTOR_MAX:
+            raise HandoffError(
+                f"{backing.path}: QEMU's sectors have {_SECTOR_MAX} bytes at most", "sectorsize=logical/physical"
+            )
         if backing.logical < device:  # both are powers of 2
             line = f"Sector size {backing.logical} incompatible with underlying device sector size {device}"
             raise failed_start(self._compat, os.strerror(errno.EINVAL), line)
@@ -144,20 +149,33 @@ class Blocks:
         return block_node(name, Disk(path, True, size=size, snapshot=True), self._files)
 
     def _raw(self, name: str, backing: Backing, read_only: bool, shared: bool) -> list[str]:
-        file, device = self._files.file(backing.path, read_only, backing.no_cache)
+        direct = backing.no_cache and goes_past_the_cache(backing.path)
+        file, device = self._files.file(backing.path, read_only, direct)
         below: dict[str, Any] = {"driver": "host_device" if device else "file", "filename": option_value(file)}
         node: dict[str, Any] = {"driver": "raw", "node-name": name}
         if read_only:
             node["read-only"] = below["read-only"] = "on"
         elif not backing.no_delete:
             node["discard"] = below["discard"] = "unmap"
-        if backing.no_cache:
+        if direct:
             node["cache.direct"] = below["cache.direct"] = "on"
         if shared:
             below["locking"] = "off"
         words = [f"{key}={value}" for key, value in node.items()]
         words += [f"file.{key}={value}" for key, value in below.items()]
         return ["-blockdev", ",".join(words)]
+
+
+def goes_past_the_cache(path: str) -> bool:
+    """Whether QEMU can use ``path`` with O_DIRECT: the file system has it, and the file ends where a page does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT)
+    except (OSError, ValueError):
+        return False
+    try:
+        return os.lseek(fd, 0, os.SEEK_END) % _DIRECT_UNIT == 0
+    finally:
+        os.close(fd)
 
 
 def sectors_of_host(path: str) -> Sectors:

@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import re
+import socket
 import stat
 
 from bhyveload.bhyve import devices as dev
@@ -152,7 +153,11 @@ def _net_backend(builder: DeviceBuilder, name: str, device: dev.Nic) -> str:
         words = [f"user,id={name}", f"restrict={'off' if backend.open else 'on'}"]
         for rule in backend.forward:
             match = _FORWARD.fullmatch(rule)
-            if match is None or not all(0 < int(port) < 65536 for port in match.group(3, 5)):
+            if (
+                match is None
+                or not all(0 < int(port) < 65536 for port in match.group(3, 5))
+                or not all(_is_ipv4(text) for text in match.group(2, 4) if text)
+            ):
                 reason = os.strerror(errno.EINVAL)
                 line = f"Unable to parse hostfwd rule '{rule}': {reason}"
                 raise failed_start(builder.compat, reason, line, hint="as in hostfwd=tcp:127.0.0.1:2222-:22")
@@ -167,6 +172,14 @@ def _net_backend(builder: DeviceBuilder, name: str, device: dev.Nic) -> str:
     raise _impossible(
         device.address, f"{device.model} on {kind}", f"type=tap with a tap interface, {device.model},tapN or slirp"
     )
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        return False
+    return True
 
 
 def _tap(builder: DeviceBuilder, name: str, interface: str) -> str:
@@ -228,6 +241,11 @@ def _share(builder: DeviceBuilder, device: dev.Share) -> list[str]:
 
 
 def _input(builder: DeviceBuilder, device: dev.InputDevice) -> list[str]:
+    try:
+        os.close(os.open(device.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError as error:
+        line = f"virtio-input: failed to open '{device.path}': {error.strerror}"
+        raise failed_start(builder.compat, str(error.strerror), line) from None
     return builder.virtio("virtio-input-host-pci", device.address, f"evdev={option_value(device.path)}")
 
 
