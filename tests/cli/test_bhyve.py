@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -76,6 +77,21 @@ def test_a_dump_touches_no_vm() -> None:
     assert done.messages == ""
     assert done.out.splitlines()[-1] == b"name=vm0"
     assert not Path(os.environ["BHYVE_VMM_DIR"]).exists()
+
+
+def test_an_interrupt_ends_it_as_any_program(tmp_path: Path) -> None:
+    """By the signal, without a word: a shell's loop around it ends, too.  It waits for its file, before any guest."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = subprocess.Popen(
+        [PROGRAMS / "bhyve", "-k", fifo, "vm"],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - one call
+    )
+    with fifo.open("wb"):  # as soon as it reads
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (-signal.SIGINT, b"")
 
 
 def test_a_dump_is_a_file_for_k(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from bhyveload.vm.store import VirtualMachine
 from guest.build import parse_report
 from support.end_to_end import MIB, PROGRAMS, load, needs_gcc, needs_qemu, program, run_guest
 
@@ -89,6 +90,37 @@ def test_a_running_guest_is_ended_by_its_name(spinning: Path, action: str, statu
         assert not (vm_folder() / "control").exists()
         load("-d", spinning, "-m", "64M")  # the next round finds disk and VM free
         assert run_guest()["probe"] == "end"
+
+
+@pytest.mark.parametrize(
+    ("holder", "action", "status"),
+    [
+        ("bhyve", "--destroy", 0),
+        ("bhyve", "--force-poweroff", 0),
+        ("bhyveload", "--destroy", 75),
+        ("bhyveload", "--force-poweroff", 0),
+    ],
+)
+def test_who_only_starts_is_waited_for(
+    disk: Path, monkeypatch: pytest.MonkeyPatch, holder: str, action: str, status: int
+) -> None:
+    """A runner has the VM for a while before it can be spoken to; a loader is not waited for."""
+    load("-d", disk, "-m", "64M")
+    monkeypatch.setattr(sys, "argv", [f"/x/{holder}"])
+    with VirtualMachine.open("vm"):
+        asker = subprocess.Popen(
+            [PROGRAMS / "bhyvectl", "--vm=vm", action], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if holder == "bhyveload":
+            out, said = asker.communicate(timeout=60)
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                asker.wait(1.5)
+            assert asker.poll() is None, asker.communicate()
+    if holder == "bhyve":
+        out, said = asker.communicate(timeout=60)
+    assert (asker.returncode, out) == (status, "")
+    assert ("in use by process" in said) is (status != 0)
 
 
 def test_the_list_says_what_runs(spinning: Path) -> None:

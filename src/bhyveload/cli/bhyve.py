@@ -95,7 +95,7 @@ def main() -> int:
             report_error(program, error)
             return EXIT_ERROR  # never 0, 1 or 2: those are a guest's end
 
-    return run_program(program, body)
+    return run_program(program, body, dies_of_interrupts=True)
 
 
 def _complain(program: str, error: BhyveError) -> None:

@@ -70,10 +70,16 @@ def report_error(program: str, error: BaseException) -> int:
     return EX_SOFTWARE
 
 
-def run(program: str, body: Callable[[], int]) -> int:
-    """A program's whole life: ``body``'s exit status, or its error reported.  Standard output is always flushed."""
+def run(program: str, body: Callable[[], int], *, dies_of_interrupts: bool = False) -> int:
+    """A program's whole life: ``body``'s exit status, or its error reported.  Standard output is always flushed.
+
+    ``dies_of_interrupts``: SIGINT ends it as it ends a C program, by the signal, which is what a shell's loop looks at.
+    """
     occupy_standard_descriptors()
-    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # start.py's
+    if dies_of_interrupts:
+        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    elif _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # start.py's
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     try:
         status = body()

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 RUNNING, LOADED, NOT_LOADED, IN_USE = "running", "loaded", "not loaded", "in use"
 _ANSWER_LIMIT = 2.0  # seconds
+_START_LIMIT = 5.0
 _END_LIMIT = 15.0
+_LOADER = "bhyveload"
 _STEP = 0.05
+_SIGNATURE_MAX = 100
 
 
 def folder_of(name: str) -> str:
@@ -91,7 +94,26 @@ def _is_locked(name: str) -> bool:
 def running(name: str) -> Runner | None:
     """Who runs the VM ``name``; None when nobody does.  Raises VmNotFound and the others of VirtualMachine.open."""
     VirtualMachine.open(name, lock=False).close()
-    return runner_of(folder_of(name))
+    return _awaited_runner(name)
+
+
+def _awaited_runner(name: str) -> Runner | None:
+    """Who runs the VM.  A runner that only starts has the VM's lock and no socket yet: it is waited for."""
+    until = time.monotonic() + _START_LIMIT
+    while (runner := runner_of(folder_of(name))) is None:
+        if not _is_locked(name) or _is_being_loaded(name) or time.monotonic() > until:
+            return None
+        time.sleep(_STEP)
+    return runner
+
+
+def _is_being_loaded(name: str) -> bool:
+    """Whether the lock's holder, as it has signed, is a loader."""
+    try:
+        with open(os.path.join(folder_of(name), "lock"), "rb") as file:
+            return os.fsdecode(file.read(_SIGNATURE_MAX)).partition(" ")[2].strip() == _LOADER
+    except OSError:
+        return False
 
 
 def destroy(name: str) -> None:
@@ -101,7 +123,7 @@ def destroy(name: str) -> None:
         return
     except VmBusy:
         until = time.monotonic() + _END_LIMIT
-        runner = runner_of(folder_of(name))
+        runner = _awaited_runner(name)
         if runner is None and not _comes_free(name):
             raise
     if runner is not None:

@@ -73,9 +73,18 @@ def test_the_power_button_is_for_those_who_listen(answer: str, pressed: bool) ->
     sent: list[str] = []
     unheard: list[bool] = []
     one = session(sent)
+    one._running = True
     one.power_button(lambda: unheard.append(True))
+    assert not unheard
     one._monitor_says(answer)
     assert ("system_powerdown" in sent, bool(unheard)) == (pressed, not pressed)
+
+
+def test_nobody_listens_for_the_power_button_before_the_guest_runs() -> None:
+    sent: list[str] = []
+    unheard: list[bool] = []
+    session(sent).power_button(lambda: unheard.append(True))
+    assert (sent, unheard) == ([], [True])
 
 
 def test_what_the_guest_waits_for_may_have_been() -> None:

@@ -354,6 +354,9 @@ class QemuSession:
         if unheard is None:
             self._qmp.send("system_powerdown")
             return
+        if not self._running:  # nobody there yet; nor does QEMU answer before it has been greeted
+            unheard()
+            return
         self._unheard.append(unheard)
         self._monitor(POWER_BUTTON)
 

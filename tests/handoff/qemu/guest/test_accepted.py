@@ -173,6 +173,19 @@ def free_vnc_port() -> int:
     return port
 
 
+def test_a_power_button_before_there_is_a_guest(loaded: LoadedVm) -> None:
+    """QEMU answers nothing before it has been greeted: who presses so early is told at once."""
+    line = CommandLine("current", lambda _: None)
+    told: list[str] = []
+    with contextlib.closing(
+        QemuSession(loaded, guest_options(guest_of(line.config, "vm", "current", ""), "tcg"))
+    ) as one:
+        one.power_button(lambda: told.append("unheard"))
+        assert told == ["unheard"]
+        one.stop()
+        assert one.wait(30).outcome == STOPPED
+
+
 def test_a_port_that_is_taken(loaded: LoadedVm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
