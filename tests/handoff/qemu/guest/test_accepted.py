@@ -118,7 +118,7 @@ def accepted(vm: LoadedVm, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
     with contextlib.closing(QemuSession(vm, run)) as session:
         given = Path(f"/proc/{session.pid}/cmdline").read_bytes().split(b"\0")
         assert DEPRECATED.keys().isdisjoint(map(os.fsdecode, given))
-        result = session.wait(30)
+        result = session.wait(300)
     assert result.outcome == STOPPED
     assert [line for line in result.messages.splitlines() if not line.startswith(HARMLESS)] == []
     return answers
@@ -183,7 +183,7 @@ def test_a_power_button_before_there_is_a_guest(loaded: LoadedVm) -> None:
         one.power_button(lambda: told.append("unheard"))
         assert told == ["unheard"]
         one.stop()
-        assert one.wait(30).outcome == STOPPED
+        assert one.wait(300).outcome == STOPPED
 
 
 def test_a_port_that_is_taken(loaded: LoadedVm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
