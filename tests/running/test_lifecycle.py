@@ -504,6 +504,56 @@ def test_in_the_background(spinning: Path, tmp_path: Path) -> None:
     assert not pid_file.exists()
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+REFUSES = "bhyvectl: the program that runs the guest refuses: "
+
+
+def not_saved(folder: Path, name: str = "vm") -> str:
+    """Why a guest is not saved: one line, and it runs on."""
+    done = program("bhyvectl", f"--vm={name}", f"--save={folder}", check=71)
+    assert done.messages.startswith(REFUSES) and done.messages.count("\n") == 1
+    assert is_running(name) and not folder.exists()
+    return done.messages[len(REFUSES) : -1]
+
+
+def test_a_guest_that_waits_for_its_debugger_is_in_the_background(spinning: Path, tmp_path: Path) -> None:
+    """Who starts it is to start the debugger next."""
+    words = ("--accel", "tcg", "--timeout", "60", "--daemon", "--gdb", str(free_port()))
+    program("bhyverun", *words, "vm", timeout=30, check=0)
+    reason = "a guest under a debugger cannot be saved: run it without --gdb"
+    assert not_saved(tmp_path / "saved") == reason
+    program("bhyvectl", "--vm=vm", "--destroy", check=0)
+
+
+def test_who_cannot_be_saved_is_told_why(spinning: Path, tmp_path: Path) -> None:
+    saved, refused = tmp_path / "saved", tmp_path / "refused"
+    user_data = tmp_path / "user-data"
+    user_data.write_text("#cloud-config\n")
+    daemon = ("--accel", "tcg", "--timeout", "60", "--daemon")
+    program("bhyverun", *daemon, "--seed", user_data, "vm", check=0)
+    assert not_saved(refused).startswith("a disk that was made for the run (--seed, --copy-in) cannot be saved")
+    program("bhyvectl", "--vm=vm", "--force-poweroff", check=0)
+    until(lambda: not is_running())
+    line = ["-s", "0,hostbridge", "-s", "1,lpc", "-l", "com1,stdio", "--accel", "tcg", "vm"]
+    with subprocess.Popen(
+        [str(PROGRAMS / "bhyve"), *line], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        until(is_running)
+        assert not_saved(refused) == "a guest that bhyve runs cannot be saved: run it with bhyverun"
+        program("bhyvectl", "--vm=vm", "--destroy", check=0)
+        assert process.wait(20) == 4
+    load("-d", spinning, "-m", "64M", "-e", "probe.end=spin")
+    program("bhyverun", *daemon, "--save", saved, "vm", check=0)
+    program("bhyvectl", "--vm=vm", "--save", check=0)
+    program("bhyverun", "--timeout", "60", "--daemon", "--restore", saved, "clone", check=0)
+    assert not_saved(refused, "clone").startswith("a clone cannot be saved: ")
+    program("bhyvectl", "--vm=clone", "--destroy", check=0)
+
+
 def test_errors_on_the_way_to_the_background(spinning: Path) -> None:
     done = program("bhyverun", "--accel", "tcg", "--daemon", "vm", "--", "-device", "nonsense", check=4)
     assert "nonsense" in done.messages

@@ -198,7 +198,7 @@ def _dump(name: str, path: str, symbols: str) -> None:
 
 def _refuse_to_suspend(name: str) -> NoReturn:
     VirtualMachine.open(name, lock=False).close()
-    raise VmError(f"VM '{name}': --suspend: cannot be saved so, nor by FreeBSD's releases", "bhyverun --save FOLDER")
+    raise VmError(f"VM '{name}': --suspend: cannot be saved so, nor by FreeBSD's releases", "--save=FOLDER does it")
 
 
 def _act(name: str, action: str) -> None:

@@ -38,6 +38,11 @@ class Session(Protocol):
         """Have ``call`` called once the guest runs.  Before ``wait``."""
         ...
 
+    def on_ready(self, call: Callable[[], None] | None) -> None:
+        """Have ``call`` called once the guest runs, or waits for somebody who is to let it: a debugger, a viewer.
+        Before ``wait``."""
+        ...
+
     @property
     def over(self) -> bool:
         """Whether the run has ended; ``wait`` then returns at once."""

@@ -70,14 +70,19 @@ def run_bhyve_guest(
                 tell(words)
         if any(isinstance(backend, Stdio) for backend in backends):
             terminal.attach(session, None)
-        stack.enter_context(ControlSocket(session, vm.path, _facts(guest)))
-        session.on_running(tell_service_manager)
+        stack.enter_context(ControlSocket(session, vm.path, _facts(guest), _refuse_to_save))
+        session.on_ready(tell_service_manager)
         set_title("bhyve", f"bhyve: {vm.name}")
         signals.attach(session)
         result = session.wait(timeout)
     if not signals.fatal:
         _tell_the_end(vm.name, options.accel, result, tell)
     return BhyveEnd(result, signals.fatal)
+
+
+def _refuse_to_save(_folder: str, answer: Callable[[str], None], _step: object) -> None:
+    """Its devices have files, terminals and ports of the host that a second QEMU cannot have as well."""
+    answer("a guest that bhyve runs cannot be saved: run it with bhyverun")
 
 
 def _facts(guest: BhyveGuest) -> dict[str, object]:

@@ -76,8 +76,8 @@ def run_guest(
         closing.enter_context(ControlSocket(session, vm.path, facts, save))
         if choices.eyes is not None:
             choices.eyes.look_at(session)
-        session.on_running(choices.running)
-        session.on_running(tell_service_manager)
+        session.on_ready(choices.running)
+        session.on_ready(tell_service_manager)
         signals.attach(session)
         if choices.work is not None:
             choices.work(session)

@@ -74,10 +74,12 @@ class Afterwards:
             return "only a guest that was started with bhyverun --save has a folder already: --save=FOLDER"
         if os.path.lexists(folder):
             return f"{folder} is there already: a guest is saved into a new folder"
-        if options.parts or options.plain or options.incoming >= 0:
-            return "bhyve's guests, clones, and those of a debugger cannot be saved"
+        if options.incoming >= 0:
+            return "a clone cannot be saved: make the change in the guest that it comes from, and save that"
+        if options.parts or options.plain:
+            return "a guest under a debugger cannot be saved: run it without --gdb"
         if any(disk.path.startswith("/proc/") for disk in options.disks):
-            return "a disk that was made for the run (--seed, --copy-in) cannot be saved"
+            return "a disk that was made for the run (--seed, --copy-in) cannot be saved: run it again without"
         return ""
 
     def _convert(self, folder: str, stream: int) -> None:

@@ -37,6 +37,7 @@ def session(sent: list[str], hold: str = "VNC_CONNECTED") -> Any:
     one._qmp = SimpleNamespace(send=lambda command, **arguments: sent.append(command))
     one._unheard, one._when_running, one._outcome, one._halted_at = [], [], "", None
     one._failed = one._ended_by_us = False
+    one._when_ready, one._failures, one._disks = [], {}, {"disk0": "overlay.qcow2"}
     one._attempts = 0
     return one
 
@@ -121,6 +122,25 @@ def test_a_guest_that_waits_for_nothing_has_ended(flags: int, halted: int, ended
     for _ in range(2):
         one._monitor_says("".join(REGISTERS.format(flags=str(flags).zfill(9), halted=halted) for _ in range(2)))
     assert ("quit" in sent) == ended
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANYTHING)
+def test_any_word_of_a_disk_that_fails(data: object) -> None:
+    one = session([])
+    for _ in range(2):
+        one._message({"event": "BLOCK_IO_ERROR", "data": data})
+    assert len(one._failures) == isinstance(data, dict)
+
+
+def test_a_disk_that_fails_is_told_once() -> None:
+    one = session([])
+    full = {"node-name": "disk0", "operation": "write", "reason": "No space left on device", "action": "report"}
+    for number in range(100):
+        one._message({"event": "BLOCK_IO_ERROR", "data": full})
+        one._message({"event": "BLOCK_IO_ERROR", "data": {**full, "node-name": f"other{number}"}})
+    assert next(iter(one._failures)) == "overlay.qcow2: a write failed: No space left on device"
+    assert len(one._failures) == 16
 
 
 @settings(max_examples=300, deadline=None)

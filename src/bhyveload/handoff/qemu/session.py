@@ -90,6 +90,7 @@ class QemuSession:
         self._running = False
         self._attempts = 0
         self._when_running: list[Callable[[], None]] = []
+        self._when_ready: list[Callable[[], None]] = []
         self._unheard: list[Callable[[], None]] = []  # of pressed power buttons that are being asked for
         self._dumped: Callable[[str], None] | None = None
         self._begin = time.monotonic()
@@ -194,6 +195,15 @@ class QemuSession:
         if call is not None:
             self._when_running.append(call)
 
+    def on_ready(self, call: Callable[[], None] | None) -> None:
+        if call is not None:
+            self._when_ready.append(call)
+
+    def _is_ready(self) -> None:
+        calls, self._when_ready = self._when_ready, []
+        for call in calls:
+            call()
+
     def _hear_qmp(self) -> None:
         for message in self._qmp.receive():
             self._message(message)
@@ -234,6 +244,7 @@ class QemuSession:
                 self._attempts -= 1
                 self._qmp.send("cont")
         elif message.get("id") == "cont":
+            self._is_ready()
             for call in self._when_running:
                 call()
             self._when_running.clear()
@@ -272,7 +283,9 @@ class QemuSession:
         """Start the guest, or wait for what it has to wait for; that may have happened before events could reach us."""
         if not self._hold:
             self._go()
-        elif self._hold in _HAPPENED:
+            return
+        self._is_ready()
+        if self._hold in _HAPPENED:
             self._qmp.send(_HAPPENED[self._hold])
 
     def save(
