@@ -192,6 +192,8 @@ def open_raw(path: str, read_only: bool = False, look: bool = False) -> RawImage
         return RawImage(fd, path, read_only)
     except OSError as error:
         os.close(fd)
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # the current folder's (getcwd(2))
+            raise
         raise InputError(f"{path}: cannot be opened: {_reason(error)}") from None
     except BaseException:
         os.close(fd)
