@@ -62,6 +62,14 @@ class Bench:
             self._kernel = build_probe(self.folder, padding=KERNEL_SIZE, name="kernel30")
         return self._kernel
 
+    @property
+    def userboot_copies(self) -> Path:
+        """A program that does with a kernel what the least of FreeBSD's loader in a C host does."""
+        self.need("gcc")
+        program = self.folder / "userboot_copies"
+        subprocess.run(["gcc", "-O2", "-o", program, ROOT / "tools" / "userboot_copies.c"], check=True)
+        return program
+
     def tree(self, name: str) -> Path:
         """A folder with the kernel as /boot/kernel/kernel."""
         tree = self.folder / name
@@ -186,8 +194,10 @@ def main_section(bench: Bench) -> Iterator[Row]:
     yield "(a) without the sandbox", f"{ms(unboxed)}  {unboxed / a:.2f} a"
     command = [str(PROGRAMS / "bhyveload"), "--batch", "-d", str(disk), "bench"]
     python = [sys.executable, "-I", "-c", "pass"]
-    a, b, c = bench.medians(lambda: _starter.run(command)[1], lambda: _starter.run(python)[1], copy_cpu(bench.kernel))
+    copies: list[str | Path] = [bench.userboot_copies, bench.kernel, os.environ["BHYVE_VMM_DIR"]]
+    a, b, c, d = bench.medians(cpu(command), cpu(python), copy_cpu(bench.kernel), cpu(copies))
     yield "the same in processor time: (a), (b), (c)", f"{ms(a)} {ms(b)} {ms(c)}  target {verdict(a, b, c)}"
+    yield "(d) a C loader's copies alone, exec to exit", f"{ms(d)}  (a) = {a / d:.2f} d"
     resident = max(beside_guest(command) for _ in range(bench.rounds)) / MIB
     within = "within" if resident <= RSS_LIMIT else "ABOVE"
     yield "resident besides the guest, largest process", f"{resident:8.1f} MiB  ({within} {RSS_LIMIT})"
