@@ -132,9 +132,22 @@ def test_capsicum(compiles: Compile) -> None:
     """Rights as capsicum.py packs them: a word for each of two indices, the version in the first one's highest bits."""
     first, second = capsicum._INDEX
     of_second = ("CAP_EVENT", "CAP_IOCTL")
-    whole = ("DIOCGSECTORSIZE", "DIOCGMEDIASIZE", "FIONREAD", "NL_CAT_LOCALE", "PROC_PDEATHSIG_CTL", "P_PID")
+    whole = [
+        "DIOCGSECTORSIZE",
+        "DIOCGMEDIASIZE",
+        "FIONREAD",
+        "NL_CAT_LOCALE",
+        "PROC_PDEATHSIG_CTL",
+        "P_PID",
+        "CTL_KERN",
+        "KERN_PROC",
+        "KERN_PROC_PID",
+        "KINFO_PROC_SIZE",
+    ]
     lines = [equals(name, getattr(capsicum, name)) for name in whole]
-    for name, value in constants(capsicum, " ".join((*whole, *of_second, "FOLDER", "FILE"))).items():
+    for name, value in constants(
+        capsicum, " ".join((*whole, *of_second, "FOLDER", "FILE", "KI_PID", "KI_SIZE"))
+    ).items():
         lines.append(equals(name, value | first))
     lines += [equals(name, getattr(capsicum, name) | second) for name in of_second]
     lines += [
@@ -142,12 +155,17 @@ def test_capsicum(compiles: Compile) -> None:
         equals("sizeof(cap_rights_t)", capsicum.CAP_RIGHTS.size),
         equals("sizeof(cap_ioctl_t)", 8),
         equals("sizeof(id_t)", 8),
+        equals("sizeof(struct kinfo_proc)", capsicum.KINFO_PROC_SIZE),
+        equals("offsetof(struct kinfo_proc, ki_structsize)", 0),
+        equals("offsetof(struct kinfo_proc, ki_pid)", capsicum.KI_PID),
+        equals("offsetof(struct kinfo_proc, ki_size)", capsicum.KI_SIZE),
         equals("CAP_FSTATAT | CAP_LOOKUP | CAP_PREAD", capsicum.FOLDER | first),
         # what the others are asked to do: read where they read, write where they write, be mapped so
         equals("CAP_FSTAT | CAP_MMAP_RW", capsicum.FILE | capsicum.CAP_READ | capsicum.CAP_WRITE | first),
         equals("CAP_PWRITE & ~(CAP_FSTAT | CAP_MMAP_RW)", 0),
     ]
-    headers = "sys/types.h sys/capsicum.h sys/filio.h sys/disk.h sys/wait.h sys/procctl.h nl_types.h"
+    headers = """sys/param.h sys/capsicum.h sys/filio.h sys/disk.h sys/wait.h sys/procctl.h nl_types.h stddef.h
+        sys/sysctl.h sys/user.h"""
     compiles(headers.split(), lines)
 
 
@@ -176,6 +194,7 @@ void * (void *, size_t, int, int, int, off_t) mmap
 int (void *, size_t) munmap
 int (void *, size_t, int) mprotect
 int (const void *, size_t) mlock
+int (const int *, u_int, void *, size_t *, const void *, size_t) sysctl
 int (const char *, unsigned int) memfd_create
 int (unsigned int, unsigned int, int) close_range
 """
@@ -183,7 +202,7 @@ int (unsigned int, unsigned int, int) close_range
 
 def test_functions(compiles: Compile, tmp_path: Path) -> None:
     """They are in FreeBSD's C library, with the parameters that are given to them."""
-    headers = "sys/types.h sys/capsicum.h sys/mman.h sys/wait.h sys/procctl.h dirent.h nl_types.h unistd.h"
+    headers = "sys/types.h sys/capsicum.h sys/mman.h sys/wait.h sys/procctl.h sys/sysctl.h dirent.h nl_types.h unistd.h"
     source = tmp_path / "called.c"
     lines = [f"#include <{header}>" for header in headers.split()]
     for line in CALLED.split("\n")[1:-1]:

@@ -7,6 +7,7 @@ import errno
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -338,8 +339,6 @@ def test_what_a_loader_does_goes_on_working(tmp_path: Path) -> None:
 
 @confining
 def test_limits() -> None:
-    import resource
-
     def limits() -> list[int]:
         names = (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
         return [resource.getrlimit(name)[1] for name in names]
@@ -351,8 +350,6 @@ def test_limits() -> None:
 
 @confining
 def test_core_dumps_when_asked_for() -> None:
-    import resource
-
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     box = Sandbox(core=True)
     box._seccomp = False
@@ -594,3 +591,25 @@ def test_root_stays_root_on_freebsd_unless_told(monkeypatch: pytest.MonkeyPatch)
 def test_the_child_ends_with_its_parent_on_freebsd(fake: ctypes.CDLL) -> None:
     capsicum.end_with_parent(9, fake)
     assert fake.trace() == b"procctl 0 0 11 9\n"
+
+
+def test_how_much_a_process_has_mapped_on_freebsd(fake: ctypes.CDLL) -> None:
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    assert capsicum.address_space(fake) == pytest.approx(mapped, abs=16 << 20)
+    fake.fail_on(b"sysctl", errno.EPERM)
+    assert capsicum.address_space(fake) == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "limit"),
+    [(5 << 30, (resource.RLIMIT_AS, (5 << 30) + sandbox.MEMORY)), (0, (resource.RLIMIT_DATA, sandbox.MEMORY))],
+)
+def test_memory_has_a_limit_on_freebsd(taken: int, limit: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what is mapped already, the guest's memory among it; where the kernel does not say, what brk(2) takes."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    monkeypatch.setattr(capsicum, "address_space", lambda: taken)
+    monkeypatch.setattr(sandbox, "_lower", lambda number, value: asked.append((number, value)))
+    sandbox._limit(set(), False, 1)
+    assert limit in asked
+    assert {number for number, _ in asked} & {resource.RLIMIT_AS, resource.RLIMIT_DATA} == {limit[0]}

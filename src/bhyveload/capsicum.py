@@ -2,7 +2,7 @@
 
 bhyveload(8) limits its directories and enters capability mode (usr.sbin/bhyveload/bhyveload.c, main).  Here the other
 descriptors are limited as well, each to how it was opened; vmm(4)'s and /boot's are not among them: the child has none.
-Sources: sys/sys/capsicum.h, capsicum_helpers.h (caph_cache_catpages), procctl(2).  Standard library only.
+Sources: sys/sys/capsicum.h, capsicum_helpers.h (caph_cache_catpages), procctl(2), sysctl(3).  Standard library only.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ DIOCGSECTORSIZE, DIOCGMEDIASIZE = 0x40046480, 0x40086481  # sys/sys/disk.h
 IOCTLS = (FIONREAD, DIOCGSECTORSIZE, DIOCGMEDIASIZE)
 NL_CAT_LOCALE = 1
 P_PID, PROC_PDEATHSIG_CTL = 0, 11
+CTL_KERN, KERN_PROC, KERN_PROC_PID = 1, 14, 1  # sys/sys/sysctl.h
+# struct kinfo_proc of amd64 (sys/sys/user.h): its size, which is its first member, and where two others are
+KINFO_PROC_SIZE, KI_PID, KI_SIZE = 1088, 72, 256
+
+_INT, _WORD = struct.Struct("=i"), struct.Struct("=Q")
 
 _ACCESS = {os.O_RDONLY: CAP_READ, os.O_WRONLY: CAP_WRITE, os.O_RDWR: CAP_READ | CAP_WRITE}
 
@@ -82,6 +87,21 @@ def end_with_parent(signal: int, libc: Any = None) -> None:
     library: Any = libc or ctypes.CDLL(None, use_errno=True)
     number = ctypes.byref(ctypes.c_int(signal))
     library.procctl(P_PID, ctypes.c_int64(0), PROC_PDEATHSIG_CTL, number)  # nothing else depends on it
+
+
+def address_space(libc: Any = None) -> int:
+    """Bytes that this process has mapped, as RLIMIT_AS counts them (vm_map.size); 0 where the kernel does not say."""
+    library: Any = libc or ctypes.CDLL(None, use_errno=True)
+    own = os.getpid()
+    name = (ctypes.c_int * 4)(CTL_KERN, KERN_PROC, KERN_PROC_PID, own)
+    data = ctypes.create_string_buffer(KINFO_PROC_SIZE)
+    size = ctypes.c_size_t(KINFO_PROC_SIZE)
+    if library.sysctl(name, 4, data, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return 0
+    (filled,), (pid,) = _INT.unpack_from(data, 0), _INT.unpack_from(data, KI_PID)
+    if (size.value, filled, pid) != (KINFO_PROC_SIZE, KINFO_PROC_SIZE, own):
+        return 0  # another structure than ours
+    return int(_WORD.unpack_from(data, KI_SIZE)[0])
 
 
 def _check(result: int) -> None:

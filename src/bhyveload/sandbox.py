@@ -382,14 +382,25 @@ def _limit(keep: set[int], core: bool, growth: int) -> None:
     ]
     if not core:
         limits.append((resource.RLIMIT_CORE, 0))
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as file:
-            pages = int(file.read(64).split()[0])
-        limits.append((resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY))
-    except OSError:
-        limits.append((resource.RLIMIT_DATA, MEMORY))  # no /proc: only what brk(2) takes on FreeBSD
+    if taken := _address_space():
+        limits.append((resource.RLIMIT_AS, taken + MEMORY))
+    else:
+        limits.append((resource.RLIMIT_DATA, MEMORY))  # on Linux what is not shared; on FreeBSD only what brk(2) takes
     for number, value in limits:
         _lower(number, value)
+
+
+def _address_space() -> int:
+    """Bytes that this process has mapped; 0: nobody says."""
+    if sys.platform.startswith("freebsd"):
+        from bhyveload.capsicum import address_space
+
+        return address_space()
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read(64).split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _limit_descriptors(keep: set[int], folder: int) -> None:
