@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from typing import Any
 
 from support.places import ROOT
 
@@ -18,6 +19,14 @@ def needs(lines: list[str]) -> set[str]:
     return {line.split(";")[0].strip() for line in lines}
 
 
+def patched(target: str) -> dict[str, Any]:
+    """pyproject.toml as that target's sed leaves it."""
+    expression = re.search(rf"^{target}:\n.*? -e '(.*)'", MAKEFILE, re.M)[1]  # type: ignore[index]
+    text = (ROOT / "pyproject.toml").read_text()
+    words = ["sed", "-E", "-e", expression]
+    return tomllib.loads(subprocess.run(words, input=text, capture_output=True, text=True, check=True).stdout)
+
+
 def test_same_version_and_dependencies() -> None:
     assert re.search(r"^DISTVERSION=\t(.*)$", MAKEFILE, re.M)[1] == PROJECT["project"]["version"]  # type: ignore[index]
     asked = set(re.findall(r"\$\{PYTHON_PKGNAMEPREFIX\}([\w.-]+>=?[\d.]+):", MAKEFILE))
@@ -26,16 +35,18 @@ def test_same_version_and_dependencies() -> None:
 
 
 def test_the_programs_of_the_base_system_stay_out() -> None:
-    expression = re.search(r"-e '(.*)'", MAKEFILE)[1]  # type: ignore[index]
-    text = (ROOT / "pyproject.toml").read_text()
-    left = subprocess.run(
-        ["sed", "-E", "-e", expression], input=text, capture_output=True, text=True, check=True
-    ).stdout
-    assert set(tomllib.loads(left)["project"]["scripts"]) == {"bhyveload", "bhyvedisk"}
+    assert set(patched("post-patch")["project"]["scripts"]) == {"bhyveload", "bhyvedisk"}
     for name in ("bhyve", "bhyvectl", "bhyverun"):
         assert (ROOT / "man" / f"{name}.8").exists() and f"man/{name}.8" in MAKEFILE
         assert (ROOT / "completions" / "bash" / name).exists()
         assert (ROOT / "completions" / "fish" / f"{name}.fish").exists()
+
+
+def test_without_documents() -> None:
+    """The port's option DOCS."""
+    data = patched("post-patch-DOCS-off")["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert data
+    assert not [place for place in data.values() if place.startswith("share/doc")]
 
 
 def test_the_rules_that_portlint_has() -> None:
@@ -44,4 +55,5 @@ def test_the_rules_that_portlint_has() -> None:
     assert not re.search(r"^[A-Z_]+\+?= *[^\t\n ]", MAKEFILE, re.M)
     comment = re.search(r"^COMMENT=\t(.*)$", MAKEFILE, re.M)[1]  # type: ignore[index]
     assert len(comment) <= 70 and not comment.endswith(".") and comment.split()[0] not in ("A", "An", "The")
+    assert re.search(r"^WWW=\t\thttps://", MAKEFILE, re.M), "pkg-descr is not its place any more"
     assert all(len(line) < 80 for line in (PORT / "pkg-descr").read_text().splitlines())
