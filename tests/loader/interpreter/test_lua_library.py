@@ -140,3 +140,15 @@ print(pcall(function() local f = pcall; f() end))
         "false\tbad argument #2 to 'xpcall' (function expected, got number)",
         "false\t/boot/lua/loader.lua:9: bad argument #1 to 'f' (value expected)",
     ]
+
+
+# luaD_tryfuncTM of Lua 5.4.2 complains by luaG_typeerror, which names variables only; 5.4.4 has luaG_callerror.
+@pytest.mark.parametrize(("current", "named"), [(True, " (metamethod 'add')"), (False, "")])
+def test_what_13_2_does_not_name(tmp_path: Path, current: bool, named: str) -> None:
+    script = (
+        "print(pcall(function() return setmetatable({}, {__add = 5}) + 1 end))\nprint(pcall(function() nosuch() end))"
+    )
+    assert lua_runs.said(lua_runs.run_scripts(tmp_path, script, current=current)) == [
+        f"false\t/boot/lua/loader.lua:2: attempt to call a number value{named}",
+        "false\t/boot/lua/loader.lua:3: attempt to call a nil value (global 'nosuch')",
+    ]

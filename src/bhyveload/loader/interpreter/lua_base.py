@@ -348,10 +348,13 @@ function G.dofile(...)
   return values(chunk()) -- not a tail call: the chunk's caller is a library function
 end
 
--- 13.2's Lua 5.4.2 has no words for a loop's iterator.
+-- 13.2's Lua 5.4.2 has no words for a loop's iterator and for metamethods that are no functions (luaG_callerror).
 if old then
   function std.reword(message, ...)
-    if type(message) == "string" then message = gsub(message, " %(for iterator 'for iterator'%)$", "") end
+    if type(message) == "string" and find(message, "attempt to call a ", 1, true) then
+      message = gsub(message, " %(for iterator 'for iterator'%)$", "")
+      message = gsub(message, " %(metamethod '%l+'%)$", "")
+    end
     return message, ...
   end
 end

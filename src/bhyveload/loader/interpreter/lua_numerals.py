@@ -79,7 +79,8 @@ function std.exact_numerals(chunk)
     if (kind == "/" or kind == "//" or kind == "^") and value(at - 1) then
       local right = value(at + 1)
       local bare = kind == "^" or not BINDS_AS_MUCH[kinds[at - 2]]
-      if bare and (right and right ~= 0 or kinds[at + 1] == "(") then
+      local open = kinds[at + 1] == "(" or kind == "^" and kinds[at + 1] == "-" and value(at + 2)
+      if bare and (right and right ~= 0 or open) then
         quote(kind == "//" and unary(at - 2) and at - 2 or at - 1, at - 1)
         if right then quote(at + 1, at + 1) end
       end

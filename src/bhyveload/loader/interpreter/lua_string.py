@@ -122,10 +122,10 @@ arithmetic("add", function(x, y) return x + y end)
 arithmetic("sub", function(x, y) return x - y end)
 arithmetic("mul", function(x, y) return x * y end)
 arithmetic("mod", function(x, y) return x % y end)
--- 2^63 and what is beyond wraps around.
+-- lstd_pow: 2^63 and what is beyond wraps around.
 local function power(x, y)
-  local result = x ^ y
-  if result < 0x1p63 and result >= -0x1p63 or y < 0 then return result end
+  local result = y < 0 and 0.0 or x ^ y
+  if result < 0x1p63 and result >= -0x1p63 then return result end
   local base, exponent, product = whole(x), whole(y), 1
   while exponent > 0 do
     if exponent % 2 == 1 then product = product * base end
