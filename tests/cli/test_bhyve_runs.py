@@ -5,7 +5,9 @@ The loops are those of FreeBSD's share/examples/bhyve/vmrun.sh and of vm-bhyve's
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import pwd
 import select
 import shutil
@@ -23,6 +25,7 @@ import pytest
 
 from bhyveload.host import nmdm
 from support.end_to_end import PROGRAMS, load, needs_gcc, needs_qemu, plain_environment, program
+from support.places import ROOT
 
 pytestmark = [needs_qemu, needs_gcc]
 NAME = f"vm-{os.getpid()}.test"  # pgrep sees other tests too
@@ -234,6 +237,7 @@ def test_a_processor_stays_where_it_was_put(probe_disk: Path) -> None:
 
 
 VMRUN = """
+bhyvectl --vm=$NAME --destroy > /dev/null 2>&1
 round=0
 for end in reboot reboot poweroff; do
     bhyveload -c stdio -m 64M -d "$DISK" -e probe.end=$end --batch $NAME || exit 99
@@ -330,6 +334,98 @@ def test_the_loop_of_vm_bhyve(probe_disk: Path, tmp_path: Path) -> None:
     assert bytes(seen).count(b"probe=end") == 2  # both rounds of the guest
     assert bytes(seen).count(b"Booting [/boot/kernel/kernel]") == 2  # and of the loader
     assert b"pressed" in seen
+
+
+ASKING = r"""
+set -e
+cd /
+bhyveload -c "$CONSOLE" -m 64M -e smbios.system.uuid=$UUID -e autoboot_delay=3 -e bhyve_vm_name=$NAME \
+    -e probe.end=spin --batch -d "$DISK" $NAME > /dev/null
+bhyve -s 0,hostbridge -s 31,lpc -s 0:4:0,virtio-blk,"$DISK" -s 0:5:0,virtio-net,slirp,mac=58:9c:fc:00:00:01 \
+    -c 1 -m 64M -AHPw -U $UUID -u -l com1,"$CONSOLE" --accel tcg $NAME 2> /dev/null &
+pid=$!
+while ! pgrep -fx "bhyve: $NAME" > /dev/null; do sleep 0.1; done
+set -- $(pgrep -fl "bhyve:" | awk '{print $1,$NF}' | grep " $NAME\$")
+[ "$1" = $pid ] && echo "vm list finds it"
+pgrep -lf "bhyve:" | cut -d" " -f3 | grep -qx "$NAME" && echo "vm stopall finds it"
+[ "$(pgrep -f "bhyve: $NAME\$")" = $pid ] && echo "and its process alone"
+[ "$(pgrep -fx "bhyve[: ].* $NAME")" = $pid ] && echo "rctl finds it"
+ps -o"%cpu"= -o"rss"= -o"etime"= -p $pid | grep -q . && echo "ps shows it"
+resident=$(bhyvectl --get-stats --vm=$NAME | grep 'Resident memory' | awk '{print $3}')
+[ "$resident" -gt 1000000 ] && echo "vm info knows its memory"
+bhyvectl 2>&1 | grep -q -- "--suspend=" || echo "vm suspend is not offered"
+bhyvectl --force-poweroff --vm=$NAME && echo "vm poweroff"
+code=0
+wait $pid || code=$?
+echo "ended with $code"
+[ -e "$BHYVE_VMM_DIR/$NAME" ] && bhyvectl --destroy --vm=$NAME > /dev/null 2>&1 && echo "destroyed"
+"""
+
+
+@needs_pgrep
+def test_what_vm_bhyve_asks(probe_disk: Path, tmp_path: Path) -> None:
+    """lib/vm-info, vm-core, vm-run and vm-rctl, with the pgrep of docs/callers.md."""
+    page = (ROOT / "docs" / "callers.md").read_text()
+    wrapper = tmp_path / "bin" / "pgrep"
+    wrapper.parent.mkdir()
+    wrapper.write_text(page.partition("```sh\n")[2].partition("```")[0])
+    wrapper.chmod(0o755)
+    uuid = "5d8ab6ee-1111-4222-8333-0123456789ab"
+    path = f"{wrapper.parent}:{PROGRAMS}:{os.environ['PATH']}"
+    done = shell(ASKING, DISK=probe_disk, CONSOLE=f"/dev/nmdm-{NAME}.1A", UUID=uuid, PATH=path)
+    assert done.stdout.splitlines() == [
+        "vm list finds it",
+        "vm stopall finds it",
+        "and its process alone",
+        "rctl finds it",
+        "ps shows it",
+        "vm info knows its memory",
+        "vm suspend is not offered",
+        "vm poweroff",
+        "ended with 1",
+        "destroyed",
+    ], done.stderr
+
+
+SYZKALLER = r"""
+for round in 1 2; do
+    bhyvectl --destroy --vm=$NAME > /dev/null 2>&1
+    bhyveload -c stdio -m 64M -d "$DISK" -e autoboot_delay=0 -e probe.end=spin --batch $NAME > /dev/null 2>&1 || exit 99
+    bhyve -H -A -P -c 1 -m 64M -s 0:0,hostbridge -s 1:0,lpc \
+        -s 2:0,virtio-net,slirp,hostfwd=tcp:127.0.0.1:$PORT-:22 \
+        -s 3:0,virtio-blk,"$DISK" -l com1,stdio --accel tcg $NAME < /dev/null > "$LOG" 2>&1 &
+    while ! grep -q "probe=end" "$LOG" 2> /dev/null; do sleep 0.1; done
+    kill -9 $(pgrep -fx "bhyve: $NAME")
+    bhyvectl --vm=$NAME --destroy
+    echo "destroyed with $?"
+    rm "$LOG"
+done
+"""
+
+
+@needs_pgrep
+def test_the_rounds_of_syzkaller(probe_disk: Path, tmp_path: Path) -> None:
+    """vm/bhyve/bhyve.go: it kills bhyve and starts the next one, with the same port and the same disk, at once."""
+    done = shell(SYZKALLER, DISK=probe_disk, LOG=tmp_path / "log", PORT=free_port())
+    assert done.stdout.splitlines() == ["destroyed with 0"] * 2, done.stderr
+
+
+def test_a_time_limit_of_the_caller_s(probe_disk: Path) -> None:
+    """FreeBSD's CI runs bhyve behind timeout(1), which is in another process group than the terminal's."""
+    loaded(probe_disk, "spin")
+    line = LINE.format(console="stdio")
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv("/bin/sh", ["sh", "-c", f"timeout -k 20 600 {PROGRAMS}/bhyve {line}; echo status $?"])
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: its end
+        while data := os.read(fd, 65536):
+            if b"probe=end" not in said and b"probe=end" in said + data:  # the time is over now
+                os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGTERM)
+            said += data
+    os.close(fd)
+    os.waitpid(pid, 0)
+    assert said.rstrip().endswith(b"status 143"), said[-200:]
 
 
 def test_a_port_is_forwarded(probe_disk: Path) -> None:

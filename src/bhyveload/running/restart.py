@@ -7,6 +7,7 @@ import sys
 import time
 
 from bhyveload.errors import HandoffError
+from bhyveload.vm.store import VirtualMachine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ class Restarts:
 def load_again(name: str, state: Mapping[str, Any]) -> None:
     """Run bhyveload with the words and in the folder that ``state`` (a parsed state.json) keeps.
 
-    Raises HandoffError: they are not there, or the load fails.
+    Raises HandoffError: they are not there, or the load fails; VmNotFound: somebody has destroyed the VM meanwhile, who
+    does not want it back.
     """
     import subprocess
 
+    VirtualMachine.open(name, lock=False).close()
     load = state.get("load")
     words = load.get("command") if isinstance(load, dict) else None
     folder = load.get("folder") if isinstance(load, dict) else None
