@@ -76,6 +76,15 @@ def test_a_changed_source_counts(package: Path) -> None:
     assert again[0] == first[0] and again[1] == "_Bundle True"
 
 
+def test_nothing_stays_open_of_a_file_that_is_not_used(package: Path) -> None:
+    """run looks at what the interpreter warns of."""
+    run(package)
+    os.utime(package / "cli" / "bhyveload.py", (1, 1))
+    assert run(package, "-X", "dev")[1] == "SourceFileLoader True"
+    bundle(package).write_bytes(b"damaged")
+    assert run(package, "-X", "dev")[1] == "SourceFileLoader True"
+
+
 def test_a_changed_source_of_what_is_asked_for_later_counts_alone(package: Path) -> None:
     run(package)
     with (package / "loader" / "interpreter" / "simple.py").open("a") as file:

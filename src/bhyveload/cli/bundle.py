@@ -136,25 +136,34 @@ def use(program: str) -> bool:
         file = FileIO(_PATH.format(program))
     except OSError:
         return False
-    try:
-        start = len(_HEADER) + _SIZES.size
-        head = file.read(start)
-        if len(head) < start or not head.startswith(_HEADER):
-            return False
-        size, whole = _SIZES.unpack_from(head, len(_HEADER))
-        if os.fstat(file.fileno()).st_size != whole:
-            return False
-        rows, places = marshal.loads(file.read(size))
-        if not all(map(_is_current, rows)):
-            return False
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, MemoryError):
+    found = _read(file)
+    if found is None:
+        file.close()
         return False
-    ours = _Bundle(file, start + size, places)
+    rows, ours = found
     sys.meta_path.insert(0, ours)
     for row in rows:
         if row[0] not in sys.modules:
             ours.bring(row)
     return True
+
+
+def _read(file: FileIO) -> tuple[list[Row], _Bundle] | None:
+    """What to import, and the finder of the rest; None: the file is damaged or out of date."""
+    try:
+        start = len(_HEADER) + _SIZES.size
+        head = file.read(start)
+        if len(head) < start or not head.startswith(_HEADER):
+            return None
+        size, whole = _SIZES.unpack_from(head, len(_HEADER))
+        if os.fstat(file.fileno()).st_size != whole:
+            return None
+        rows, places = marshal.loads(file.read(size))
+        if not all(map(_is_current, rows)):
+            return None
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, MemoryError):
+        return None
+    return rows, _Bundle(file, start + size, places)
 
 
 def record() -> _Recorder:
