@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from support.bhyve_lines import LOADS
 from support.end_to_end import PROGRAMS, Finished, bhyveload, load, plain_environment
 from support.places import ROOT
 
@@ -590,3 +591,40 @@ def test_who_only_looks_opens_disks_for_reading(
     importlib.import_module("bhyveload.cli.bhyveload").main()
     assert modes and set(modes) == {os.O_RDONLY if option else os.O_RDWR}
     assert "opened read-only" not in capfd.readouterr().err
+
+
+# Command lines as people and programs write them
+
+
+@pytest.fixture
+def null_modems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    place = tmp_path / "nmdm"
+    monkeypatch.setenv("BHYVE_NMDM_DIR", str(place))
+    yield
+    for lock in place.glob("*.lock"):
+        os.kill(int(lock.read_text()), signal.SIGTERM)
+
+
+MEMORY = {"1G": GIB, "256MB": 256 * MIB, "512M": 512 * MIB, "214": 214 * MIB, "256M": 256 * MIB, "4096m": 4 * GIB}
+MEMORY |= {"600M": 600 * MIB, "512": 512 * MIB}
+
+
+@pytest.mark.usefixtures("null_modems")
+@pytest.mark.parametrize("name", LOADS)
+def test_real_lines(name: str, disk: Path, probe_kernel: Path, tmp_path: Path) -> None:
+    """Each loads the guest, once its disks and folders are there."""
+    kernel = tmp_path / "folder/boot/kernel/kernel"
+    kernel.parent.mkdir(parents=True)
+    shutil.copy(probe_kernel, kernel)
+    words = LOADS[name].words
+    empty = tmp_path / "second"
+    empty.write_bytes(bytes(1 << 20))
+    here = {"-d": [disk, empty], "-h": [tmp_path / "folder"]}
+    changed = [
+        str(here[before].pop(0)) if before in here else word for before, word in zip(["", *words], words, strict=False)
+    ]
+    done = bhyveload("--batch", "--json", *changed, check=0)
+    assert done.json["files"][0]["name"] == "/boot/kernel/kernel"
+    memory = done.json["memory"]
+    assert memory["low"] + memory["high"] == MEMORY[words[words.index("-m") + 1]]
+    assert (vm_path(words[-1]) / "state.json").exists()

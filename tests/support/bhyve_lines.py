@@ -1,6 +1,6 @@
 """bhyve(8) command lines as people and programs write them, with where they stand.
 
-Sources: FreeBSD's handbook and bhyve(8), libvirt's tests/bhyvexml2argvdata, vm-bhyve's lib/vm-run, iohyve's lib.
+Sources: FreeBSD's handbook, bhyve(8), bhyveload(8); libvirt's tests/bhyvexml2argvdata, vm-bhyve's lib/vm-run, iohyve's.
 Words only; what the lines name (disks, taps) is made by who runs them.
 """
 
@@ -186,4 +186,23 @@ LINES = {
         "/usr/sbin/bhyve -c 1 -A -H -P -m 256M -s 0,hostbridge -s 1,lpc -s 2,ahci-hd,/dev/zvol/tank/iohyve/g/disk0"
         " -s 3,virtio-net,tap0 -lcom1,/dev/nmdm0A ioh-g",
     ),
+}
+
+LOADS = {
+    "manual-iso": Line("bhyveload(8)", "bhyveload -m 1G -d /freebsd/release.iso freebsd-vm"),
+    "manual-folder": Line("bhyveload(8)", "bhyveload -m 256MB -h /usr/images/test -c /dev/nmdm1B test-vm"),
+    "vmrun": Line(
+        "share/examples/bhyve/vmrun.sh",
+        "/usr/sbin/bhyveload -c stdio -m 512M -d ./diskdev -d ./second -e autoboot_delay=3 guest",
+    ),
+    "libvirt": Line(
+        "libvirt's documentation of its bhyve driver", "/usr/sbin/bhyveload -m 214 -d /home/user/vm1.img vm1"
+    ),
+    "vm-bhyve": Line(
+        "vm-bhyve lib/vm-run", "bhyveload -c /dev/nmdm-g.1A -m 256M -e autoboot_delay=3 -d /vm/g/disk0.img g"
+    ),
+    "iohyve": Line("iohyve lib/ioh-cmd", "bhyveload -m 256M -d /dev/zvol/tank/iohyve/g/disk0 ioh-g"),
+    "ci": Line("FreeBSD's CI", "/usr/sbin/bhyveload -c stdio -m 4096m -d disk-test.img testvm-main-amd64-12345"),
+    "cbsd": Line("CBSD's notes", "bhyveload -c stdio -m 600M -d /dev/zvol/zroot/nicvm -S nicvm"),
+    "without-console": Line("a manager in Python", "bhyveload -c /dev/null -m 512 -d /vm/disk.img guest"),
 }
