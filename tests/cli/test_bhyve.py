@@ -79,6 +79,19 @@ def test_a_dump_touches_no_vm() -> None:
     assert not Path(os.environ["BHYVE_VMM_DIR"]).exists()
 
 
+def test_a_dump_is_bytes() -> None:
+    """What is no text in the user's locale comes out as it went in; C's locales of Python's are lenient anyway."""
+    words: list[str | bytes] = ["-o", b"x=\xff y ", "-o", "\u00e9=1", "-o", "config.dump=1", "vm"]
+    done = subprocess.run(
+        [PROGRAMS / "bhyve", *words],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.splitlines()[-4:] == [b"x=\xff y ", b"\xc3\xa9=1", b"config.dump=1", b"name=vm"]
+
+
 def test_an_interrupt_ends_it_as_any_program(tmp_path: Path) -> None:
     """By the signal, without a word: a shell's loop around it ends, too.  It waits for its file, before any guest."""
     fifo = tmp_path / "fifo"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 
@@ -77,8 +76,6 @@ def main() -> int:
 
 def _main() -> int:
     refer("bhyvectl", "/usr/sbin/bhyvectl")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names as they are
     return control(sys.argv[1:], sys.stdout.write)
 
 

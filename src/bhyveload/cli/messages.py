@@ -81,6 +81,8 @@ def run(program: str, body: Callable[[], int], *, dies_of_interrupts: bool = Fal
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     elif _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # start.py's
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # files' names as they are, which need not be text
     try:
         status = body()
     except (Exception, KeyboardInterrupt) as error:
