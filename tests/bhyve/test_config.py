@@ -70,6 +70,20 @@ def test_references_in_a_circle_end() -> None:
     assert warnings == ["Too many recursive references in configuration value"]
 
 
+def test_what_is_wrong_in_many_places_is_said_once() -> None:
+    tree, warnings = config(a="%" * 50000, b="%(no)%(no)%(other)%")
+    assert tree.get("a") == "%" * 50000
+    assert len(warnings) == 1
+    assert tree.get("b") == "%"
+    assert warnings[1:] == [
+        "Failed to fetch referenced configuration variable no",
+        "Failed to fetch referenced configuration variable other",
+        'Invalid reference in configuration value "%(no)%(no)%(other)%"',
+    ]
+    assert tree.get("b") == "%"
+    assert len(warnings) == 7  # another reading, another word
+
+
 def test_references_that_double_are_cut_off() -> None:
     tree, _ = config(a="%(no)", **{chr(98 + n): f"%({chr(97 + n)})" * 8 for n in range(14)})
     with pytest.raises(BhyveError, match="references in one configuration value"):

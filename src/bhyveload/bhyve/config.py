@@ -40,6 +40,7 @@ class Config:
         self.root = ConfigNode()
         self._warn = warn
         self._references = 0  # followed in the expansion that is under way
+        self._told: set[tuple[str, str]] = set()  # in it
 
     def create(self, path: str, parent: ConfigNode | None = None) -> ConfigNode | None:
         """The node ``path`` (dotted) below ``parent``, made where it is not there; None with a warning where a name in
@@ -135,6 +136,7 @@ class Config:
     def expand(self, value: str) -> str:
         """``value`` with its references replaced.  Raises BhyveError: they have no end."""
         self._references = 0
+        self._told.clear()
         return self._expand(value, 0) if "%" in value else value
 
     def _expand(self, value: str, depth: int) -> str:
@@ -147,7 +149,7 @@ class Config:
             elif char == "\\":
                 part, at = value[at + 1 : at + 2], at + 2
                 if not part:
-                    self._warn(f'Trailing \\ in configuration value "{value}"')
+                    self._tell('Trailing \\ in configuration value "{}"', value)
             else:
                 part, at = char, at + 1
             parts.append(part)
@@ -159,24 +161,30 @@ class Config:
     def _reference(self, value: str, at: int, depth: int) -> tuple[str, int]:
         """What stands for the ``%`` at ``at``, and where to go on."""
         if depth > _MAX_DEPTH:
-            self._warn("Too many recursive references in configuration value")
+            self._tell("Too many recursive references in configuration value")
             return "%", at + 1
         end = value.find(")", at + 2) if value[at + 1 : at + 2] == "(" else -1
         if end < 0:
-            self._warn(f'Invalid reference in configuration value "{value}"')
+            self._tell('Invalid reference in configuration value "{}"', value)
             return "%", at + 1
         self._references += 1
         if self._references > _MAX_REFERENCES:
             raise BhyveError(f"more than {_MAX_REFERENCES} references in one configuration value")
         path = value[at + 2 : end]
         if not path:
-            self._warn(f'Empty reference in configuration value "{value}"')
+            self._tell('Empty reference in configuration value "{}"', value)
             return "", end + 1
         raw = self.raw(path)
         if raw is None:
-            self._warn(f"Failed to fetch referenced configuration variable {path}")
+            self._tell("Failed to fetch referenced configuration variable {}", path)
             return "", end + 1
         return self._expand(raw, depth + 1), end + 1
+
+    def _tell(self, words: str, subject: str = "") -> None:
+        """Warn, once in an expansion: bhyve repeats itself for each place in a value, which may be very long."""
+        if (words, subject) not in self._told:
+            self._told.add((words, subject))
+            self._warn(words.format(subject))
 
     def dump(self) -> Iterator[str]:
         """``config.dump=1``: every variable as a line ``path=value``, not expanded, in the tree's order."""
