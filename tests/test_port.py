@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
+from bhyveload.cli import bundle
 from support.places import ROOT
 
 PORT = ROOT / "packaging" / "freebsd"
@@ -57,3 +60,13 @@ def test_the_rules_that_portlint_has() -> None:
     assert len(comment) <= 70 and not comment.endswith(".") and comment.split()[0] not in ("A", "An", "The")
     assert re.search(r"^WWW=\t\thttps://", MAKEFILE, re.M), "pkg-descr is not its place any more"
     assert all(len(line) < 80 for line in (PORT / "pkg-descr").read_text().splitlines())
+
+
+def test_what_the_program_leaves_beside_itself_goes_with_the_port() -> None:
+    """cli/bundle.py's file: pkg knows only what was installed."""
+    words = next(
+        line.split() for line in (PORT / "pkg-plist").read_text().splitlines() if line.startswith("@preunexec")
+    )
+    pattern = words[-1].replace("%D/%%PYTHON_SITELIBDIR%%", str(Path(bundle._FOLDER).parent))
+    assert words[1:3] == ["rm", "-f"]
+    assert fnmatch(bundle._PATH, pattern)
