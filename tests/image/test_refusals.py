@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import struct
@@ -334,6 +335,19 @@ def test_extents_that_are_links_or_no_files(tmp_path: Path) -> None:
     assert "is a symbolic link" in refused(descriptor(image, 'RW 8 FLAT "d-link.vmdk" 0'))
     assert "not a regular file" in refused(descriptor(image, 'RW 8 FLAT "d-fifo.vmdk" 0'))
     assert "No such file" in refused(descriptor(image, 'RW 8 FLAT "d-gone.vmdk" 0'), InputError)
+
+
+def test_an_extent_that_is_a_link_on_freebsd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open(2) says EMLINK there."""
+    plain = os.open
+
+    def opening(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_NOFOLLOW and path == "d-link.vmdk":
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+        return plain(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", opening)
+    assert "is a symbolic link" in refused(descriptor(tmp_path / "d.vmdk", 'RW 8 FLAT "d-link.vmdk" 0'))
 
 
 @pytest.mark.parametrize("name", [".bashrc", "other.vmdk", "d.vmdk", "d-.vmdk", "d-a.b.vmdk", "d-flat", "e-flat.vmdk"])

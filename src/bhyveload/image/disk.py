@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MAX_CHAIN = 16  # backing files, one on top of the other
 READER = "a disk image's reader"
+_IS_A_LINK = (errno.ELOOP, errno.EMLINK)  # open(2) with O_NOFOLLOW: Linux's and POSIX's word, FreeBSD's
 _QEMU_NAMES = {"vpc": "vhd"}  # formats as qemu-img writes them into a qcow2 image
 
 
@@ -294,7 +295,7 @@ def _beside(of: str, name: str, path: str) -> RawImage:
         folder = os.open(os.path.dirname(of) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno in _IS_A_LINK:
             raise ImageError(f"{of}: its extent {name!a} is a symbolic link, and is not opened") from None
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     finally:
