@@ -5,6 +5,7 @@ Libraries of ours stand in for both (tests/data/fake_vmmapi.c, fake_capsicum.c);
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from support import userboot_testing, vmmapi
 from support.end_to_end import PROGRAMS, bhyveload, program
 from support.golden import MIB, Record, differences
-from support.places import DATA
+from support.places import DATA, ROOT
 from support.ufs_images import decompress
 from support.vmmapi import StandIn
 
@@ -186,3 +187,36 @@ def test_programs_that_freebsd_has(name: str, host: StandIn) -> None:
 def test_memory_sizes_above_the_hole(host: StandIn, loader: Path) -> None:
     bhyveload("-l", loader, "-e", "do=boot", "-m", "3080M", "vm", check=0)
     assert host.sizes("vm") == (3072 * MIB, 8 * MIB)
+
+
+# Guests under QEMU are other hosts' business: their rooms and modules are not reached on FreeBSD (cli/base_system.py).
+QEMU_ROOMS = {"bhyve", "guest", "handoff", "running", "saved", "pytest.py"}
+# Where a name that Linux alone has is asked for first (remembered.py), or is the other half of a choice (resident.py)
+CHOSEN = {("image/remembered.py", "getxattr"), ("image/remembered.py", "setxattr"), ("vm/resident.py", "MADV_DONTDUMP")}
+
+
+def test_no_name_that_only_linux_has() -> None:
+    """What runs on FreeBSD asks Python's modules for nothing that they lack there: also where no test comes by."""
+    stand_in = ast.parse((DATA / "as_freebsd" / "sitecustomize.py").read_text())
+    table = next(node.value for node in ast.walk(stand_in) if isinstance(node, ast.Assign) and is_table(node))
+    assert isinstance(table, ast.Dict)
+    linux = {
+        (module.id, name)
+        for module, names in zip(table.keys, table.values, strict=True)
+        if isinstance(module, ast.Name) and isinstance(names, ast.Constant) and isinstance(names.value, str)
+        for name in names.value.split()
+    }
+    assert ("mmap", "MADV_DONTDUMP") in linux
+    source = ROOT / "src" / "bhyveload"
+    used = set()
+    for path in source.rglob("*.py"):
+        inside = path.relative_to(source)
+        for node in ast.walk(ast.parse(path.read_text())) if inside.parts[0] not in QEMU_ROOMS else ():
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if (node.value.id.lstrip("_"), node.attr) in linux:
+                    used.add((str(inside), node.attr))
+    assert used == CHOSEN
+
+
+def is_table(node: ast.Assign) -> bool:
+    return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "_LINUX"
