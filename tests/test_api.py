@@ -21,6 +21,7 @@ from bhyveload.vm.scratch import ScratchMachine
 from guest.build import parse_report
 from support.end_to_end import check_guest, needs_qemu
 from support.places import ROOT
+from support.qemu import missing_qemu
 
 MIB = 1 << 20
 BATCH = Options(batch=True)
@@ -119,8 +120,8 @@ def test_without_qemu(probe_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_the_readme_s_example(probe_disk: Path, tmp_path: Path) -> None:
     """Word for word, but for the disk's name."""
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
+    if missing_qemu():
+        pytest.skip(missing_qemu())
     text = (ROOT / "README.md").read_text()
     example = text.split("```python\n")[1].split("```")[0]
     shutil.copy(probe_disk, tmp_path / "FreeBSD.img")

@@ -28,6 +28,7 @@ from bhyveload import (
     open_disk,
 )
 from bhyveload.report import LoadedFile, LoadedModule
+from support.qemu import missing_qemu
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
@@ -49,7 +50,7 @@ def test_the_examples_run(
     names: dict[str, Any] = {}
     assert len(EXAMPLES) >= 5
     for example in EXAMPLES:
-        if "import run" in example and shutil.which("qemu-system-x86_64") is None:
+        if "import run" in example and missing_qemu():
             continue
         exec(compile(example, str(PAGE), "exec"), names)
     assert "/boot/kernel/kernel" in capfd.readouterr().out

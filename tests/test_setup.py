@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.places import ROOT
+from support.qemu import OLDEST
 
 TOOLS = ROOT / "tools"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -154,4 +155,5 @@ def test_every_python_that_is_named_is_tried() -> None:
 
 def test_the_oldest_qemu_is_the_same_everywhere() -> None:
     (readme,) = set(re.findall(r"QEMU (\d+\.\d+) or later", (ROOT / "README.md").read_text()))
+    assert readme == ".".join(map(str, OLDEST))
     assert f"`qemu-system-x86_64` ({readme} or later" in (ROOT / "docs" / "dependencies.md").read_text()

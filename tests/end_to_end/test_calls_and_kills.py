@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from support.end_to_end import needs_gcc
 from support.failing import ERRORS, Failing
 from support.golden import Record
 from support.kill_kinds import KINDS, VICTIMS, Kills
+from support.qemu import missing_qemu
 
 
 @needs_gcc
@@ -33,7 +33,7 @@ def test_some_calls_fail(tmp_path: Path, name: str) -> None:
     assert failing.load(-1, 0)[:2] == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed")
+@pytest.mark.skipif(bool(missing_qemu()), reason=missing_qemu())
 def test_some_kills(tmp_path: Path) -> None:
     """Of the program and of what works for it, in loads, copies, unpacking, runs; many: tools/faults.py --kills."""
     kills, generator = Kills(tmp_path), random.Random(3)

@@ -18,6 +18,7 @@ import pytest
 from guest.build import missing_tools, parse_report
 from guest.loader import Elf
 from support import images, ufs_images
+from support.qemu import missing_qemu
 
 MIB = 1 << 20
 PROGRAMS = Path(sys.executable).parent
@@ -25,9 +26,7 @@ CR0_ET = 0x10  # always set in a real processor
 MODINFO_END, MODINFO_METADATA_SMAP = 0, 0x9001
 BASEMEM_END = 0x9F000
 
-needs_qemu = pytest.mark.skipif(
-    shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed (make setup installs it)"
-)
+needs_qemu = pytest.mark.skipif(bool(missing_qemu()), reason=missing_qemu())
 needs_gcc = pytest.mark.skipif(bool(missing_tools()), reason=f"{missing_tools()} not installed")
 
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import struct
@@ -28,12 +27,13 @@ from bhyveload.handoff.qemu.session import QemuSession
 from guest.build import build_probe, missing_tools
 from guest.loader import LoadedVm, load_probe
 from support.bhyve_lines import LINES
+from support.qemu import missing_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed"),
+    pytest.mark.skipif(bool(missing_qemu()), reason=missing_qemu()),
     pytest.mark.skipif(bool(missing_tools()), reason=f"{missing_tools()} not installed: there is no guest to load"),
 ]
 DISK = re.compile(r"(?<=[,:])(?:\./|/my/|/tmp/|/vm/|/images/|/dev/zvol/)[\w./-]+|(?<=,)\w+\.(?:img|iso)")
