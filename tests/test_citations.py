@@ -50,6 +50,17 @@ def test_every_heading_that_is_cited_exists() -> None:
     assert sorted((str(path), name) for path, name in cited if name not in there) == []
 
 
+def test_every_test_that_is_named_exists() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found}"
+        for path, text in texts()
+        if path.suffix in (".md", ".8")
+        for found in re.findall(r"(?<![\w/])tests/[\w/]+\.(?:py|c|S)\b", text)
+        if not (ROOT / found).exists()
+    ]
+    assert wrong == []
+
+
 def test_every_document_that_is_named_exists() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"

@@ -554,6 +554,57 @@ def test_who_cannot_be_saved_is_told_why(spinning: Path, tmp_path: Path) -> None
     program("bhyvectl", "--vm=clone", "--destroy", check=0)
 
 
+def test_into_the_background_without_a_standard_error(spinning: Path) -> None:
+    command = [str(PROGRAMS / "bhyverun"), "--accel", "tcg", "--timeout", "60", "--daemon", "vm"]
+    subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=True, timeout=60)
+    program("bhyvectl", "--vm=vm", "--destroy", check=0)
+
+
+def test_an_interrupt_on_the_way_to_the_background(disk: Path, tmp_path: Path) -> None:
+    """A clone of a saved guest whose --on-restore never ends is not in the background yet."""
+    load("-d", disk, "-m", "64M", "-e", "probe.end=spin")
+    daemon = ("--accel", "tcg", "--timeout", "60", "--daemon")
+    program("bhyverun", *daemon, "--save", tmp_path / "saved", "vm", check=0)
+    program("bhyvectl", "--vm=vm", "--save", check=0)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    words = [
+        "--daemon",
+        "--password-file",
+        str(fifo),
+        "--on-restore",
+        "true",
+        "--restore",
+        str(tmp_path / "saved"),
+        "vm2",
+    ]
+    with subprocess.Popen([str(PROGRAMS / "bhyverun"), *words], stderr=subprocess.PIPE) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until(lambda: children.read_text().split())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_a_console_without_room(disk: Path) -> None:
+    load("-d", disk, "-m", "64M")
+    for words in (
+        ["bhyverun", "--accel", "tcg", "--timeout", "60", "vm"],
+        ["bhyve", "-s", "0,hostbridge", "-s", "1,lpc", "-l", "com1,stdio", "--accel", "tcg", "vm"],
+    ):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [PROGRAMS / words[0], *words[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        reason = f"{words[0]}: standard output: No space left on device: no more of the console is written there\n"
+        assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, reason)
+
+
 def test_errors_on_the_way_to_the_background(spinning: Path) -> None:
     done = program("bhyverun", "--accel", "tcg", "--daemon", "vm", "--", "-device", "nonsense", check=4)
     assert "nonsense" in done.messages

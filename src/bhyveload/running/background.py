@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import os
 
 from bhyveload.errors import HostError
@@ -51,11 +52,21 @@ def go_into_background() -> Callable[[], None]:
 
 
 def _wait(child: int, reading: int) -> int:
-    while data := os.read(reading, 4096):
+    while True:
+        try:
+            data = os.read(reading, 4096)
+        except KeyboardInterrupt:
+            os.kill(child, _signal.SIGINT)  # it has a session of its own: the terminal's Ctrl-C is ours alone
+            continue
         words, ready, _ = data.partition(_READY)
-        os.write(2, words)
+        try:
+            os.write(2, words)
+        except OSError:
+            pass  # closed, or full: the run does not depend on it
         if ready:
             return 0
+        if not data:
+            break
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) & 0xFF
 

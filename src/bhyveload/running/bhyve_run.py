@@ -69,7 +69,7 @@ def run_bhyve_guest(
             if words:
                 tell(words)
         if any(isinstance(backend, Stdio) for backend in backends):
-            terminal.attach(session, None)
+            terminal.attach(session, None, tell)
         stack.enter_context(ControlSocket(session, vm.path, _facts(guest), _refuse_to_save))
         session.on_ready(tell_service_manager)
         set_title("bhyve", f"bhyve: {vm.name}")

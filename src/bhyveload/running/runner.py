@@ -61,7 +61,7 @@ def run_guest(
             tell(f"sandbox: {lack}")
         place = STDIO
         if choices.console == STDIO:
-            terminal.attach(session, escape_of(session, choices.escape))
+            terminal.attach(session, escape_of(session, choices.escape), tell)
         else:
             place = open_console(choices.console, session, closing)
             if place not in (choices.console, "none"):

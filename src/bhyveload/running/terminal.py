@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal
+import errno
 import fcntl
 import os
 import termios
@@ -12,6 +13,7 @@ from bhyveload.host.terminal_watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from bhyveload.handoff.backend import Session
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _SLAVE_ONLY = -1
+_READER_LEFT = os.strerror(errno.EPIPE)
 
 
 class Terminal:
@@ -44,9 +47,17 @@ class Terminal:
                 continue  # closed
         return self
 
-    def attach(self, session: Session, escape: Escape | None) -> None:
-        """Make it the console of ``session``, with ``escape`` in front of commands for the run itself."""
+    def attach(self, session: Session, escape: Escape | None, tell: Callable[[str], None]) -> None:
+        """Make it the console of ``session``, with ``escape`` in front of commands for the run itself; ``tell`` hears
+        when what the guest says can no longer be written, but where its reader has left."""
         self.listen(session.console, escape)
+
+        def failed(reason: str) -> None:
+            if reason != _READER_LEFT:
+                tell(f"standard output: {reason}: no more of the console is written there")
+
+        if self._port is not None:
+            self._port.failed = failed
 
     def listen(self, console: GuestConsole, escape: Escape | None) -> None:
         """Put it on ``console``."""
