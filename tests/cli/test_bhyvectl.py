@@ -113,6 +113,7 @@ ACTIONS = {
     "destroy",
     "force-reset",
     "force-poweroff",
+    "inject-nmi",
     "power-button",
     "console",
     "save",
@@ -284,7 +285,7 @@ def test_options_may_be_cut_short() -> None:
 def test_actions_on_a_guest_that_does_not_run() -> None:
     """FreeBSD's succeed."""
     load("guest", 4 * MB)
-    for action in ("--force-reset", "--force-poweroff", "--power-button"):
+    for action in ("--force-reset", "--force-poweroff", "--inject-nmi", "--power-button"):
         assert output("--vm=guest", action) == ""
     with pytest.raises(VmError, match="is not running"):
         output("--vm=guest", "--console")

@@ -123,6 +123,14 @@ def test_who_only_starts_is_waited_for(
     assert ("in use by process" in said) is (status != 0)
 
 
+def test_an_interrupt_that_nobody_masks(spinning: Path) -> None:
+    """The probe guest has no table of interrupts: that is a triple fault."""
+    with running() as process:
+        program("bhyvectl", "--vm=vm", "--inject-nmi", check=0)
+        assert process.wait(20) == 3
+    program("bhyvectl", "--vm=vm", "--inject-nmi", check=0)  # nobody runs: nothing happens
+
+
 def test_the_list_says_what_runs(spinning: Path) -> None:
     before = int(time.time())
     assert machines()["vm"]["state"] == "loaded"
@@ -137,7 +145,9 @@ def test_the_list_says_what_runs(spinning: Path) -> None:
         assert int(next(line for line in stats if line.startswith("Resident memory")).split()[-1]) > MIB
         assert stats[1][40] == "\t"
         assert program("bhyvectl", "--vm=vm", "--get-active-cpus", check=0).out == b"active cpus:\t 0, 1\n"
-        assert program("bhyvectl", "--vm=vm", "--get-suspended-cpus", check=0).out == b"suspended cpus:\t (none)\n"
+        words = ("--get-debug-cpus", "--get-suspended-cpus")
+        done = program("bhyvectl", "--vm=vm", *words, check=0)
+        assert done.out == b"debug cpus:\t (none)\nsuspended cpus:\t (none)\n"
         assert b"rip[0]" in program("bhyvectl", "--vm=vm", "--get-all", check=0).out
         done = program("bhyverun", "vm", check=4)
         assert f"in use by process {process.pid}" in done.messages

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 HELP = """\
 usage: bhyvectl --vm=NAME [--cpu=N] [--json] [--get-all] [--get-lowmem] [--get-highmem]
                 [--get-memseg] [--get-memmap] [--get-REGISTER] [--get-desc-SEGMENT]
-                [--get-stats] [--get-active-cpus] [--get-suspended-cpus] [--get-cpu-topology]
+                [--get-stats] [--get-active-cpus] [--get-debug-cpus] [--get-suspended-cpus]
+                [--get-cpu-topology] [--inject-nmi]
                 [--power-button | --save[=FOLDER] | --force-poweroff | --force-reset | --destroy]
        bhyvectl --vm=NAME --map [--svg=FILE] [--html=FILE]
        bhyvectl --vm=NAME --dump=FILE [--symbols=FOLDER]
@@ -45,10 +46,10 @@ DESCRIPTORS = ("ds", "es", "fs", "gs", "ss", "cs", "tr", "ldtr", "gdtr", "idtr")
 POWER_ON = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
 
 _ACTIONS = ("destroy", "force-reset", "force-poweroff")
-_VALUELESS = (*_ACTIONS, "power-button", "get-all", "list", "json", "console", "map", "help", "version")
+_VALUELESS = (*_ACTIONS, "inject-nmi", "power-button", "get-all", "list", "json", "console", "map", "help", "version")
 _MEMORY = ("get-lowmem", "get-highmem", "get-memseg", "get-memmap")
 # Of a guest that runs.
-RUNNING = ("get-active-cpus", "get-cpu-topology", "get-stats", "get-suspended-cpus")
+RUNNING = ("get-active-cpus", "get-cpu-topology", "get-debug-cpus", "get-stats", "get-suspended-cpus")
 LONG_OPTIONS = {
     "vm": "vm:",
     "cpu": "cpu:",
@@ -124,9 +125,11 @@ def control(words: list[str], put: Callable[[str], object]) -> int:
     told = {option for option in RUNNING if option in wanted}
     if told:
         _tell_of_the_running(name, cpu, told, put)
-    shown = wanted - {"vm", "cpu", "escape", "power-button", "save", *_ACTIONS, *RUNNING}
-    if shown or not (told or actions or wanted & {"power-button", "save"}):
+    shown = wanted - {"vm", "cpu", "escape", "inject-nmi", "power-button", "save", *_ACTIONS, *RUNNING}
+    if shown or not (told or actions or wanted & {"inject-nmi", "power-button", "save"}):
         _show(name, cpu, wanted, put)
+    if "inject-nmi" in wanted:
+        _ask(name, "inject-nmi")
     if "power-button" in wanted:
         _ask(name, "power-button")
     if "save" in wanted:
@@ -268,8 +271,9 @@ def _tell_of_the_running(name: str, cpu: int, told: set[str], put: Callable[[str
             put(f"cpu_topology:\tsockets={sockets}, cores={cores}, threads={threads}, maxcpus={count}\n")
         if "get-active-cpus" in told:
             put("active cpus:\t" + ",".join(f" {number}" for number in range(count)) + "\n")
-        if "get-suspended-cpus" in told:
-            put("suspended cpus:\t (none)\n")
+        for which in ("debug", "suspended"):  # as print_cpus has it where there are none
+            if f"get-{which}-cpus" in told:
+                put(f"{which} cpus:\t (none)\n")
         if "get-stats" in told:
             put("".join(lines(runner.ask("stats"), cpu)))
 

@@ -73,6 +73,10 @@ class Session(Protocol):
         """Reset the machine: the run ends as rebooted."""
         ...
 
+    def inject_nmi(self) -> None:
+        """A non-maskable interrupt for every processor: a kernel enters its debugger, or panics, as it is set."""
+        ...
+
     def power_off(self) -> None:
         """Switch the machine off: the run ends as powered off."""
         ...

@@ -2,10 +2,9 @@
 
 Whoever connects sends one line, a JSON object with the member "command", and gets one line back: {"ok": true, ...} or
 {"ok": false, "error": text}.  The connection then stays open until the run ends, so that a client can wait for that;
-after "console" it is the guest's console instead.  Commands: info, power-button, power-off, reset, destroy, stats,
-console, save (answered when the guest is saved, or goes on; "path": a new folder, if it was not started to be saved;
-meanwhile there may be lines {"progress": [BYTES DONE, IN ALL]});
-"dump" also has "path", a new file.
+after "console" it is the guest's console instead.  Commands: info, power-button, power-off, reset, inject-nmi, destroy,
+stats, console, save (answered when the guest is saved, or goes on; "path": a new folder, if it was not started to be
+saved; meanwhile there may be lines {"progress": [BYTES DONE, IN ALL]}); "dump" also has "path", a new file.
 
 The socket has mode 0600 in a folder of mode 0700, and a client of another user (but root) is sent away.  One that a
 killed program left behind refuses connections; the next run replaces it: it has the VM's lock.
@@ -200,6 +199,10 @@ class ControlSocket:
         self._session.reset()
         return {}
 
+    def _inject_nmi(self) -> dict[str, Any]:
+        self._session.inject_nmi()
+        return {}
+
     def _destroy(self) -> dict[str, Any]:
         self._session.stop(DESTROYED)
         return {}
@@ -213,6 +216,7 @@ _COMMANDS: dict[str, Callable[[ControlSocket], dict[str, Any]]] = {
     "power-button": ControlSocket._power_button,
     "power-off": ControlSocket._power_off,
     "reset": ControlSocket._reset,
+    "inject-nmi": ControlSocket._inject_nmi,
     "destroy": ControlSocket._destroy,
     "stats": ControlSocket._statistics,
 }

@@ -384,6 +384,9 @@ class QemuSession:
     def reset(self) -> None:
         self._qmp.send("system_reset")
 
+    def inject_nmi(self) -> None:
+        self._qmp.send("inject-nmi")
+
     def power_off(self) -> None:
         self.stop(POWERED_OFF)
 
