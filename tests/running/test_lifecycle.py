@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from bhyveload.cli.bhyverun import bhyverun
+from bhyveload.errors import HandoffError
 from bhyveload.vm.store import VirtualMachine
 from guest.build import parse_report
 from support.end_to_end import MIB, PROGRAMS, load, needs_gcc, needs_qemu, program, run_guest
@@ -338,6 +341,12 @@ def test_a_shared_folder(spinning: Path, tmp_path: Path) -> None:
     with running("--share", f"{folder},tag=here,ro"):
         assert is_running()
     assert "no such folder" in program("bhyverun", "--share", tmp_path / "gone", "vm", check=4).messages
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(HandoffError, match=re.escape(f"--share {tmp_path}: Permission denied")):
+        bhyverun("bhyverun", ["--share", str(tmp_path), "vm"])
 
 
 def test_names_that_begin_with_a_dash(disk: Path) -> None:
@@ -713,7 +722,10 @@ def test_a_port_that_is_taken(spinning: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("ip") is None, reason="only root makes tap interfaces, with ip(8)")
-def test_a_tap_interface(spinning: Path) -> None:
+def test_a_tap_interface(spinning: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    shutil.copy(spinning, other)
+    load("-d", other, "-m", "64M", name="vm2")
     made = subprocess.run(["ip", "tuntap", "add", "dev", "bhyvetst0", "mode", "tap"], capture_output=True, check=False)
     if made.returncode:
         pytest.skip(f"ip tuntap add: {made.stderr.decode().strip()}")
@@ -721,6 +733,8 @@ def test_a_tap_interface(spinning: Path) -> None:
         with running("--net", "tap,bhyvetst0"):
             flags = int(Path("/sys/class/net/bhyvetst0/flags").read_text(), 16)
             assert flags & 1  # up
+            done = program("bhyverun", "--accel", "tcg", "--disk", other, "--net", "tap,bhyvetst0", "vm2", check=4)
+            assert "bhyvetst0: Device or resource busy (another program has it" in done.messages
     finally:
         subprocess.run(["ip", "link", "del", "bhyvetst0"], check=False, capture_output=True)
 

@@ -106,6 +106,8 @@ def _named_disks(program: str, arguments: Arguments) -> tuple[list[Disk] | None,
     for path, _, _ in arguments.shares:
         if not os.path.isdir(path):
             raise HandoffError(f"--share {path}: no such folder")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise HandoffError(f"--share {path}: Permission denied")
     beside = [disk_from_path(path, tell=tell) for path in arguments.added]
     if arguments.seed or arguments.hostname or arguments.ssh_keys:
         from bhyveload.handoff.seed import seed_disk

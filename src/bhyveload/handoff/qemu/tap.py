@@ -5,6 +5,7 @@ Source: the kernel's Documentation/networking/tuntap.rst, include/uapi/linux/if_
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -40,9 +41,10 @@ def open_tap(interface: str) -> int:
     except OSError as error:
         if fd >= 0:
             os.close(fd)
-        raise HandoffError(
-            f"{interface}: {error.strerror}", f"ip tuntap add dev {interface} mode tap user $USER lets you use it"
-        ) from None
+        hint = f"ip tuntap add dev {interface} mode tap user $USER lets you use it"
+        if error.errno == errno.EBUSY:
+            hint = "another program has it, perhaps another guest's QEMU: one interface for each"
+        raise HandoffError(f"{interface}: {error.strerror}", hint) from None
     _bring_up(interface)
     return fd
 
