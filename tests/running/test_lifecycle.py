@@ -449,6 +449,49 @@ def test_attaching_to_the_console(spinning: Path) -> None:
         assert process.wait(10) == 4
 
 
+@contextlib.contextmanager
+def bhyve(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A bhyve at work in the VM "vm"."""
+    command = [str(PROGRAMS / "bhyve"), "-s", "0,hostbridge", *words, "--accel", "tcg", "--timeout", "60", "vm"]
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as process:
+        try:
+            until(is_running)
+            yield process
+        finally:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(20)
+
+
+def test_the_console_of_a_bhyve_that_has_none(spinning: Path) -> None:
+    """Its first serial port leads nowhere, as FreeBSD's; bhyvectl may be there."""
+    with bhyve("-s", "1,lpc"):
+        command = [str(PROGRAMS / "bhyvectl"), "--vm=vm", "--console"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as console:
+            assert console.stdout is not None
+            while b"probe=end" not in (line := console.stdout.readline()):
+                assert line
+            console.kill()
+
+
+def test_a_console_that_is_elsewhere_is_named(spinning: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BHYVE_NMDM_DIR", str(tmp_path / "nmdm"))
+    port = free_port()
+    for words, where in (
+        (("-s", "1,lpc", "-l", f"com1,tcp=127.0.0.1:{port}"), f"tcp:127.0.0.1:{port}"),
+        (("-s", "1,lpc", "-l", "com1,/dev/nmdm7A"), f"/dev/nmdm7A, its other end {tmp_path}/nmdm/nmdm7B"),
+    ):
+        with bhyve(*words):
+            done = program("bhyvectl", "--vm=vm", "--console", check=71)
+            assert done.messages == f"{REFUSES}the guest's console is {where}\n"
+            assert machines()["vm"]["console"] == where.partition(",")[0]
+    for lock in (tmp_path / "nmdm").glob("*.lock"):
+        os.kill(int(lock.read_text()), signal.SIGTERM)
+    with bhyve():
+        done = program("bhyvectl", "--vm=vm", "--console", check=71)
+        assert done.messages == f"{REFUSES}the guest has no serial port: bhyve -s 31,lpc gives it some\n"
+
+
 def test_the_escape_key_is_the_user_s(spinning: Path) -> None:
     pid, fd = pty.fork()
     if pid == 0:

@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from bhyveload.absolute_path import absolute_path
-from bhyveload.bhyve.devices import PciSerial, Stdio, TerminalPort
+from bhyveload.bhyve.devices import Stdio, TerminalPort
 from bhyveload.handoff.outcome import HALTED, REBOOTED, TIMED_OUT, TRIPLE_FAULT
-from bhyveload.handoff.qemu.guest.machine import backings_of
+from bhyveload.handoff.qemu.guest.machine import backings_of, on_the_terminal
 from bhyveload.handoff.qemu.session import Qemu
 from bhyveload.host.nmdm import is_nmdm, other_end
 from bhyveload.running.background import tell_service_manager
@@ -19,6 +19,7 @@ from bhyveload.running.terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from bhyveload.bhyve.devices import Backend
     from bhyveload.bhyve.guest import BhyveGuest
     from bhyveload.handoff.outcome import RunResult
     from bhyveload.handoff.qemu.command import QemuOptions
@@ -54,8 +55,6 @@ def run_bhyve_guest(
 
     Raises BhyveError, HandoffError, HostError.
     """
-    backends = [port.backend for port in guest.serial_ports]
-    backends += [device.backend for device in guest.devices if isinstance(device, PciSerial)]
     terminal = Terminal()
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminal)
@@ -68,9 +67,9 @@ def run_bhyve_guest(
         for words in (accelerator, *(f"sandbox: {lack}" for lack in session.lacks), *_other_ends(guest)):
             if words:
                 tell(words)
-        if any(isinstance(backend, Stdio) for backend in backends):
+        if on_the_terminal(guest):
             terminal.attach(session, None, tell)
-        stack.enter_context(ControlSocket(session, vm.path, _facts(guest), _refuse_to_save))
+        stack.enter_context(ControlSocket(session, vm.path, _facts(guest), _refuse_to_save, _elsewhere(guest)))
         session.on_ready(tell_service_manager)
         set_title("bhyve", f"bhyve: {vm.name}")
         signals.attach(session)
@@ -91,16 +90,33 @@ def _facts(guest: BhyveGuest) -> dict[str, object]:
         {"path": absolute_path(backing.path), "read_only": backing.read_only, "keeps": True}
         for backing in backings_of(guest)
     ]
-    console = "none"
-    for port in guest.serial_ports[:1]:
-        if isinstance(port.backend, Stdio):
-            console = "stdio"
-        elif isinstance(port.backend, TerminalPort):
-            console = port.backend.path
-        elif port.backend is not None:
-            console = "=".join(("unix" if len(port.backend) == 1 else "tcp", ":".join(map(str, port.backend))))
+    console = _place(guest.serial_ports[0].backend) if guest.serial_ports else "none"
     cpus, sockets, cores, threads = guest.topology
     return {"disks": disks, "console": console, "cpus": cpus, "topology": [sockets, cores, threads]}
+
+
+def _place(backend: Backend | None) -> str:
+    """As bhyverun's --console names it."""
+    if backend is None:
+        return "none"
+    if isinstance(backend, Stdio):
+        return "stdio"
+    if isinstance(backend, TerminalPort):
+        return backend.path
+    return ":".join(("unix" if len(backend) == 1 else "tcp", *map(str, backend)))
+
+
+def _elsewhere(guest: BhyveGuest) -> str:
+    """Why bhyvectl --console does not reach the guest's first serial port; "": it does."""
+    if not guest.serial_ports:
+        return "the guest has no serial port: bhyve -s 31,lpc gives it some"
+    backend = guest.serial_ports[0].backend
+    if backend is None or on_the_terminal(guest):
+        return ""
+    place = _place(backend)
+    if isinstance(backend, TerminalPort) and is_nmdm(backend.path):
+        place += f", its other end {other_end(backend.path)}"
+    return f"the guest's console is {place}"
 
 
 def _other_ends(guest: BhyveGuest) -> Iterator[str]:

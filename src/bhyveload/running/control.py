@@ -44,9 +44,17 @@ _PEER = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 class ControlSocket:
     """The runner's end.  ``facts`` are what "info" tells besides process ids and time."""
 
-    def __init__(self, session: Session, folder: str, facts: Mapping[str, object], save: Save | None = None) -> None:
-        """``save``: what saves the guest.  Raises HostError."""
+    def __init__(
+        self,
+        session: Session,
+        folder: str,
+        facts: Mapping[str, object],
+        save: Save | None = None,
+        elsewhere: str = "",
+    ) -> None:
+        """``save``: what saves the guest; ``elsewhere``: why its console is not to be had here.  Raises HostError."""
         self._save = save
+        self._elsewhere = elsewhere
         self._session = session
         self._facts = {"pid": os.getpid(), "hypervisor": session.pid, "since": int(time.time()), **facts}
         self._folder = folder
@@ -118,6 +126,9 @@ class ControlSocket:
             self._dump(fd, client, request.get("path"))
             return
         handler = _COMMANDS.get(command) if isinstance(command, str) else None
+        if command == "console" and self._elsewhere:
+            self._say(client, {"ok": False, "error": self._elsewhere})
+            return
         if command == "console":
             if self._say(client, {"ok": True}):
                 self._hand_over(fd, client, rest)

@@ -120,9 +120,19 @@ def guest_arguments(guest: BhyveGuest, accel: str, loaded: Sequence[tuple[str, D
         arguments += builder.arguments(device)
     for port in guest.serial_ports:
         name = f"com{port.number + 1}"
-        chardev, made = port_arguments(name, port.backend, files, f"LPC device {name}", guest.compat)
+        backend = port.backend
+        if backend is None and port.number == 0 and not on_the_terminal(guest):
+            backend = dev.Stdio()  # the console of a guest that nobody hears, until bhyvectl --console
+        chardev, made = port_arguments(name, backend, files, f"LPC device {name}", guest.compat)
         arguments += [*made, "-device", f"isa-serial,chardev={chardev},index={port.number}"]
     return arguments
+
+
+def on_the_terminal(guest: BhyveGuest) -> bool:
+    """Whether one of its serial ports is the program's terminal."""
+    backends = [port.backend for port in guest.serial_ports]
+    backends += [device.backend for device in guest.devices if isinstance(device, dev.PciSerial)]
+    return any(isinstance(backend, dev.Stdio) for backend in backends)
 
 
 def backings_of(guest: BhyveGuest) -> Iterator[dev.Backing]:
