@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from lupa import lua54
 
 import stock_like
-from bhyveload.loader.interpreter import lua_base, lua_numerals, lua_sandbox, lua_string, lua_tail_calls
+from bhyveload.loader.interpreter import lua_base, lua_bytecode, lua_numerals, lua_sandbox, lua_string
 
 OURS = lua_sandbox.LuaSandbox()
 OURS.define(
     {
         "current": lambda: True,
-        "keep_callers": lua_tail_calls.keep_callers,
+        "as_in_the_loader": lua_bytecode.as_in_the_loader,
         "out": lambda text: None,
         "result": lambda *_: None,
         "slurp": lambda path: (None, "none"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bhyveload.bootable import LUA_SCRIPT
 from bhyveload.loader.interpreter import (
     lua_base,
+    lua_bytecode,
     lua_errno,
     lua_io,
     lua_lfs,
@@ -14,7 +15,6 @@ from bhyveload.loader.interpreter import (
     lua_pager,
     lua_sandbox,
     lua_string,
-    lua_tail_calls,
 )
 from bhyveload.loader.parse import ParseError, failure_line, parse
 from bhyveload.loader.state import CMD_ERROR, CMD_OK, CMD_WARN
@@ -66,7 +66,7 @@ class LuaInterpreter:
             lua_io.IoLibrary(loader).primitives(),
             lua_lfs.LfsLibrary(loader).primitives(),
             lua_pager.primitives(loader),
-            lua_tail_calls.PRIMITIVES,
+            lua_bytecode.PRIMITIVES,
         ):
             self._sandbox.define(primitives)
         for source, name in _LIBRARIES:

@@ -123,9 +123,18 @@ local byte, char, find, gsub = string.byte, string.char, string.find, string.gsu
 local match, sub = string.match, string.sub
 local xpcall, after = std.xpcall, std.after
 local out, slurp = prim.out, prim.slurp
-local keep_callers, exact_numerals = prim.keep_callers, std.exact_numerals
+local as_in_the_loader, exact_numerals = prim.as_in_the_loader, std.exact_numerals
 local old = prim.current() == false
 local LARGE = #"9223372036854775808"
+
+-- The numbers' metatable is not the guest's (std.cut_quotients).
+local getmetatable = G.getmetatable
+function G.getmetatable(...)
+  local value = ...
+  if type(value) == "number" then return nil end
+  if select("#", ...) == 0 then fault(0, "getmetatable", 1, "value expected") end
+  return getmetatable(value)
+end
 
 function G.pcall(...)
   if select("#", ...) == 0 then fault(0, "pcall", 1, "value expected") end
@@ -233,10 +242,10 @@ local function malformed_number(chunk, name)
   return nil, calculated
 end
 
--- What a function may end with a call of, one of the libraries' or a table of them (lua_tail_calls.py).
+-- What a function may end with a call of, one of the libraries' or a table of them (lua_bytecode.py).
 local LIBRARIES = {}
-for name in string.gmatch("tonumber tostring print printc load loadfile dofile pcall xpcall warn loader io lfs pager "
-    .. "string package", "%a+") do
+for name in string.gmatch("tonumber tostring print printc load loadfile dofile pcall xpcall warn getmetatable loader "
+    .. "io lfs pager string package", "%a+") do
   LIBRARIES[name] = true
 end
 local function ends_in_library(chunk)
@@ -248,6 +257,9 @@ local function ends_in_library(chunk)
   end
   return false
 end
+
+-- Behind each division stands an OP_MMBIN or OP_MMBINK for TM_DIV.
+local MAY_DIVIDE = "[\46\48\174\176]..\11"
 
 -- luaL_loadbufferx; ``...`` is an environment or nothing: the globals.
 local function compile(chunk, name, mode, ...)
@@ -272,8 +284,12 @@ local function compile(chunk, name, mode, ...)
   end
   local exact = calculated and exact_numerals(chunk)
   if exact then compiled = load(exact, name, "t", environment) or compiled end
-  if ends_in_library(chunk) then
-    compiled = load(keep_callers(std.dump(compiled)), name, "b", environment) or compiled
+  local last = ends_in_library(chunk)
+  if last or find(chunk, "/", 1, true) then
+    local dumped = std.dump(compiled)
+    if last or find(dumped, MAY_DIVIDE) then
+      compiled = load(as_in_the_loader(dumped), name, "b", environment) or compiled
+    end
   end
   return compiled
 end

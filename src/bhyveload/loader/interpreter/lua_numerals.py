@@ -12,6 +12,9 @@ local string = std.globals.string
 local find, match, sub = string.find, string.match, string.sub
 local concat, tonumber, math_type = std.concat, std.tonumber, std.math_type
 
+local whole = std.whole
+std.cut_quotients(function(quotient) return math_type(quotient) == "float" and whole(quotient) + 0.0 or quotient end)
+
 -- A `-` behind one of these, or behind an operator, has one operand.
 local BEFORE = {}
 for word in string.gmatch("and or not return if elseif while until in do then else repeat", "%a+") do
