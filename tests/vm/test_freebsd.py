@@ -217,6 +217,22 @@ def test_failures(fake: Fake, function: str, number: int, error: type[VmError], 
 
 
 @pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOENT, "kldload vmm"),
+        (errno.ENXIO, "VT-x or AMD-V"),
+        (errno.EPERM, "the group vmm"),
+        (errno.EACCES, "the group vmm"),
+    ],
+)
+def test_what_to_do_where_no_vm_can_be_made(fake: Fake, number: int, hint: str) -> None:
+    fake.fail_on("vm_create", number)
+    with pytest.raises(VmError) as caught:
+        FreebsdVirtualMachine.create("guest", MB, fake.api)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("function", "message"), [("vm_set_register", "vm_set_register"), ("vm_set_desc", r"vm_set_desc\(gdt\)")]
 )
 def test_refused_registers(fake: Fake, function: str, message: str) -> None:

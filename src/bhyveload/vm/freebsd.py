@@ -318,6 +318,8 @@ def _failure(function: str, name: str) -> VmError:
         return VmNotFound(message, missing)
     if number == errno.EBUSY:
         return VmBusy(message, f"VM '{name}' is running: end it, or bhyvectl --destroy --vm={name}")
+    if number == errno.ENXIO and function == "vm_create":  # vmm_initialized is false (sys/amd64/vmm/vmm.c, vm_create)
+        return VmError(message, "vmm(4) found no VT-x or AMD-V that it can use: is it switched on in the firmware?")
     if number in (errno.EPERM, errno.EACCES):
         return VmError(message, "vmm(4) wants root; since 2026 the group vmm may make VMs, each for its own user")
     return VmError(message)
