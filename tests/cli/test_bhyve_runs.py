@@ -111,6 +111,15 @@ def test_it_can_be_destroyed_at_power_off(probe_disk: Path) -> None:
         assert (Path(os.environ["BHYVE_VMM_DIR"]) / NAME).exists() is there
 
 
+def test_locked_memory(probe_disk: Path) -> None:
+    """bhyveload's -S: the guest runs, or the host's limit is named."""
+    load("-S", "-d", probe_disk, "-m", "64M", *plain_environment(["probe.end=poweroff"]), name=NAME)
+    done = program("bhyve", "-S", *LINE.format(console="stdio").split())
+    assert done.status == 1 or (
+        done.status == 4 and "locking memory failed (the guest was loaded with -S" in done.messages
+    )
+
+
 @needs_pgrep
 def test_its_title(probe_disk: Path) -> None:
     """What vm-bhyve, iohyve and CBSD look for, and libvirt compares; it is the process that takes the signals."""

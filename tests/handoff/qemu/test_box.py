@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import shutil
 import signal
@@ -20,7 +21,7 @@ from bhyveload.errors import HandoffError
 from bhyveload.handoff.disks import Disk
 from bhyveload.handoff.network import Network
 from bhyveload.handoff.qemu import box as box_module
-from bhyveload.handoff.qemu.box import Box
+from bhyveload.handoff.qemu.box import Box, raise_memory_lock
 from bhyveload.handoff.qemu.calls import REFUSED, REFUSED_WITHOUT_NETWORK
 from bhyveload.handoff.qemu.command import QemuOptions
 from bhyveload.handoff.qemu.failures import failure
@@ -159,6 +160,7 @@ def test_who_starts_qemu_may_be_killed_at_any_moment(stand_in: Path, confined: b
 
 _OPEN = """
 import os
+import resource
 names = os.listdir("/proc/self/fd")  # its own is closed then
 print(*sorted(int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")))
 """
@@ -345,3 +347,18 @@ def test_what_helps_against_a_denial(said: str, confined: bool, hint: str) -> No
     told = failure(1, f"{said}\n", {}, confined)
     assert told.message == said
     assert hint in told.hint and bool(told.hint) == bool(hint)
+
+
+def test_a_root_that_may_not_raise_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's: what it may have it takes."""
+    asked: list[tuple[int, int]] = []
+
+    def refusing(_what: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        if limits[1] == resource.RLIM_INFINITY:
+            raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refusing)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (4096, 65536))
+    raise_memory_lock()
+    assert asked[-1] == (65536, 65536)

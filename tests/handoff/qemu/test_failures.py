@@ -38,6 +38,11 @@ def test_topologies_with_too_many_ids() -> None:
     assert "powers of 2" in failure(1, said, NAMES, confined=True).hint
 
 
+def test_memory_that_cannot_be_locked() -> None:
+    said = "mlockall: Cannot allocate memory\nqemu-system-x86_64: locking memory failed\n"
+    assert "-S" in failure(1, said, NAMES, confined=True).hint
+
+
 def test_what_the_host_said() -> None:
     for number, hint in ((errno.EAGAIN, "too many processes"), (errno.EACCES, "--no-sandbox"), (errno.ENOENT, "")):
         error = cannot_start(OSError(number, os.strerror(number)))

@@ -62,6 +62,15 @@ _CLOSE_RANGE_CLOEXEC, _LAST_DESCRIPTOR = 4, 0xFFFFFFFF
 _BEGINNING = 8 << 20  # bytes of a program: the names of its libraries are there
 
 
+def raise_memory_lock() -> None:
+    """Let this process lock all its memory; root of a container (without CAP_SYS_RESOURCE) has what it is given."""
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+
+
 class Box:
     """Prepared by the parent, entered by the child with ``enter`` right before it becomes ``program``.
 
@@ -179,7 +188,7 @@ class Box:
                 if not core:
                     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 if root and lock:
-                    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                    raise_memory_lock()
                 if identity is not None:
                     os.setgroups(groups)
                     os.setresgid(identity[1], identity[1], identity[1])

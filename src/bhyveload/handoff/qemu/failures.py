@@ -17,7 +17,15 @@ _DENIED = ("Permission denied", "Operation not permitted")
 _BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sandbox lets it open them by name"
 _KVM_HINT = "who is in the group kvm may use it; without --accel the guest runs, slowly"
 _FORWARD = re.compile(r"Could not set up host forwarding rule '((tcp|udp):([\d.]*):(\d{1,5})-[\d.:]*)'")
-_APIC_HINT = "processors have room for 255 ids: fewer sockets, cores or threads, or powers of 2 of cores and threads"
+_HINTS = {
+    "X2APIC API support": (
+        "processors have room for 255 ids: fewer sockets, cores or threads, or powers of 2 of cores and threads"
+    ),
+    "locking memory failed": (
+        "the guest was loaded with -S: raise this user's limit (ulimit -l), or load it without -S; root's needs"
+        " CAP_SYS_RESOURCE, which containers take away"
+    ),
+}
 _IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
 
 
@@ -64,8 +72,9 @@ def _not_forwarded(rule: str, protocol: str, address: str, port: str) -> Handoff
 
 
 def _hint(reason: str, confined: bool) -> str:
-    if "X2APIC API support" in reason:
-        return _APIC_HINT
+    for words, hint in _HINTS.items():
+        if words in reason:
+            return hint
     if not reason.endswith(_DENIED):
         return ""
     if "initialize kvm" in reason:

@@ -97,7 +97,8 @@ def _ahci(builder: DeviceBuilder, device: dev.Ahci) -> list[str]:
 def _ahci_port(builder: DeviceBuilder, port: dev.AhciPort, bus: str, controller: str) -> list[str]:
     name = f"{controller}.disk{port.number}"
     disk = port.kind == "hd"
-    backing = port.backing if disk else port.backing._replace(read_only=True)  # else QEMU wants it for itself
+    # else QEMU wants a CD for itself; its sectors are its own
+    backing = port.backing if disk else port.backing._replace(read_only=True, logical=0, physical=0)
     block = builder.blocks.make(name, backing, writable=disk)
     if disk and block.sectors.logical not in (0, 512):
         instead = f"sectorsize=512/{block.sectors.physical}, or virtio-blk" if port.backing.logical else "virtio-blk"
