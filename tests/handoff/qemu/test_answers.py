@@ -124,6 +124,26 @@ def test_a_guest_that_waits_for_nothing_has_ended(flags: int, halted: int, ended
     assert ("quit" in sent) == ended
 
 
+# As it answers before the first instruction; a processor that the guest never starts stays so
+RESET = (
+    "CPU#{number}\r\nEIP=0000fff0 EFL=00000002 [-------] CPL=0 II=0 A20=1 SMM=0 HLT={halted}\r\n"
+    "ES =0000 00000000 0000ffff 00009300\r\nCS =f000 ffff0000 0000ffff 00009b00\r\n"
+)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_machine_that_has_yet_to_begin_has_not_ended(cpus: int) -> None:
+    """On a busy host its first instruction takes a while (seen: status 2, as if it had halted)."""
+    sent: list[str] = []
+    one = session(sent)
+    for _ in range(3):
+        one._monitor_says("".join(RESET.format(number=number, halted=min(number, 1)) for number in range(cpus)))
+    assert sent == []
+    one._monitor_says(REGISTERS.format(flags="000000002", halted=1) + RESET.format(number=1, halted=1))
+    one._monitor_says(REGISTERS.format(flags="000000002", halted=1) + RESET.format(number=1, halted=1))
+    assert sent == ["quit"]
+
+
 @settings(max_examples=100, deadline=None)
 @given(ANYTHING)
 def test_any_word_of_a_disk_that_fails(data: object) -> None:

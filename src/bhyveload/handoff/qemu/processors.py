@@ -13,12 +13,14 @@ _RESET_VECTOR = (0xFFF0, 0xF000)  # IP, CS of a processor that was never started
 
 
 def halted_at(registers: object) -> list[tuple[str, ...]] | None:
-    """Where each processor stands, if every one waits with interrupts off or was never started; else None."""
+    """Where each processor stands, if every one that was ever started waits with interrupts off; else None.
+
+    Where none was, the machine has yet to begin: on a busy host that may take longer than we wait between questions.
+    """
     processors = _PROCESSOR.findall(registers) if isinstance(registers, str) else []
-    if not processors:
-        return None
-    halted = all(
-        (int(ip, 16), int(cs, 16)) == _RESET_VECTOR or (hlt == "1" and not int(flags, 16) & _INTERRUPTS_ON)
+    started = [
+        hlt == "1" and not int(flags, 16) & _INTERRUPTS_ON
         for ip, flags, hlt, cs in processors
-    )
-    return processors if halted else None
+        if (int(ip, 16), int(cs, 16)) != _RESET_VECTOR
+    ]
+    return processors if started and all(started) else None
