@@ -25,6 +25,8 @@ def mask(text: str | bytes, keep: str = "") -> str:
     """``text`` with a "?" for each character that is not printable nor in ``keep``.  Bytes are UTF-8."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in keep else "?" for char in text)
 
 

@@ -93,6 +93,8 @@ def compute(checksum: int, data: Buffer, salt: Salt, swapped: bool) -> Words | N
 
 def verify(bp: BlockPointer, data: Buffer, salt: Salt) -> bool:
     """Whether ``data`` (PSIZE bytes) is what the block pointer says (zio_checksum_verify)."""
+    if bp.checksum == zf.ZIO_CHECKSUM_FLETCHER_4 and not bp.big_endian:  # nearly every block
+        return fletcher.fletcher_4_native(data) == bp.words[12:16]
     if bp.checksum == zf.ZIO_CHECKSUM_GANG_HEADER:
         dva = bp.dvas[0]
         return verify_embedded(data, (dva.vdev, dva.offset, bp.physical_birth, 0))

@@ -37,6 +37,7 @@ declare(_ZSTD, "bhyveload.fs.compressed")
 
 O_RDONLY, O_WRONLY, O_RDWR = 0, 1, 2
 _COMPRESSED = (*COMPRESSED, ".split")
+_OWN_DEVICES = ("host", "zfs")  # file systems that no other kind of device holds
 _MAX_NOTES = 50
 
 
@@ -157,6 +158,8 @@ class Files:
         best = FileSystemError(ENOENT, f"{path}: no such file or directory")
         telling: FileSystemError | None = None
         for kind in ("host", *DISK, "zfs"):  # file_system[] of stand/userboot/userboot/conf.c
+            if kind in _OWN_DEVICES and kind != spec.kind:
+                continue  # EINVAL, which counts as little
             try:
                 fs, node = self._lookup(kind, spec, device, name)
             except FileSystemError as error:
@@ -188,12 +191,9 @@ class Files:
     ) -> tuple[FileSystem, Any]:
         path = name.encode("latin-1", "replace")
         if kind == "zfs":
-            if spec.opendata is None:
-                raise FileSystemError(EINVAL, "not a zfs device")
+            assert spec.opendata is not None
             return spec.opendata, spec.opendata.lookup(path)
         if kind == "host":
-            if spec.kind != kind:
-                raise FileSystemError(EINVAL, f"not a {kind} device")
             fs = self._host()
         else:
             assert not isinstance(kind, str)
