@@ -100,6 +100,11 @@ def to_int(value: int) -> int:
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
+def is_mapped(piece: bytes | bytearray | memoryview) -> bool:
+    """Whether that is part of a mapped file, and so not yet read."""
+    return isinstance(piece, memoryview) and isinstance(piece.obj, mmap.mmap)
+
+
 def forget_mapped(piece: bytes | bytearray | memoryview) -> None:
     """Unmap what was just read of a mapped disk image (it stays in the page cache): else a process that loads a large
     kernel holds all of it, beside the guest's memory that it was copied to."""

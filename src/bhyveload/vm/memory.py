@@ -102,7 +102,7 @@ class GuestMemory:
         end = at + length
         self._top = max(self._top, end)
         try:
-            if length <= _BATCH and len(pieces) <= _IOV_MAX:
+            if length < _BATCH and len(pieces) <= _IOV_MAX:
                 self._write_batch(pieces, length, at)
                 return
             for batch, size in _batches(pieces):

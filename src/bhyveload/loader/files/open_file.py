@@ -8,6 +8,7 @@ from __future__ import annotations
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EBADF, EINVAL, EIO, ENOTDIR, EOPNOTSUPP, EROFS
 from bhyveload.fs.stat import Stat
+from bhyveload.libc import is_mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ SOPEN_RASIZE = 512
 PAGE_SIZE = 4096
 DEV_BSIZE = 512
 _MAX_RAW_READ = 1 << 20
-_STEP = 1 << 19  # bytes of a compressed file read at once
+_STEP, _LARGEST_STEP = 1 << 19, 8 << 20  # bytes of a file read at once
 
 
 class OpenFile:
@@ -146,8 +147,9 @@ class OpenFile:
     def readin(self, gpa: int, size: int) -> int:
         """arch_readin: read ``size`` bytes into guest memory in 4096-byte steps; returns how many there were.
 
-        The steps are only visible through read-ahead (and so twiddles), so all but that is done in one go.
-        Raises FileSystemError.  Compressed files go in steps, so that only a part of them is in our own memory.
+        The steps are only visible through read-ahead (and so twiddles), so all but that is done in larger ones: small
+        enough that what is put together in our own memory (of a compressed file, a pool, an image that is not raw)
+        stays in a processor's cache, and growing as long as the file is mapped.  Raises FileSystemError.
         """
         host = self.files.host
         done = 0
@@ -160,7 +162,8 @@ class OpenFile:
         rest = size - done
         tail = rest % PAGE_SIZE
         whole = rest if tail == 0 or tail >= SOPEN_RASIZE else rest - tail
-        step = _STEP if self.file.size < 0 or self.fs.name == "zfs" else whole
+        step = _STEP
+        growing = self.file.size >= 0 and self.fs.name != "zfs"
         host.expect(gpa + done, whole)
         while whole:
             want = min(whole, step)
@@ -170,6 +173,7 @@ class OpenFile:
             done += got
             whole -= got
             if got == want:
+                step = min(2 * step, _LARGEST_STEP) if growing and is_mapped(pieces[-1]) else _STEP
                 continue
             if self.file.size < 0:
                 self._raise_if_cut_short(got % PAGE_SIZE)
