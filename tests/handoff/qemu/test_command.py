@@ -53,6 +53,7 @@ def test_guest_memory_is_mapped_privately(vm: LoadedVm) -> None:
     assert after(command, "-m") == ["65536K"]
     assert after(command, "-kernel") == ["STUB"]
     assert "-no-reboot" in command and "-nodefaults" in command
+    assert command[command.index("-boot") + 1] == "strict=on"
 
 
 def test_commas_in_paths_and_names_cannot_add_options(tmp_path: Path) -> None:

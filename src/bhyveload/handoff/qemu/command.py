@@ -175,6 +175,7 @@ def qemu_command(
         "-no-user-config",
         "-nodefaults",
         "-no-reboot",
+        *("-boot", "strict=on"),  # SeaBIOS leaves alone what it need not boot from: it has the stub
         *("-display", "none"),
         *console,
         *("-kernel", kernel),
