@@ -21,12 +21,16 @@ def private_folder(path: str, exist_ok: bool = False) -> None:
     """Make the folder ``path``, its owner's alone: mode 0700, whatever the umask takes away.  Raises OSError.
 
     ``exist_ok``: unless it is there, and with the folders that are missing above it."""
-    if exist_ok:
-        if os.path.isdir(path):
-            return
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    if exist_ok and os.path.isdir(path):
+        return
     try:
-        os.mkdir(path, 0o700)
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            if not exist_ok:
+                raise
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            os.mkdir(path, 0o700)
     except FileExistsError:
         if exist_ok:
             return
