@@ -134,3 +134,16 @@ def test_places_and_names_of_failing_divisions(tmp_path: Path, text: str) -> Non
     assert not ok
     outcome = lua_runs.run_scripts(tmp_path, text, quiet="")
     assert lua_runs.said(outcome)[0] == f"ERROR: {message}."
+
+
+def test_a_huge_script_is_left_alone(tmp_path: Path) -> None:
+    """What a guest's script makes us hold in memory is bounded; its quotients are an ordinary Lua's then."""
+    script = "local a, b = 7, 2\nprint(a / b * 2)\nif b == 3 then\n" + "a = a / b\n" * 70_000 + "end"
+    assert lua_runs.said(lua_runs.run_scripts(tmp_path, script)) == ["7.0"]
+    script = script[: -len("a = a / b\n") * 10_000 - len("end")] + "end"
+    assert lua_runs.said(lua_runs.run_scripts(tmp_path, script)) == ["6.0"]
+
+
+def test_nested_functions(tmp_path: Path) -> None:
+    script = "local a, b = 7, 2\n" + "return (function() " * 40 + "print(a / b * 2)" + " end)()" * 40
+    assert lua_runs.said(lua_runs.run_scripts(tmp_path, script)) == ["6.0"]

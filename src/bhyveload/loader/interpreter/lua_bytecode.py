@@ -28,6 +28,7 @@ _SHIFT_A, _SHIFT_B, _SHIFT_BX, _SHIFT_C = 7, 16, 15, 24
 _BIAS_SJ, _MAX_SJ, _MAX_BX = (1 << 24) - 1, (1 << 25) - 1, (1 << 17) - 1
 _TM_GC = 2
 _MAX_STACK = 250
+_MAX_INSTRUCTIONS = 1 << 17  # of a function that divides; a longer one has Lua's own quotients
 
 _ABSLINEINFO = 0x80
 _LINES_WITHOUT_BASE = 100  # MAXIWTHABS is 128, 120 in older ones
@@ -146,7 +147,7 @@ class _Chunk:
         moved: list[int] = []
         if _DIV in opcodes or _DIVK in opcodes:
             register = self.data[stack]
-            if register > _MAX_STACK:
+            if register > _MAX_STACK or count > _MAX_INSTRUCTIONS:
                 raise _NoRoom
             moved, instructions = self._with_cut_quotients(code, count, register)
             self.edits.append((stack, stack + 1, bytes([register + 1])))
