@@ -141,6 +141,8 @@ def _session(qmp: Qmp, how: int) -> Any:
         _when_ready=[],
         _failures={},
         _disks={},
+        _command=[],
+        _names={},
         _unheard=[lambda: None],
         _dumped=None,
         version="",

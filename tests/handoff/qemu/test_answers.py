@@ -38,6 +38,10 @@ def session(sent: list[str], hold: str = "VNC_CONNECTED") -> Any:
     one._unheard, one._when_running, one._outcome, one._halted_at = [], [], "", None
     one._failed = one._ended_by_us = False
     one._when_ready, one._failures, one._disks = [], {}, {"disk0": "overlay.qcow2"}
+    one._command, one._names = (
+        ["-blockdev", "node-name=pci0.3.0.disk,file.filename=/dev/fdset/1"],
+        {"/dev/fdset/1": "a"},
+    )
     one._attempts = 0
     return one
 
@@ -161,6 +165,14 @@ def test_a_disk_that_fails_is_told_once() -> None:
         one._message({"event": "BLOCK_IO_ERROR", "data": {**full, "node-name": f"other{number}"}})
     assert next(iter(one._failures)) == "overlay.qcow2: a write failed: No space left on device"
     assert len(one._failures) == 16
+
+
+def test_a_disk_of_bhyve_s_that_fails_is_called_by_its_file() -> None:
+    one = session([])
+    one._message(
+        {"event": "BLOCK_IO_ERROR", "data": {"node-name": "pci0.3.0.disk", "operation": "read", "reason": "x"}}
+    )
+    assert list(one._failures) == ["a: a read failed: x"]
 
 
 @settings(max_examples=300, deadline=None)

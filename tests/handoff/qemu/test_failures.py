@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from bhyveload.handoff.qemu.failures import cannot_start, failure
+from bhyveload.handoff.disks import Disk
+from bhyveload.handoff.qemu.drives import block_node
+from bhyveload.handoff.qemu.failures import cannot_start, failure, files_of_nodes
+from bhyveload.handoff.qemu.files import RunFiles
 
 NAMES = {"/dev/fdset/3": "a.img"}
 
@@ -24,6 +29,18 @@ NAMES = {"/dev/fdset/3": "a.img"}
 )
 def test_the_last_line_is_the_reason(status: int, messages: str, message: str) -> None:
     assert failure(status, messages, NAMES, confined=True).message == message
+
+
+def test_the_files_behind_block_nodes(tmp_path: Path) -> None:
+    """As QEMU gets them: options for a raw file, JSON for an image on top of another."""
+    for name in ("raw", "below", "top"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    raw, below, top = (str(tmp_path / name) for name in ("raw", "below", "top"))
+    with ExitStack() as opened:
+        files = RunFiles(opened)
+        command = ["qemu", *block_node("pci0.3.0.disk", Disk(raw), files), "-device", "node-name=x,/dev/fdset/1"]
+        command += block_node("disk1", Disk(below, overlay=top), files)
+        assert files_of_nodes(command, files.names) == {"pci0.3.0.disk": raw, "disk1": top}
 
 
 @pytest.mark.parametrize("confined", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from itertools import pairwise
 
 from bhyveload.errors import HandoffError
 from bhyveload.handoff.qemu.command import PROGRAM
@@ -11,7 +12,7 @@ from bhyveload.printable import mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _DENIED = ("Permission denied", "Operation not permitted")
 _BOX_HINT = "QEMU is confined: give it files with --disk and the like; --no-sandbox lets it open them by name"
@@ -26,7 +27,19 @@ _HINTS = {
         " CAP_SYS_RESOURCE, which containers take away"
     ),
 }
+_NODE = re.compile(r'node-name(?:=|": ?")([\w.]+)')
+_FILE = re.compile(r"/dev/fdset/\d+")
 _IN_USE = re.compile(r"Is another process using the image \[(.*)\]\?")
+
+
+def files_of_nodes(command: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    """What the user calls the topmost file of each block node that QEMU's ``command`` makes."""
+    found = {}
+    for option, value in pairwise(command):
+        node, file = _NODE.search(value), _FILE.search(value)
+        if option == "-blockdev" and node and file and file[0] in names:
+            found[node[1]] = names[file[0]]
+    return found
 
 
 def cannot_start(error: OSError) -> HandoffError:

@@ -143,6 +143,7 @@ class QemuSession:
             self._incoming = incoming(options.version, options.incoming, files)
             command += ["-incoming", "defer"]
         command[1:1] = files.arguments + box.arguments()
+        self._command = command
         command += ["-d", "cpu_reset", "-D", f"/proc/self/fd/{log_write}"]
         self._qmp = Qmp(qmp[0])
         self.console = GuestConsole(self.loop, guest_end[0])
@@ -276,7 +277,11 @@ class QemuSession:
         """What the guest was told is an error, and why: for the end of the run."""
         if isinstance(told, dict) and len(self._failures) < _FAILURES_MAX:
             node = str(told.get("node-name") or told.get("device"))
-            place = self._disks.get(node, node)
+            place = self._disks.get(node)
+            if place is None:
+                from bhyveload.handoff.qemu.failures import files_of_nodes
+
+                place = files_of_nodes(self._command, self._names).get(node, node)
             self._failures.setdefault(f"{place}: a {told.get('operation')} failed: {told.get('reason')}")
 
     def _ready(self) -> None:
