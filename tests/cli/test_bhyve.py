@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bhyveload.cli import bhyve as bhyve_program
+from bhyveload.handoff.outcome import STOPPED, RunResult
+from bhyveload.running.bhyve_run import BhyveEnd
 from guest.build import parse_report
 from support.bhyve_lines import LINES
 from support.end_to_end import PROGRAMS, Finished, load, needs_qemu, program
@@ -240,6 +243,14 @@ def test_no_start_that_fails_looks_like_an_end(loaded: Path) -> None:
     )
     assert done.returncode == 4
     assert b"qemu-system-x86_64 is not installed" in done.stderr
+
+
+def test_a_qemu_that_just_ends_is_an_error(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does when somebody ends it before it can say why; 1 would be a guest that has powered off."""
+    end = BhyveEnd(RunResult(STOPPED, 0.1, ""), 0)
+    monkeypatch.setattr("bhyveload.running.bhyve_run.run_bhyve_guest", lambda *_, **__: end)
+    monkeypatch.setattr("sys.argv", ["bhyve", "--accel", "tcg", "vm"])
+    assert bhyve_program.main() == 4
 
 
 def test_a_file_that_looks_like_something_else(loaded: Path, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def _run(program: str, request: StartRequest, vm: VirtualMachine) -> int:
 
         print(shlex.join(Qemu().command(vm, options, "STUB")))
         return 0
-    from bhyveload.handoff.outcome import POWERED_OFF
+    from bhyveload.handoff.outcome import POWERED_OFF, STOPPED
     from bhyveload.running.bhyve_run import run_bhyve_guest
 
     result, fatal = run_bhyve_guest(
@@ -248,6 +248,8 @@ def _run(program: str, request: StartRequest, vm: VirtualMachine) -> int:
     if fatal:
         vm.close()
         _die_of(fatal)
+    if result.outcome == STOPPED:  # neither the guest's doing nor ours: its plug was pulled
+        raise HandoffError("QEMU has ended before the guest did")
     if guest.destroy_on_power_off and result.outcome == POWERED_OFF:
         vm.destroy()
     return result.exit_status
