@@ -285,6 +285,7 @@ def test_usage() -> None:
     old = usage("bhyve", "13.2").splitlines()
     assert old[0] == "Usage: bhyve [-AaCDeHhPSuWwxY]"
     assert "       -A: create ACPI tables" in old
+    assert [line for line in old if line.startswith("       -m: ")] == ["       -m: memory size"]
 
 
 def test_the_dump_of_the_manual_pages_example() -> None:
