@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bhyveload.errors import FileSystemError
@@ -214,11 +214,13 @@ def test_only_the_first_gzip_member() -> None:
     st.sampled_from(["whole", "cut", "corrupt"]),
     st.integers(0, 2**32),
 )
+@example([(115828, 1), (0, 1)], 0, "whole", 0)
 def test_like_gzipfs(places: list[tuple[int, int]], name: int, damage: str, seed: int) -> None:
     """Any sequence of seeks and reads: the same bytes, messages and errors as gzipfs.c.
 
-    The reads underneath are the same but for the last one: zlib may have taken in a piece's last byte while it still
-    has output to give, and then the next piece is read at the next call, not at this one.
+    The reads underneath are the same but for the last one, and the last one before each way back: zlib may have taken
+    in a piece's last byte while it still has output to give, and then the next piece is read at the next call, if it
+    is read at all, not at this one.
     """
     raw = b"\x1f\x8b\x08\x08\0\0\0\0\0\3" + b"n" * name + b"\0"
     header = len(raw)
@@ -234,9 +236,14 @@ def test_like_gzipfs(places: list[tuple[int, int]], name: int, damage: str, seed
     view = compressed.open_gzip(file, printed.append)
     model = Model(raw, header)
     whole = len(zlib.decompressobj(-15).decompress(raw[header:])) if damage == "cut" else len(MIXED)
+    behind = 0
     for offset, length in places:
         if damage == "cut" and whole - 300 < offset + length:
             break  # what zlib held back when its input ended is lost to gzipfs.c, not to us
+        if offset < behind:
+            file.reads.clear()
+            model.reads.clear()
+        behind = min(offset + length, len(MIXED))
         expected = model.pread(offset, length)
         try:
             got: bytes | None = joined(view, offset, length)
