@@ -360,3 +360,17 @@ def test_names_are_read_anew_after_a_write() -> None:
     assert fs.lookup(b"/boot/loader.kaum").size == 19
     with pytest.raises(FileSystemError):
         fs.lookup(b"/boot/loader.conf")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_remembered_turns_it_as_what_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no more is remembered than the last inode."""
+    both = Pair(name)
+    paths = (b"/boot/kernel/kernel", b"/boot/kernel/none", b"/boot/lua/loader.lua", b"/boot/kernel/kernel", b"/boot")
+    for most in (ufs.MAX_CACHED_NODES, 1):
+        monkeypatch.setattr(ufs, "MAX_CACHED_NODES", most)
+        both.fs._forget()
+        for path in paths:
+            both.open(path)
+            both.check()
+    assert len(both.fs._nodes) == 1

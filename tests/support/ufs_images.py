@@ -155,3 +155,4 @@ def set_inode(
             struct.pack_into("<i", content, base + 40 + 4 * slot, pointer)
         else:
             struct.pack_into("<q", content, base + 112 + 8 * slot, pointer)
+    fs._forget()  # the inodes that it remembers

@@ -1,8 +1,8 @@
 """UFS1 and UFS2 as FreeBSD's loader reads them (stand/libsa/ufs.c).
 
 The twiddle turns exactly where libsa's does (docs/errata.md, "Twiddles"): once for the superblock, once for each
-inode read, and in ufs_file.py for the blocks.  Inodes are not cached because libsa does not; names of directory
-blocks are, silently.
+inode read, and in ufs_file.py for the blocks.  libsa remembers neither inodes nor the names of directory blocks; what
+is remembered here turns it all the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bhyveload.fs.ufs_format import (
     UFS2_DINODE,
     UFS2_POINTERS,
     UFS_MAXNAMLEN,
+    UFS_NDADDR,
     UFS_ROOTINO,
 )
 from bhyveload.fs.ufs_super import check_summary, find_superblock
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_DIRECTORY_SIZE = 64 << 20  # a directory of a million names; bounds the search of a damaged one
 MAX_CACHED_NAMES = 65536
+MAX_CACHED_NODES = 1024
 _MAX_SIZE = (1 << 63) - 1
 
 
@@ -67,7 +69,18 @@ class UfsFileSystem:
     telling the user.
     """
 
-    __slots__ = ("_names", "_names_held", "_readable", "_twiddle", "device", "messages", "name", "notes", "superblock")
+    __slots__ = (
+        "_names",
+        "_names_held",
+        "_nodes",
+        "_readable",
+        "_twiddle",
+        "device",
+        "messages",
+        "name",
+        "notes",
+        "superblock",
+    )
 
     def __init__(self, device: Device, superblock: Superblock, twiddle: Twiddle) -> None:
         self.name = "ufs"
@@ -78,6 +91,7 @@ class UfsFileSystem:
         self._twiddle = twiddle
         self._names: dict[tuple[int, int], tuple[dict[bytes, int], int]] = {}
         self._names_held = 0
+        self._nodes: dict[int, UfsNode] = {}
         self._readable = 0  # bytes of the device: what lies behind them was not tried yet
 
     def facts(self) -> dict[str, Any]:
@@ -167,11 +181,19 @@ class UfsFileSystem:
         """The file's content (a directory's too: its raw entries).  Raises FileSystemError(EIO): impossible size."""
         if node.size > _MAX_SIZE:
             raise FileSystemError(EIO, f"ufs: inode {node.ino}: a size of {node.size} bytes is impossible")
-        return UfsFile(self.device, self.superblock, node, self._twiddle, self._forget_names)
+        return UfsFile(self.device, self.superblock, node, self._twiddle, self._forget)
 
     def _inode(self, ino: int) -> UfsNode:
         """read_inode: one twiddle each time."""
         self._twiddle(1)
+        node = self._nodes.get(ino)
+        if node is None:
+            if len(self._nodes) >= MAX_CACHED_NODES:
+                self._nodes.clear()
+            node = self._nodes[ino] = self._read_inode(ino)
+        return node
+
+    def _read_inode(self, ino: int) -> UfsNode:
         superblock = self.superblock
         place = superblock.inode_offset(ino)
         end = place + superblock.bsize - ino % superblock.inopb * superblock.dinode_size
@@ -187,12 +209,18 @@ class UfsFileSystem:
 
     def _search(self, node: UfsNode, name: bytes) -> int:
         """The inode number of ``name`` in a directory; blocks behind the one that has it are not read."""
-        file = self._open_directory(node)
+        file: UfsFile | None = None
         for block in range(-(-node.size >> self.superblock.bshift)):
-            content = self._directory_block(file, block)
             known = self._names.get((node.ino, block))
-            if known is None:
-                known = self._remember_names(node.ino, block, content)
+            if known is not None and block < UFS_NDADDR:
+                if node.pointers[block]:
+                    self._twiddle(4)
+            else:
+                file = file or self._open_directory(node)
+                if known is None:
+                    known = self._remember_names(node.ino, block, self._directory_block(file, block))
+                else:
+                    file.pass_over(block)
             names, damage = known
             if name in names:
                 return names[name]
@@ -247,14 +275,15 @@ class UfsFileSystem:
                     names.setdefault(content[start:end], number)
             position += reclen
         if self._names_held > MAX_CACHED_NAMES:
-            self._forget_names()
+            self._forget()
         self._names_held += len(names)
         self._names[ino, block] = known = (names, damage)
         return known
 
-    def _forget_names(self) -> None:
+    def _forget(self) -> None:
         self._names.clear()
         self._names_held = 0
+        self._nodes.clear()
 
     def _damaged(self, node: UfsNode, offset: int) -> FileSystemError:
         return FileSystemError(

@@ -109,6 +109,10 @@ class UfsFile:
         runs = self._runs(offset >> bshift, (end - 1) >> bshift)
         return self._pieces(runs, offset & (self._superblock.bsize - 1), end - offset)
 
+    def pass_over(self, block: int) -> None:
+        """Logical block ``block`` is read, and what is in it is not looked at.  Raises FileSystemError as read()."""
+        self._runs(block, block)
+
     def extent(self, offset: int) -> tuple[int, bool]:
         """How many bytes from ``offset`` are alike, and whether they are a hole.  Raises FileSystemError as read()."""
         bshift = self._superblock.bshift

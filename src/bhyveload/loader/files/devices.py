@@ -15,6 +15,7 @@ from bhyveload.partition.slices import (
     PARTWILD,
     SLICENONE,
     SLICEWILD,
+    OpenedPartition,
     Partition,
     lsdev_lines,
     open_slice,
@@ -157,6 +158,7 @@ class Disks:
         self.host = host
         self.vdisks: dict[int, tuple[str, Device]] = {}
         self._tables: dict[tuple[str, int], PartitionTable] = {}
+        self._opened: dict[tuple[str, int, int, int], OpenedPartition] = {}
 
     def media(self, kind: str, unit: int) -> Device:
         """The whole disk.  Raises FileSystemError(EIO) for a unit that does not exist."""
@@ -176,15 +178,19 @@ class Disks:
 
     def forget(self, kind: str, unit: int) -> None:
         self._tables.pop((kind, unit), None)
+        self._opened.clear()
 
     def open(self, spec: DeviceSpec) -> Partition:
         """disk_open: resolves wild slice and partition in ``spec`` and returns what they name.
 
         Raises FileSystemError: EIO (no such unit), ENXIO (unreadable), ENOENT (no such partition).
         """
-        media = self.media(spec.kind, spec.unit)
-        table = self.table(spec.kind, spec.unit)
-        opened = open_slice(media, spec.slice, spec.partition, table)
+        name = spec.kind, spec.unit, spec.slice, spec.partition
+        opened = self._opened.get(name)
+        if opened is None:
+            media = self.media(spec.kind, spec.unit)
+            table = self.table(spec.kind, spec.unit)
+            opened = self._opened[name] = open_slice(media, spec.slice, spec.partition, table)
         spec.slice, spec.partition = opened.slice, opened.partition
         return opened.device
 

@@ -87,6 +87,7 @@ class Files:
         self.notes: list[str] = []  # what the user should know about the disks
         self.trail: Trail | None = None  # hears what is opened, for --explain
         self._mounts: list[_Mount] = []
+        self._parsed: tuple[str | None, str, int, int, int] = (None, "", 0, 0, 0)  # currdev and the disk that it names
         self._probes: dict[tuple[str, str], _Probe] = {}
 
     def note(self, text: str) -> None:
@@ -107,9 +108,18 @@ class Files:
         Raises FileSystemError as devparse does.
         """
         if spec.startswith("/") or ":" not in spec:
-            device, _ = self.parse_device(self.environment.get("currdev") or "")
-            return device, spec
+            return self._current(self.environment.get("currdev") or ""), spec
         return self.parse_device(spec)
+
+    def _current(self, currdev: str) -> DeviceSpec:
+        """As parse_device; that of a disk is remembered."""
+        known, kind, unit, slice_, partition = self._parsed
+        if known == currdev:
+            return DeviceSpec(kind, unit, slice_, partition)
+        device, _ = self.parse_device(currdev)
+        if device.kind in ("disk", "vdisk"):
+            self._parsed = currdev, device.kind, device.unit, device.slice, device.partition
+        return device
 
     def parse_device(self, spec: str) -> tuple[DeviceSpec, str]:
         device, path = parse_device(spec, self.version)
@@ -218,10 +228,9 @@ class Files:
         fs: FileSystem = pool.mount(pool.find_dataset(spec.dataset))
         return fs
 
-    def _mount_for(self, kind: FileSystemKind, spec: DeviceSpec) -> _Mount | None:
+    def _mount_for(self, kind: FileSystemKind, spec: DeviceSpec, name: str) -> _Mount | None:
         """The mount that ufs_open takes the superblock from, or cd9660_open the root's record: for UFS it has the
         device's name, for ISO 9660 only its unit."""
-        name = spec.format()
         for mount in self._mounts:
             if mount.kind == kind.name and (mount.unit == spec.unit if kind.by_unit else mount.device == name):
                 return mount
@@ -232,7 +241,7 @@ class Files:
         ``again``: they are not saved by a mount."""
         name = spec.format()
         on_disk = not kind.by_unit or spec.kind in ("disk", "vdisk")
-        mount = self._mount_for(kind, spec) if on_disk and not again else None
+        mount = self._mount_for(kind, spec, name) if on_disk and not again else None
         mounted = mount is not None
         if device is None:
             if not kind.by_unit and spec.kind == "zfs":
