@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
+from bhyveload.cli import bundle as module
 from support.places import SOURCE
 
 PROGRAM = """
@@ -183,3 +186,33 @@ def test_all_are_made_at_install_time(package: Path) -> None:
     subprocess.run(command, check=True, env={**writing(), "PYTHONPATH": str(package.parent)})
     made = {path.name.partition(".")[0] for path in (package / "__pycache__").glob("*.bundle")}
     assert made == {"bhyveload", "bhyverun", "bhyve", "bhyvectl", "bhyvedisk"}
+
+
+def test_one_that_is_made_on_purpose_is_smaller(package: Path) -> None:
+    command = [sys.executable, "-m", "bhyveload.cli.bundle", "bhyveload"]
+    subprocess.run(command, check=True, env={**writing(), "PYTHONPATH": str(package.parent)})
+    size = bundle(package).stat().st_size
+    assert run(package)[1:] == ["_Bundle True"] * 2
+    bundle(package).unlink()
+    run(package)
+    assert bundle(package).stat().st_size > size
+
+
+def parts(code: CodeType) -> list[CodeType]:
+    """A module's code and that of its functions and classes."""
+    return [code, *(part for const in code.co_consts if isinstance(const, CodeType) for part in parts(const))]
+
+
+@pytest.mark.parametrize(
+    "name", ["fs/ufs.py", "loader/console.py", "errors.py", "confined/child.py", "fs/zfs/pool.py", "loader/__init__.py"]
+)
+def test_what_is_compiled_anew_is_the_same_but_for_texts_and_types(name: str) -> None:
+    spec = spec_from_file_location("module", SOURCE / name)
+    assert spec is not None
+    pairs = list(zip(parts(module.cached(spec)), parts(module.compiled(spec)), strict=True))
+    for cached, anew in pairs:
+        assert (cached.co_qualname, cached.co_firstlineno) == (anew.co_qualname, anew.co_firstlineno)
+        assert (cached.co_varnames, cached.co_filename) == (anew.co_varnames, anew.co_filename)
+        assert {line for _, _, line in anew.co_lines()} <= {line for _, _, line in cached.co_lines()}
+        if not any(isinstance(const, CodeType) for const in cached.co_consts):
+            assert set(cached.co_names) - {"__doc__"} == set(anew.co_names)

@@ -54,8 +54,9 @@ def _run(program: str) -> NoReturn:
     gc.disable()
     from bhyveload.cli import bundle
 
-    recorder = None if bundle.use(program) or sys.dont_write_bytecode else bundle.record()
-    if recorder is not None:
+    recorder = None
+    if not bundle.use(program) and not sys.dont_write_bytecode:
+        recorder = bundle.record()
         bundle.bring_first(program)
     first = len(recorder.ready) if recorder is not None else 0
     __import__(f"bhyveload.cli.{program}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _signal
 import os
-import termios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +45,8 @@ class RawTerminal:
             _signal.signal(number, _terminate)
         if not os.isatty(self._fd):
             return self
+        import termios
+
         self._saved = termios.tcgetattr(self._fd)
         mode = termios.tcgetattr(self._fd)
         mode[_IFLAG] &= ~(
@@ -72,6 +73,8 @@ class RawTerminal:
 
     def __exit__(self, *_: object) -> None:
         if self._saved is not None:
+            import termios
+
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
             try:
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
