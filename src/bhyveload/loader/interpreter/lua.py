@@ -38,11 +38,16 @@ _LIBRARIES = (
 )
 
 
+_spare: list[lua_sandbox.LuaSandbox] = []
+
+
 def prepare() -> None:
-    """Make everything ready that cannot be imported once the child is confined: lupa loads its parts at first use."""
+    """Make everything ready that cannot be imported once the child is confined: lupa loads its parts at first use.  The
+    state that this takes is the first interpreter's: in each child, as none is made in this process."""
     sandbox = lua_sandbox.LuaSandbox()
     sandbox.define({"current": lambda: True})
-    sandbox.install(lua_base.CHECKS, "checks")
+    sandbox.install("", "nothing")
+    _spare[:] = [sandbox]
 
 
 class LuaInterpreter:
@@ -60,7 +65,8 @@ class LuaInterpreter:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self._bottom: int | None = None
-        self._sandbox = lua_sandbox.LuaSandbox(getattr(loader, "leave", None))
+        self._sandbox = _spare.pop() if _spare else lua_sandbox.LuaSandbox()
+        self._sandbox.leave = getattr(loader, "leave", None)
         for primitives in (
             lua_loader.LoaderLibrary(loader, lambda line: self._run(line, nested=True)).primitives(),
             lua_io.IoLibrary(loader).primitives(),

@@ -113,8 +113,8 @@ def _deny(*_: object) -> NoReturn:
 class LuaSandbox:
     """One Lua state.  ``leave``: called with the exception that ends the loader; need not return."""
 
-    def __init__(self, leave: Leave | None = None, limit: int = MEMORY_LIMIT) -> None:
-        self._leave = leave
+    def __init__(self, limit: int = MEMORY_LIMIT) -> None:
+        self.leave: Leave | None = None
         self._limit = limit
         self._pending: BaseException | None = None
         self.depth = 0
@@ -208,9 +208,9 @@ class LuaSandbox:
     def _end(self, end: BaseException) -> None:
         if end is self._pending:
             return
-        if self._leave is not None:
+        if self.leave is not None:
             try:
-                self._leave(end)
+                self.leave(end)
             except BaseException as other:
                 end = other
         self._pending = end
