@@ -235,7 +235,7 @@ def understand(data: bytes, status: int, subject: Subject) -> Report:
         number = os.WTERMSIG(status)
         signal = _SIGNALS.get(number, f"signal {number}")
         why = {
-            _signal.SIGBUS: ": a disk image became shorter while it was read",
+            _signal.SIGBUS: ": a disk image became shorter while it was read, or lies on a tmpfs that is full",
             _signal.SIGSYS: f": {subject.name} tried something forbidden",
         }.get(number, "")
         raise LoaderCrashed(f"{subject.name} died by {signal}{why}", subject.consequence)
