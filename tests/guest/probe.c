@@ -57,10 +57,13 @@ static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) :
 static inline u16 inw(u16 port) { u16 v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 
+/* A host that is busy may not listen for a second; what is sent meanwhile would be lost. */
+static const int PATIENCE = 100000000;
+
 static void
 put(char c)
 {
-	for (int spin = 0; spin < 1000000 && !(inb(0x3fd) & 0x20); spin++)
+	for (int spin = 0; spin < PATIENCE && !(inb(0x3fd) & 0x20); spin++)
 		;
 	outb(0x3f8, (u8)c);
 }
@@ -695,7 +698,7 @@ finish(const char *end)
 	text("end=");
 	text(end);
 	text("\nprobe=end\n");
-	for (int spin = 0; spin < 1000000 && !(inb(0x3fd) & 0x40); spin++)
+	for (int spin = 0; spin < PATIENCE && !(inb(0x3fd) & 0x40); spin++)
 		;	/* the transmitter is empty: what is left in it at the end is lost */
 	if (same((const u8 *)end, "reboot", 7)) {
 		outb(0xcf9, 2);
