@@ -155,3 +155,23 @@ print(lz4.block.compress is compress, lz4.__version__ == lz4.version.version, "l
     pytest.importorskip("lz4")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True", "True"]
+
+
+def test_zstd_is_had_without_its_package() -> None:
+    code = """
+import sys
+before = "enum" in sys.modules
+from bhyveload.image import zstd
+print(before == ("enum" in sys.modules))
+if sys.version_info >= (3, 14):
+    from compression import zstd as whole
+else:
+    from backports import zstd as whole
+packed = whole.compress(bytes(1 << 24), options={whole.CompressionParameter.window_log: 24})
+print(zstd.WINDOW_LOG_MAX == whole.DecompressionParameter.window_log_max, whole.ZstdError is zstd.ZstdError)
+print(len(whole.decompress(packed)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *rest = done.stdout.splitlines()
+    assert first == "True" or sys.version_info >= (3, 14)
+    assert rest == ["True True", str(1 << 24)]

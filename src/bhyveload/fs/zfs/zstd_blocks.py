@@ -24,7 +24,7 @@ def decompress(frame: bytes, size: int) -> bytes:
             EIO, "ZFS: this pool is compressed with zstd", "install the Python package backports.zstd"
         )
     try:
-        decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+        decoder = zstd.ZstdDecompressor(options={zstd.WINDOW_LOG_MAX: _WINDOW_LOG})
         result = decoder.decompress(frame, max_length=size)
         if not decoder.eof:
             result += decoder.decompress(b"", max_length=1)
