@@ -22,6 +22,14 @@ MIB = 1 << 20
 DISK_SIZE, PART_START, PART_SIZE = 12 * MIB, MIB, 8 * MIB
 PATH = f"{PROGRAMS}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 RUN_LIMIT = "120"
+# Debian's names
+PACKAGES = {
+    "gcc": "gcc",
+    "ld": "binutils",
+    "makefs": "makefs",
+    "sgdisk": "gdisk",
+    "qemu-system-x86_64": "qemu-system-x86",
+}
 
 
 def main() -> int:
@@ -32,12 +40,11 @@ def main() -> int:
 
 
 def demo(folder: Path) -> int:
-    if missing("gcc", "ld"):
-        print("demo: gcc and ld are needed to build the guest's kernel (apt install gcc binutils)", file=sys.stderr)
-        return 1
+    if lacks := missing("gcc", "ld"):
+        return without(lacks, "the guest's kernel is not built")
     tree = make_tree(folder)
-    if missing("makefs", "sgdisk"):
-        say("makefs or sgdisk is not installed: the guest boots from a folder instead of a disk")
+    if lacks := missing("makefs", "sgdisk"):
+        without(lacks, "the guest boots from a folder instead of a disk")
         source = ["-h", str(tree)]
     else:
         source = ["-d", str(make_disk(folder, tree))]
@@ -49,9 +56,8 @@ def demo(folder: Path) -> int:
         return status
     say("what the processor will start with")
     show("bhyvectl", "--vm=demo", "--get-rip", "--get-cr3", "--get-rsp", "--get-lowmem")
-    if missing("qemu-system-x86_64"):
-        say("qemu-system-x86_64 is not installed: the guest stays loaded and is not run (apt install qemu-system-x86)")
-        return 0
+    if lacks := missing("qemu-system-x86_64"):
+        return without(lacks, "the guest is loaded, but not run")
     say("run the guest")
     status = show("bhyverun", "--accel", "tcg", "--timeout", RUN_LIMIT, "demo")
     if status != 1:  # bhyve(8)'s status of a guest that has powered off
@@ -95,8 +101,15 @@ def make_disk(folder: Path, tree: Path) -> Path:
     return disk
 
 
-def missing(*tools: str) -> bool:
-    return any(shutil.which(tool) is None for tool in tools)
+def missing(*tools: str) -> list[str]:
+    return [tool for tool in tools if shutil.which(tool) is None]
+
+
+def without(tools: list[str], consequence: str) -> int:
+    """Say what is missing, what brings it and what comes of that; the exit status where nothing goes on."""
+    for tool in tools:
+        print(f"demo: {tool} is not installed (apt install {PACKAGES[tool]}): {consequence}", file=sys.stderr)
+    return 1
 
 
 def say(text: str) -> None:
