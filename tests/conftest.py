@@ -10,6 +10,9 @@ import pytest
 
 pytest.register_assert_rewrite("support.end_to_end")
 
+# makefs, sgdisk and others are where PATH of Debian's ordinary users does not lead; make setup looks there, too.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors (pyproject.toml), but for one that the workers of pytest-xdist would bring: each has a second

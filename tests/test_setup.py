@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def _taken_apart(line: str) -> tuple[list[str], str]:
     assert line.startswith("setup:   apt-get install ")
     command, _, what = line.removeprefix("setup:").partition("#")
     return shlex.split(command), what
+
+
+def test_what_setup_finds_outside_path_tests_find_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, conftest; print(os.environ['PATH'])"],
+        env={"PATH": "/bin", "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    (more,) = re.findall(r'^PATH="\$PATH(:.*)"$', (TOOLS / "apt-packages.sh").read_text(), re.MULTILINE)
+    assert done.stdout == f"/bin{more}\n"
 
 
 def test_only_what_is_missing_is_named(bare: Path) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EIO
 from bhyveload.fs import ufs
 from bhyveload.fs.ufs_file import UfsNode
 from support.devices import Hostless
+from support.images import require
 from support.places import TESTS
 
 DATA = TESTS / "data" / "ufs"
@@ -127,10 +125,8 @@ def check_against_manifest(fs: ufs.UfsFileSystem, files: dict[str, Any]) -> None
 
 def makefs(output: Path, tree: Path, *arguments: str) -> Path:
     """Run Debian's makefs; skips the test where there is none."""
-    program = shutil.which("makefs") or shutil.which("makefs", path="/usr/sbin:/sbin")
-    if program is None:
-        pytest.skip("makefs is not installed")
-    subprocess.run([program, "-t", "ffs", *arguments, str(output), str(tree)], check=True, capture_output=True)
+    require("makefs")
+    subprocess.run(["makefs", "-t", "ffs", *arguments, str(output), str(tree)], check=True, capture_output=True)
     return output
 
 
