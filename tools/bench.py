@@ -36,7 +36,7 @@ RSS_LIMIT = 24  # MiB
 MODULES = 40
 SCALED_MODULES = (0, 50, 200)
 DEFAULTS_LINES = 190  # of a stock /boot/defaults/loader.conf
-STOPPED = 1  # bhyverun's exit status for a QEMU that ends by itself
+STOPPED, FAILED = 1, 4  # bhyverun's and bhyve's exit status for a QEMU that ends by itself
 
 Row = tuple[str, str]
 
@@ -247,7 +247,7 @@ def programs_section(bench: Bench) -> Iterator[Row]:
     with_stand_in = ["/usr/bin/env", f"PATH={stand_in}:{os.environ['PATH']}"]
     works = {
         "bhyverun": cpu([*with_stand_in, PROGRAMS / "bhyverun", "--accel", "tcg", "bench"], STOPPED),
-        "bhyve": cpu([*with_stand_in, PROGRAMS / "bhyve", "--accel", "tcg", *bhyve, "bench"], STOPPED),
+        "bhyve": cpu([*with_stand_in, PROGRAMS / "bhyve", "--accel", "tcg", *bhyve, "bench"], FAILED),
         "bhyvectl --list": cpu([PROGRAMS / "bhyvectl", "--list"]),
         "bhyvectl --get-all": cpu([PROGRAMS / "bhyvectl", "--vm=bench", "--get-all"]),
         "bhyvedisk ls": cpu([PROGRAMS / "bhyvedisk", "ls", disk, "/boot"]),

@@ -27,7 +27,7 @@ VM_LOWMEM_LIMIT = 3 * GB
 VM_HIGHMEM_BASE = 4 * GB
 PAGE_SIZE = 4096
 _IOV_MAX = 1024
-_BATCH = 8 << 20
+_BATCH = 4 << 20
 _WORTHWHILE = 4 << 20  # below that, what it takes to ask for huge pages is not made up for
 _ZEROS = bytes(1 << 16)
 
