@@ -186,18 +186,54 @@ def test_gzip_headers() -> None:
 def test_bad_headers(kind: str) -> None:
     opener, packer = OPENERS[kind]
     good = packer(b"x")
-    for data in (b"", good[:1], good[:3], b"\0" + good[1:], b"plain text", good[1:]):
+    for data in (b"", good[:1], good[:2], b"\0" + good[1:], b"plain text", good[1:]):
         with pytest.raises(FileSystemError) as caught:
             opener(Raw(data), silent)
         assert caught.value.errno == EFTYPE
     if kind == "gzip":
-        for data in (b"\x1f\x8b\x07" + good[3:], b"\x1f\x8b\x08\x20" + good[4:], b"\x1f\x8b\x08\x08" + b"n" * 3000):
+        for data in (
+            b"\x1f\x8b\x07" + good[3:],
+            b"\x1f\x8b\x08\x20" + good[4:],
+            b"\x1f\x8b\x08\x08" + b"n" * 3000,
+            b"\x1f\x8b\x08\x04" + bytes(6) + b"\xff\xff",  # get_byte would go on behind its buffer
+        ):
             with pytest.raises(FileSystemError) as caught:
                 opener(Raw(data), silent)
             assert caught.value.errno == EFTYPE
     if kind == "bzip2":
         with pytest.raises(FileSystemError):
             opener(Raw(b"BZh0" + good[4:]), silent)
+
+
+@pytest.mark.parametrize("size", range(3, 10))
+def test_a_gzip_header_that_is_cut_short(size: int) -> None:
+    """get_byte of gzipfs.c takes zf_fill's 0 for a success, which has set next_in to the buffer's start: what was read
+    comes again, then the zeros of bzero.  Behind a header of ten bytes the inflation begins in the middle of that."""
+    raw = gzip.compress(b"x", mtime=0)[:size]
+    assert raw[3:4] in (b"", b"\0")  # flags: of three bytes the first, 0x1f, stands for them
+    again = raw + raw.ljust(2048, b"\0")
+    start = 16 if size == 3 else 10  # 0x1f: an extra field and two names, all empty, and two bytes of checksum
+    printed: list[str] = []
+    view = compressed.open_gzip(Raw(raw), printed.append)
+    try:
+        expected = zlib.decompressobj(-15).decompress(again[start:])
+    except zlib.error as error:
+        with pytest.raises(FileSystemError) as caught:
+            view.read(0, 512)
+        assert caught.value.errno == EIO
+        assert printed == [f"inflate: {str(error).partition(': ')[2]}\n"]
+    else:
+        assert joined(view, 0, 512) == expected
+        assert printed == []
+
+
+def test_a_gzip_header_and_nothing_else() -> None:
+    """All ten bytes are there: zf_read finds that nothing comes."""
+    printed: list[str] = []
+    view = compressed.open_gzip(Raw(gzip.compress(b"x")[:10]), printed.append)
+    with pytest.raises(FileSystemError):
+        view.read(0, 512)
+    assert printed == ["zf_read: unexpected EOF\n"]
 
 
 def test_only_the_first_gzip_member() -> None:

@@ -96,6 +96,26 @@ def test_nvstore_command() -> None:
     assert stored(image) == {"sample_var": b"from nvstore", "number": 31, "small": -3, "text": b"hello"}
 
 
+def test_deleting_what_is_not_stored() -> None:
+    """zfs_nvstore_unset_impl discards the loader's variable of that name in any case, but only where anything is
+    stored: without a list of variables it returns before."""
+    answers = session(
+        [writable_disk("bootenv.0")],
+        "set mine=1",
+        "nvstore benv -d mine",
+        "show mine",
+        "nvstore benv -d nowhere",
+        "nvstore benv -d nextboot_enable",
+        "nvstore benv -d sample_var",
+        "nvstore benv -l",
+        "set mine=2",
+        "nvstore benv -d mine",
+        "show mine",
+    )
+    gone = "variable 'mine' not found"
+    assert answers == ["", "", gone, "", "", "", "", "", "", "2"]
+
+
 def test_variables_write_themselves_back() -> None:
     image = writable_disk("bootenv.0")
     answers = session(

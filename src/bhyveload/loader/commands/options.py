@@ -1,4 +1,7 @@
-"""libsa's getopt(3) for builtin commands (stand/libsa/getopt.c): it prints its complaints without a program name."""
+"""libsa's getopt(3) for builtin commands (stand/libsa/getopt.c): it prints its complaints without a program name.
+
+docs/errata.md, "Option letters".
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,14 @@ def options(loader: Loader, argv: list[str], letters: str) -> tuple[list[tuple[s
         if len(word) < 2 or word[0] != "-":
             break
         index += 1
-        if word == "--":
-            break
+        if word[1] == "-":
+            break  # what follows the dashes counts as little as they do
         at = 1
         while at < len(word):
             letter = word[at]
             at += 1
+            if letter == "-":  # ends the options; the word, though some of it was taken, is the first behind them
+                return found, argv[index - 1 :]
             place = letters.find(letter)
             if place < 0 or letter == ":":
                 loader.print(f"illegal option -- {letter}\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import EINVAL, EIO, ENXIO, EROFS, strerror
+from bhyveload.libc import strtol
 from bhyveload.loader.state import CMD_ERROR, CMD_OK
 from bhyveload.need import OnDemand
 
@@ -89,14 +90,23 @@ def unmap_vdisk(loader: Loader, argv: list[str]) -> int:
     if len(argv) != 2:
         loader.print("usage: unmap-vdisk vdiskN\n")
         return CMD_ERROR
-    for unit, (name, _) in loader.disks.vdisks.items():
-        if argv[1] == f"vdisk{unit}":
-            del loader.disks.vdisks[unit]
-            loader.disks.forget("vdisk", unit)
-            loader.print(f"vdisk{unit} ({name}) unmapped\n")
-            return CMD_OK
-    loader.print(f"unmap-vdisk: unknown device {argv[1]}\n")
-    return CMD_ERROR
+    unit = _vdisk_unit(argv[1])
+    if unit not in loader.disks.vdisks:
+        loader.print(f"unmap-vdisk: unknown device {argv[1]}\n")
+        return CMD_ERROR
+    name, _ = loader.disks.vdisks.pop(unit)
+    loader.disks.forget("vdisk", unit)
+    loader.print(f"{argv[1]} ({name}) unmapped\n")
+    return CMD_OK
+
+
+def _vdisk_unit(name: str) -> int:
+    """The number in vdiskN or vdiskN:, -1 where there is none.  strtol takes blanks, a sign and zeros before it."""
+    if not name.startswith("vdisk"):
+        return -1
+    rest = name[len("vdisk") :]
+    unit, end = strtol(rest, 10)
+    return unit if end and rest[end:] in ("", ":") else -1
 
 
 def lszfs(loader: Loader, argv: list[str]) -> int:

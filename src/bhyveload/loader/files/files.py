@@ -305,9 +305,15 @@ class Files:
         if dot and "." + extension in _COMPRESSED:
             raise FileSystemError(ENOENT, f"{path}: no such file or directory")
         inner = self._open(name + suffix)
-        if inner.stat().mode & S_IFMT != S_IFREG:
+        opener, caller = (compressed.open_gzip, "zf") if suffix == ".gz" else (compressed.open_bzip2, "bzf")
+        try:
+            mode = inner.stat().mode
+        except FileSystemError:
+            self.console.print(f"{caller}_open: stat failed\n")
+            raise FileSystemError(ENOENT, f"{path}: no such file or directory") from None
+        if mode & S_IFMT != S_IFREG:
+            self.console.print(f"{caller}_open: not a file\n")
             raise FileSystemError(EISDIR, f"{path}{suffix}: not a regular file")
-        opener = compressed.open_gzip if suffix == ".gz" else compressed.open_bzip2
         file: File = opener(inner.file, self.console.print)
         return OpenFile(self, path, flags, CompressedView(inner, file), inner.node)
 

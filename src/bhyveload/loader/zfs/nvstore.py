@@ -156,6 +156,11 @@ def _print_one(loader: Loader, pool: Pool, key: str) -> None:
 
 
 def _delete(loader: Loader, pool: Pool, key: str) -> None:
+    """zfs_nvstore_unset_impl: where anything is stored the loader's variable goes, whether stored or not."""
+    try:
+        pool.nvstore()
+    except FileSystemError:
+        return
     try:
         pool.nvstore_unset(key)
     except FileSystemError:
