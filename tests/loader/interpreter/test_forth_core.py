@@ -53,7 +53,7 @@ ANSWERS = {
     "1 63 lshift . -1 60 rshift . 1 3 lshift .": f"{MIN} 15 8",
     "5 1 10 within . 10 1 10 within . 1 1 10 within .": "-1 0 -1",
     "7 s>d . . -7 s>d . .": "0 7 -1 -7",
-    "3 4 m* . . -1 -1 um* . .": "0 12 -2 1",
+    "3 4 m* . . -1 -1 um* . .": "0 12 0 1",
     "-7 s>d 2 fm/mod . . -7 s>d 2 sm/rem . .": "-4 1 -3 -1",
     "7 0 2 um/mod . .": "3 1",
     "1 cells . 1 cell+ . 3 chars . 3 char+ .": "8 9 3 4",
@@ -157,7 +157,7 @@ ANSWERS = {
 MISSING = """
 drop dup swap over + - * / mod /mod ! @ c@ c! 1+ 1- negate abs invert and or xor = < > u< 0= 0< emit
 . u. type execute rot nip tuck pick roll 2drop 2dup 2swap 2over lshift rshift min max m* um* cells
-count move fill throw catch >body allot , c, evaluate within compare free allocate resize +! 2! 2@
+count move fill catch >body allot , c, evaluate within compare free allocate resize +! 2! 2@
 spaces
 """
 
@@ -202,6 +202,13 @@ def unsigned(number: int) -> int:
     return number % (1 << 64)
 
 
+def high_of_product(a: int, b: int) -> int:
+    """m64MulI: the product of the absolute values, then the double cell negated."""
+    size = unsigned(abs(a) * abs(b))
+    halves = (size >> 32 << 64) + (size & 0xFFFFFFFF)
+    return (halves if (a < 0) == (b < 0) else -halves) >> 64
+
+
 BINARY: dict[str, Callable[[int, int], int | None]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
@@ -218,8 +225,9 @@ BINARY: dict[str, Callable[[int, int], int | None]] = {
     "u<": lambda a, b: -(unsigned(a) < unsigned(b)),
     "=": lambda a, b: -(a == b),
     "<>": lambda a, b: -(a != b),
-    "um* nip": lambda a, b: unsigned(a) * unsigned(b) >> 64,
-    "m* nip": lambda a, b: a * b >> 64,
+    # stand/ficl/amd64/sysdep.c ficlLongMul(): 64 bits, their halves in two cells
+    "um* nip": lambda a, b: unsigned(unsigned(a) * unsigned(b)) >> 32,
+    "m* nip": high_of_product,
 }
 UNARY: dict[str, Callable[[int], int]] = {
     "1+": lambda a: a + 1,

@@ -1,5 +1,5 @@
 """Numbers of one and two cells, their divisions and their text against Python's, by hypothesis: what the standard says
-of each word, in a few lines."""
+of each word, in a few lines; of products and double cells, what FreeBSD's sources for amd64 make of them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def symmetric(number: int, divisor: int) -> tuple[int, int]:
     return quotient, number - quotient * divisor
 
 
+def product(a: int, b: int) -> int:
+    """A double cell of which the low one has 32 bits, and both together 64 (ficlLongMul in stand/ficl/amd64/sysdep.c,
+    with the sign that m64MulI gives it)."""
+    size = abs(a) * abs(b) & MASK
+    halves = (size >> 32 << BITS) + (size & 0xFFFFFFFF)
+    return halves if (a < 0) == (b < 0) else -halves
+
+
+def divided(number: int) -> int:
+    """What ficlLongDiv there divides: 64 bits, of which the high cell gives those from the 32nd on."""
+    size = abs(number)
+    joined = size >> BITS << 32 & MASK | size & MASK
+    return -joined if number < 0 else joined
+
+
 def text(number: int, base: int) -> str:
     if number < 0:
         return "-" + text(-number, base)
@@ -68,7 +83,7 @@ def several(lines: st.SearchStrategy[Line | None]) -> st.SearchStrategy[list[Lin
 def _single(a: int, b: int, c: int, word: str) -> Line | None:
     code = f"{a} {b} {word}"
     if word in ("/mod", "/", "mod", "*/", "*/mod"):
-        number, divisor = (a * b, c) if word[0] == "*" else (a, b)
+        number, divisor = (divided(product(a, b)), c) if word[0] == "*" else (a, b)
         if not divisor:
             return None
         quotient, rest = symmetric(number, divisor)
@@ -88,9 +103,9 @@ def _single(a: int, b: int, c: int, word: str) -> Line | None:
 
 def _double(a: int, b: int, divisor: int, word: str) -> Line | None:
     if word == "m*":
-        return f"{a} {b} m* swap . .", double(a * b)
+        return f"{a} {b} m* swap . .", double(product(a, b))
     if word == "um*":
-        return f"{a} {b} um* swap . .", double((a & MASK) * (b & MASK))
+        return f"{a} {b} um* swap . .", double(product(a & MASK, b & MASK))
     if word == "dnegate":
         return f"{a} {b} dnegate swap . .", double(-((b << BITS) + (a & MASK)))
     if word == "s>d":
@@ -100,12 +115,11 @@ def _double(a: int, b: int, divisor: int, word: str) -> Line | None:
     if word == "um/mod":
         divisor &= MASK
         number = (a & MASK) * divisor + (b & MASK) % divisor
-        quotient, rest = divmod(number, divisor)
+        quotient, rest = divmod(divided(number), divisor)
     else:
         number = a * divisor + b % divisor
-        quotient, rest = divmod(number, divisor) if word == "fm/mod" else symmetric(number, divisor)
-        if signed(quotient) != quotient:
-            return None
+        divide = divmod if word == "fm/mod" else symmetric
+        quotient, rest = divide(divided(number), divisor)
     return f"{double(number)} {signed(divisor)} {word} . .", f"{signed(quotient)} {signed(rest)}"
 
 

@@ -57,6 +57,32 @@ ANSWERS = {
     's" abc" strdup . type': "0 abc",
     'create s 20 allot s 0 s" ab" strcat s" cd" strcat type': "abcd",
     "65 xemit 233 xemit 8364 xemit": "A\xc3\xa9\xe2\x82\xac",
+    # stand/ficl/amd64/sysdep.c: ficlLongMul gives 32 bits to the low cell, ficlLongDiv takes the high one for the bits
+    # above the 32nd
+    "1000000 1000000 um* . .": "232 3567587328",
+    "-1000000 1000000 m* . .": "-233 -3567587328",
+    "0 1 2 um/mod . .": "2147483648 0",
+    "0 5 2 fm/mod . .": "10737418240 0",
+    "1 -1 3 sm/rem . .": "-6148914691236517205 0",
+    "4294967296 4294967296 7 */ .": "0",
+    # m64Mac multiplies by that, too
+    '0 0 s" 12345678901" >number 2drop . .': "2 3755744309",
+    '0 0 s" 12345678901" >number 2drop <# #s #> type': "36893488151174847541",
+    # words.c pick() hands a cell to stackPick's int; the index itself lies above the stack
+    "7 8 4294967296 pick . . .": "8 8 7",
+    "1 -1 pick . .": "-1 1",
+    # softcore.fr: 0 ?do space loop
+    "1 . -5 spaces 2 .": "1  2",
+    # words.c ficlThrow() pops unchecked: some address, for which nothing is printed
+    "throw 1 .": "",
+    # words.c looks `type` and `,` up when ." and postpone compile
+    ': type 2drop 88 emit ; : t ." hi" ; t': "X",
+    ': type 2drop 88 emit ; : t 1 abort" hi" ; t': "X",
+    ": , drop 99 . ; : t postpone dup ; t": "99",
+    # softcore.fr strdup: allocate's 0 is below the flags
+    "0 9000000000000000 strdup . . .": "-1 0 0",
+    # dict.c dictAllot() takes an int
+    "here 4294967304 allot here swap - .": "8",
     # memory
     "65 pad c! pad 1 type": "A",
     "create q 8 allot q 8 255 fill 7 q q! q q@ . q @ .": "7 -4294967289",

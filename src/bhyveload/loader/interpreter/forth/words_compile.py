@@ -42,6 +42,11 @@ class Compiler:
         """The run-time word ``name``."""
         self.append(self.xt_of[name])
 
+    def compile_found(self, name: str) -> None:
+        """ficlLookup: the word that has the name now, which may be a script's own."""
+        word = self.dictionary.lookup(name.encode())
+        self.append(self.xt_of[name] if word is None else word.xt)
+
     def literal(self, value: int) -> None:
         self.append(self.xt_of["(literal)"])
         self.append(value)
@@ -266,7 +271,7 @@ def literal_words(compiler: Compiler) -> dict[str, Run]:
             compiler.append(stack.pop())
         else:
             literal()
-            compiler.compile(",")
+            compiler.compile_found(",")
 
     def string_quote() -> None:
         text = machine.parse(_QUOTE)[0][:FICL_STRING_MAX]
@@ -287,7 +292,7 @@ def literal_words(compiler: Compiler) -> dict[str, Run]:
 
     def dot_quote() -> None:
         compiler.string(machine.parse(_QUOTE)[0], '(.")')
-        compiler.compile("type")
+        compiler.compile_found("type")
 
     def abort_quote() -> None:
         """ABORT": print the text and throw when there is a flag."""
@@ -301,7 +306,7 @@ def literal_words(compiler: Compiler) -> dict[str, Run]:
         address = dictionary.here
         compiler.append(1)
         compiler.string(text, '(.")')
-        compiler.compile("type")
+        compiler.compile_found("type")
         compiler.compile("cr")
         compiler.literal(VM_ABORTQ)
         compiler.compile("throw")

@@ -17,7 +17,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
     TO_IN,
 )
 from bhyveload.loader.interpreter.forth.throws import Failure
-from bhyveload.loader.interpreter.forth.words_stack import signed
+from bhyveload.loader.interpreter.forth.words_stack import signed, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def space_words(machine: ForthMachine) -> dict[str, Run]:
         dictionary.append_byte(pop())
 
     def allot() -> None:
-        dictionary.allot(pop())
+        dictionary.allot(to_int(pop()))  # dictAllot takes an int
 
     def here() -> None:
         push(dictionary.here)

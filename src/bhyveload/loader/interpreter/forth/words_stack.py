@@ -5,7 +5,14 @@ An empty stack shows as an IndexError, which the machine reports as ficl's "stac
 
 from __future__ import annotations
 
-from bhyveload.loader.interpreter.forth.ficl_format import CELL, CELL_MASK, CELL_MAX, CELL_MIN, FICL_DEFAULT_STACK
+from bhyveload.loader.interpreter.forth.ficl_format import (
+    CELL,
+    CELL_BITS,
+    CELL_MASK,
+    CELL_MAX,
+    CELL_MIN,
+    FICL_DEFAULT_STACK,
+)
 from bhyveload.loader.interpreter.forth.throws import Failure
 
 TYPE_CHECKING = False
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
     Run = Callable[[], None]
 
 _BIAS = 1 << 63
+_HALF = 32  # bits of a cell
+_HALF_MASK = (1 << _HALF) - 1
 
 
 def signed(value: int) -> int:
@@ -29,14 +38,22 @@ def to_int(value: int) -> int:
     return ((value + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
+def long_product(x: int, y: int) -> int:
+    """ficlLongMul of unsigned cells (stand/ficl/amd64/sysdep.c): a double cell, but 64 bits are all that is multiplied,
+    and the low cell has only 32 of them; the others are in the high one."""
+    product = x * y & CELL_MASK
+    return (product >> _HALF) << CELL_BITS | (product & _HALF_MASK)
+
+
 def unsigned_division(dividend: int, divisor: int) -> tuple[int, int]:
-    """ficlLongDiv of unsigned numbers: (quotient, remainder).  Raises Failure where the processor would trap."""
+    """ficlLongDiv (stand/ficl/amd64/sysdep.c) of an unsigned double cell: (quotient, remainder).
+
+    It takes its high cell for bits 32 to 63, and sets them in the low one, before it divides 64 bits.  Raises Failure
+    where the processor would trap.
+    """
     if divisor == 0:
         raise Failure("Error: division by zero")
-    quotient, remainder = divmod(dividend, divisor)
-    if quotient > CELL_MASK:
-        raise Failure("Error: division overflow")
-    return quotient, remainder
+    return divmod((dividend >> CELL_BITS << _HALF & CELL_MASK) | (dividend & CELL_MASK), divisor)
 
 
 def symmetric_division(dividend: int, divisor: int) -> tuple[int, int]:
@@ -56,6 +73,12 @@ def floored_division(dividend: int, divisor: int) -> tuple[int, int]:
             quotient -= 1
             remainder = abs(divisor) - remainder
     return signed(quotient), signed(-remainder if divisor < 0 else remainder)
+
+
+def signed_product(x: int, y: int) -> int:
+    """m64MulI: a signed double cell."""
+    product = long_product(abs(x), abs(y))
+    return product if (x < 0) == (y < 0) else -product
 
 
 def stack_words(machine: ForthMachine) -> dict[str, Run]:
@@ -80,7 +103,11 @@ def stack_words(machine: ForthMachine) -> dict[str, Run]:
         s.extend((s[-4], s[-3]))
 
     def pick() -> None:
-        index = pop()
+        cell = pop()
+        index = to_int(cell)
+        if index == -1:  # what lies above the stack is the index itself
+            push(cell)
+            return
         if index < 0:
             raise Failure("Error: stack overflow")  # ficl reads what lies above the stack
         push(s[-1 - index])
@@ -241,11 +268,11 @@ def arithmetic_words(machine: ForthMachine) -> dict[str, Run]:
 
     def mul_div() -> None:
         divisor, y = pop(), pop()
-        s[-1] = symmetric_division(s[-1] * y, divisor)[0]
+        s[-1] = symmetric_division(signed_product(s[-1], y), divisor)[0]
 
     def mul_div_mod() -> None:
         divisor, y = pop(), pop()
-        quotient, s[-1] = symmetric_division(s[-1] * y, divisor)
+        quotient, s[-1] = symmetric_division(signed_product(s[-1], y), divisor)
         push(quotient)
 
     def one_plus() -> None:
@@ -300,10 +327,10 @@ def arithmetic_words(machine: ForthMachine) -> dict[str, Run]:
         push(-1 if s[-1] < 0 else 0)
 
     def m_star() -> None:
-        double(pop() * pop())
+        double(signed_product(pop(), pop()))
 
     def um_star() -> None:
-        double((pop() & CELL_MASK) * (pop() & CELL_MASK))
+        double(long_product(pop() & CELL_MASK, pop() & CELL_MASK))
 
     def um_slash_mod() -> None:
         divisor = pop() & CELL_MASK

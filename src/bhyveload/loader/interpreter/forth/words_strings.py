@@ -56,12 +56,12 @@ def string_words(machine: ForthMachine) -> dict[str, Run]:
         push(hash_of(text.partition(b"\0")[0], len(text)) if text else 0)
 
     def strdup() -> None:
-        """( addr len -- addr' len 0 | 0 -1 )"""
+        """( addr len -- addr' len 0 | 0 0 -1 )"""
         size = pop()
         source = pop()
         address = arena.allocate(size + 1)
         if not address:
-            s.extend((0, -1))
+            s.extend((0, 0, -1))  # ALLOCATE's address stays
             return
         arena.write(address, arena.read(source, size))
         s.extend((address, size, 0))

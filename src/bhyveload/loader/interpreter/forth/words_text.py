@@ -23,7 +23,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
 from bhyveload.loader.interpreter.forth.restart import Restart
 from bhyveload.loader.interpreter.forth.throws import Failure, Throw
 from bhyveload.loader.interpreter.forth.words_memory import base_of
-from bhyveload.loader.interpreter.forth.words_stack import signed, to_int
+from bhyveload.loader.interpreter.forth.words_stack import long_product, signed, to_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MAX_SPACES = 1 << 20
+_HALF_MASK = (1 << 32) - 1
+_STACK_POINTER = 0x1F00  # some address: no code that means anything
 
 
 def to_text(value: int, base: int) -> str:
@@ -147,6 +149,8 @@ def print_words(machine: ForthMachine) -> dict[str, Run]:
 
     def spaces() -> None:
         count = pop()
+        if count < 0:
+            count = 1  # 0 ?DO SPACE LOOP: LOOP looks only after it has counted
         while count > 0:  # a loop of its own: it must be possible to interrupt it
             write(" " * min(count, 1024))
             count -= 1024
@@ -324,6 +328,8 @@ def parse_words(compiler: Compiler) -> dict[str, Run]:
             raise Throw(code)
 
     def throw() -> None:
+        if not s:  # unchecked: it pops what lies below the stack, its own pointer
+            raise Throw(_STACK_POINTER)
         code = to_int(pop())
         if code:
             raise Throw(code)
@@ -421,9 +427,9 @@ def parse_words(compiler: Compiler) -> dict[str, Run]:
         in_base(10)
 
     def to_number() -> None:
+        """m64Mac puts the digits together: 32 bits of the number in each of the two cells."""
         size, address = pop() & CELL_MASK, pop()
-        high, low = pop(), pop()
-        value = (high & CELL_MASK) << 64 | (low & CELL_MASK)
+        high, low = pop() & CELL_MASK, pop() & CELL_MASK
         base = cells[BASE >> 3] & CELL_MASK
         text = arena.read(address, size)
         used = 0
@@ -431,9 +437,11 @@ def parse_words(compiler: Compiler) -> dict[str, Run]:
             digit = digit_of(char)
             if not 0 <= digit < base or char > 0x7F:
                 break
-            value = value * base + digit
+            product = long_product(low, base)
+            high = (product >> 64) + (high * base & _HALF_MASK)
+            low = (product & CELL_MASK) + digit
             used += 1
-        s.extend((signed(value), signed(value >> 64), address + used, size - used))
+        s.extend((signed(low), signed(high), address + used, size - used))
 
     def convert() -> None:
         s[-1] = signed(s[-1] + 1)
