@@ -59,3 +59,13 @@ def test_options(line: str, letters: str, found: list[tuple[str, str]], words: l
 )
 def test_complaints(line: str, letters: str, complaint: str) -> None:
     assert scan(line, letters) == (None, complaint)
+
+
+@pytest.mark.parametrize("line", ["load -p x -z kernel", "load -kp x kernel", "load -d -s y -t"])
+def test_a_command_may_stop_at_an_option(line: str) -> None:
+    """What is behind it is not complained about, for getopt is not called again."""
+    said = Said()
+    assert options(cast("Loader", said), line.split(), "dkp:s:t:", lambda letter, _: letter in ("p", "s")) is None
+    assert said.text == ""
+    assert options(cast("Loader", said), ["load", "-p"], "dkp:s:t:", lambda letter, _: letter == "p") is None
+    assert said.text == "option requires an argument -- p\n"

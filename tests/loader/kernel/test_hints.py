@@ -195,6 +195,13 @@ def test_geli_keys(tree: Path) -> None:
     assert [file.text(TYPE) for file in run.files[1:]] == ["ada0p3:geli_keyfile0", "ada0p3:geli_keyfile2"]
 
 
+def test_a_geli_key_without_a_file(tree: Path) -> None:
+    """command_load_geli counts the words before it takes the options from them: argv[2] is the null pointer then,
+    which is no file, and which printf shows as (null)."""
+    run = loaded(tree, ["load kernel", "load_geli -n 2 ada0p3"])
+    assert "can't find '(null)'\n" in run.console and len(run.files) == 1
+
+
 def test_raw_refusals(tree: Path) -> None:
     """docs/errata.md, "Same name and type": the test for a second load compares the name as typed."""
     (tree / "boot/modules/raw").write_bytes(b"raw")

@@ -190,6 +190,13 @@ def test_lszfs_and_reloadbe_errors() -> None:
     assert answers[5:] == ["", "zfs:benv/ROOT", "variable 'bootenv_root[5]' not found"]
 
 
+def test_the_page_is_a_decimal_number() -> None:
+    """zfs_bootenv: strtol(getenv("zfs_be_currpage"), NULL, 10), which is 8 of 08; there is one page, so it is the first
+    again.  In base 0 the number would end before the 8."""
+    answers = session([disk("bootenv.0")], "set zfs_be_currpage=08", "reloadbe benv", "show zfs_be_currpage")
+    assert answers == ["", "", "1"]
+
+
 def test_encrypted_dataset_is_named() -> None:
     """FreeBSD's loader says only that there is no such file."""
     answers = session(

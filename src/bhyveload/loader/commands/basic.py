@@ -79,20 +79,24 @@ def echo(loader: Loader, argv: list[str]) -> int:
 
 
 def read(loader: Loader, argv: list[str]) -> int:
-    parsed = options(loader, argv, "p:t:")
+    bad: list[str] = []
+
+    def is_bad_timeout(letter: str, argument: str) -> bool:
+        if letter == "t" and strtol(argument)[1] == 0:
+            bad.append(f"bad timeout '{argument}'")
+        return bool(bad)
+
+    parsed = options(loader, argv, "p:t:", is_bad_timeout)
     if parsed is None:
-        return CMD_OK
+        return loader.fail_with(bad[0]) if bad else CMD_OK
     letters, words = parsed
     timeout = -1
     prompt = ""
     for letter, argument in letters:
         if letter == "p":
             prompt = argument
-            continue
-        number, end = strtol(argument)
-        timeout = to_int(number)
-        if end == 0:
-            return loader.fail_with(f"bad timeout '{argument}'")
+        else:
+            timeout = to_int(strtol(argument)[0])
     loader.print(prompt)
     if timeout >= 0 and not loader.console.wait_for_key(timeout):
         return CMD_OK

@@ -29,7 +29,9 @@ _LINE = 79  # lsmod's line buffer
 def load(loader: Loader, argv: list[str]) -> int:
     if len(argv) == 1:
         return loader.fail("no filename specified", CMD_CRIT)
-    parsed = options(loader, argv, "kt:" if loader.version == "current" else "dkp:s:t:")
+    # 13.2 takes the letters of a loader that verifies files, but has no use for -p and -s: the command ends there
+    letters = "kt:" if loader.version == "current" else "dkp:s:t:"
+    parsed = options(loader, argv, letters, lambda letter, _: letter in ("p", "s"))
     if parsed is None:
         return CMD_OK
     flags, words = parsed
@@ -59,17 +61,23 @@ def _load_typed(loader: Loader, type_: str, words: list[str]) -> int:
 def load_geli(loader: Loader, argv: list[str]) -> int:
     if len(argv) < 3:
         return loader.fail(_GELI_USAGE)
-    parsed = options(loader, argv, "n:")
+    bad: list[str] = []
+
+    def is_bad_index(letter: str, argument: str) -> bool:
+        if strtol(argument)[1] == 0:
+            bad.append(f"bad key index '{argument}'")
+        return bool(bad)
+
+    parsed = options(loader, argv, "n:", is_bad_index)
     if parsed is None:
-        return CMD_OK
+        return loader.fail_with(bad[0]) if bad else CMD_OK
     flags, words = parsed
-    key = 0
-    for _, value in flags:
-        number, end = strtol(value)
-        if end == 0:
-            return loader.fail_with(f"bad key index '{value}'")
-        key = to_int(number)
-    if len(words) < 2:
+    key = to_int(strtol(flags[-1][1])[0]) if flags else 0
+    if len(words) == 1:  # the file's name is the null pointer that ends the words
+        if find_file(loader.preloaded) is None:
+            return loader.fail("can't load file before kernel")
+        return loader.fail_with("can't find '(null)'")
+    if not words:
         return loader.fail(_GELI_USAGE)
     return CMD_OK if modules.load_raw(loader, words[1], f"{words[0]}:geli_keyfile{key}") else CMD_ERROR
 

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bhyveload.loader.state import Loader
 
 
-def options(loader: Loader, argv: list[str], letters: str) -> tuple[list[tuple[str, str]], list[str]] | None:
+def options(
+    loader: Loader, argv: list[str], letters: str, ends: Callable[[str, str], bool] | None = None
+) -> tuple[list[tuple[str, str]], list[str]] | None:
     """(options with their arguments, the words behind them); None after a complaint, which ends a command with OK
-    (docs/errata.md, "Option letters")."""
+    (docs/errata.md, "Option letters").
+
+    ``ends``: whether an option with its argument is one at which the command stops: None, too, and nothing behind it is
+    complained about.
+    """
     found: list[tuple[str, str]] = []
     index = 1
     while index < len(argv):
@@ -32,16 +40,17 @@ def options(loader: Loader, argv: list[str], letters: str) -> tuple[list[tuple[s
             if place < 0 or letter == ":":
                 loader.print(f"illegal option -- {letter}\n")
                 return None
-            if letters[place + 1 : place + 2] != ":":
-                found.append((letter, ""))
-                continue
-            if at < len(word):
-                found.append((letter, word[at:]))
-            elif index < len(argv):
-                found.append((letter, argv[index]))
+            argument = ""
+            takes_argument = letters[place + 1 : place + 2] == ":"
+            if takes_argument and at < len(word):
+                argument, at = word[at:], len(word)
+            elif takes_argument and index < len(argv):
+                argument = argv[index]
                 index += 1
-            else:
+            elif takes_argument:
                 loader.print(f"option requires an argument -- {letter}\n")
                 return None
-            break
+            found.append((letter, argument))
+            if ends is not None and ends(letter, argument):
+                return None
     return found, argv[index:]

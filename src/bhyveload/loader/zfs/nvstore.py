@@ -108,12 +108,16 @@ def nvstore(loader: Loader, argv: list[str]) -> int:
 
 
 def _on_store(loader: Loader, pool: Pool, words: list[str]) -> int:
-    parsed = options(loader, words, "d:g:lt:")
-    if parsed is None:
-        return CMD_ERROR
-    actions = {letter for letter, _ in parsed[0] if letter in "dgl"}
+    actions: set[str] = set()
+
+    def conflicts(letter: str, _: str) -> bool:
+        actions.update({letter} & set("dgl"))
+        return len(actions) > 1
+
+    parsed = options(loader, words, "d:g:lt:", conflicts)
     if len(actions) > 1:
         loader.print(_USAGE)
+    if parsed is None:
         return CMD_ERROR
     key = next((value for letter, value in reversed(parsed[0]) if letter in "dg"), "")
     if "l" in actions:

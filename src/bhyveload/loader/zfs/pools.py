@@ -286,10 +286,10 @@ def reloadbe(loader: Loader, name: str | None) -> int:
     names = [child for child in reversed(names) if not child.startswith("$")]
     pages = -(-len(names) // _PER_PAGE)
     environment.set("zfs_be_pages", str(pages)[:3])
-    page = to_int(strtol(environment.get("zfs_be_currpage") or "")[0])
+    page = to_int(strtol(environment.get("zfs_be_currpage") or "", 10)[0])
     if page > pages:
         environment.set("zfs_be_currpage", "1")
-    page = to_int(strtol(environment.get("zfs_be_currpage") or "1")[0])
+    page = to_int(strtol(environment.get("zfs_be_currpage") or "1", 10)[0])
     first = max(0, _PER_PAGE * (page - 1))
     shown = names[first : first + _PER_PAGE]
     for index, child in enumerate(shown, ZFS_BE_FIRST):
