@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lupa import lua54
 
+from bhyveload.loader.interpreter import lua_bytecode
 from bhyveload.loader.interpreter.lua_bytecode import as_in_the_loader
 from support import lua_runs
 
@@ -147,3 +148,17 @@ def test_a_huge_script_is_left_alone(tmp_path: Path) -> None:
 def test_nested_functions(tmp_path: Path) -> None:
     script = "local a, b = 7, 2\n" + "return (function() " * 40 + "print(a / b * 2)" + " end)()" * 40
     assert lua_runs.said(lua_runs.run_scripts(tmp_path, script)) == ["6.0"]
+
+
+def test_how_far_is_looked_for_what_is_called_last(tmp_path: Path) -> None:
+    """A table that was loaded far above, called from very often: every call would have looked all the way."""
+    script = (
+        "local far = string\nlocal x\n"
+        + "if x then return far.f() end\n" * 10_000
+        + "if x then return tonumber(x) end\nprint('done')"
+    )
+    chunk = THEIRS(f"return string.dump(load({script!r}))")[1]
+    seen = lua_bytecode._Chunk(chunk.encode("latin-1"))
+    seen.function()
+    assert seen.looks == 0
+    assert lua_runs.said(lua_runs.run_scripts(tmp_path, script)) == ["done"]

@@ -105,3 +105,16 @@ def test_a_decimal_escape_hides_no_numeral(before: str) -> None:
 )
 def test_what_only_looks_like_one(text: str) -> None:
     assert ours(text) == ""
+
+
+def test_nothing_is_left_among_the_state_s_own_globals() -> None:
+    """A name that a library forgot to declare would decide about the texts that are compiled later, too."""
+    for text in ("return 7 / 2 + 1", "return 1.5", "return (", "-- 1e1\nx = '\\065' + 18446744073709551616"):
+        ours(text)
+    assert list(OURS._runtime.globals()) == []
+
+
+def test_a_numeral_is_found_behind_others_in_a_comment() -> None:
+    comment = f"x = 1 --[[{'1e1 ' * 500}\n\n{'2e2 ' * 30}]] "
+    assert ours(f"{comment}\nx = 3e3") == "t:4: malformed number near '3e3'"
+    assert ours(f"{comment}x = 3e3 x = 4e4") == "t:3: malformed number near '3e3'"

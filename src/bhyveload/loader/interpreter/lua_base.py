@@ -199,7 +199,7 @@ end
 -- once more with each of them replaced by a byte that no Lua token has (a hundred take turns): in strings and comments
 -- that is nothing, elsewhere it is the first that the compiler stumbles over.
 local function malformed_number(chunk, name)
-  local found, parts, copied = {}, {}, 1
+  local found, parts, copied, calculated = {}, {}, 1, false
   local from = find(chunk, "%d")
   while from do
     local before = from > 1 and byte(chunk, from - 1) or 32
@@ -227,13 +227,11 @@ local function malformed_number(chunk, name)
   local _, message = load(concat(parts) .. sub(chunk, copied), name, "t")
   local where, line, mark = match(message or "", "^(.*:)(%d+): .*near '<\\(%d+)>'$")
   if not where then return nil, calculated end
-  local at, current = 1, 1
+  local newline, current = find(chunk, "\n", 1, true), 1
   for i = 1, #found do
     local from = found[i][1]
-    while true do
-      local newline = find(chunk, "\n", at, true)
-      if not newline or newline >= from then break end
-      at, current = newline + 1, current + 1
+    while newline and newline < from do
+      newline, current = find(chunk, "\n", newline + 1, true), current + 1
     end
     if current == tonumber(line) and found[i][3] == tonumber(mark) then
       return where .. line .. ": malformed number near '" .. found[i][2] .. "'"

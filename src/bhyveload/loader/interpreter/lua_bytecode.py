@@ -29,6 +29,7 @@ _BIAS_SJ, _MAX_SJ, _MAX_BX = (1 << 24) - 1, (1 << 25) - 1, (1 << 17) - 1
 _TM_GC = 2
 _MAX_STACK = 250
 _MAX_INSTRUCTIONS = 1 << 17  # of a function that divides; a longer one has Lua's own quotients
+_MAX_LOOKS = 1 << 20  # at instructions of a chunk, for what is called last: then calls are left as they are
 
 _ABSLINEINFO = 0x80
 _LINES_WITHOUT_BASE = 100  # MAXIWTHABS is 128, 120 in older ones
@@ -87,6 +88,7 @@ class _Chunk:
         self.changed = bytearray(data)  # what keeps its length
         self.edits: list[tuple[int, int, bytes]] = []  # (from, to, what is there instead), ascending
         self.at = _BEHIND_HEADER
+        self.looks = _MAX_LOOKS
 
     def result(self) -> bytes:
         parts: list[bytes | bytearray] = []
@@ -217,7 +219,8 @@ class _Chunk:
 
     def _loaded(self, code: int, index: int, register: int, names: list[bytes]) -> tuple[int, int, bytes]:
         """The last instruction before ``index`` that is about ``register``: (opcode, its index, the constant)."""
-        for before in range(index - 1, -1, -1):
+        for before in range(index - 1, max(-1, index - 1 - self.looks), -1):
+            self.looks -= 1
             opcode, a, _, c = self._fields(code, before)
             if a == register and opcode not in (_JMP, _EXTRAARG):
                 return opcode, before, names[c] if opcode in (_GETTABUP, _GETFIELD, _SELF) and c < len(names) else b""
