@@ -246,7 +246,8 @@ def _control() -> Run:
             return
         client: Any = _Client(data)
         control: Any = object.__new__(ControlSocket)
-        control.__dict__.update(_session=_Run(), _facts={"pid": 1}, _clients={5: (client, bytearray())}, _save=None)
+        clients = {5: (client, bytearray())}
+        control.__dict__.update(_session=_Run(), _facts={"pid": 1}, _clients=clients, _save=None, _elsewhere="")
         while 5 in control._clients and client.data:
             control._hear(5)
         for line in client.answer.splitlines():
