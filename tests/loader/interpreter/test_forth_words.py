@@ -81,6 +81,8 @@ ANSWERS = {
     ": , drop 99 . ; : t postpone dup ; t": "99",
     # softcore.fr strdup: allocate's 0 is below the flags
     "0 9000000000000000 strdup . . .": "-1 0 0",
+    # words.c dotParen() puts its text together in the pad
+    ".( hello) pad 5 type": "hellohello",
     # dict.c dictAllot() takes an int
     "here 4294967304 allot here swap - .": "8",
     # memory
@@ -171,6 +173,12 @@ def answers(folder: Path, table: dict[str, str], current: bool) -> dict[str, str
     lines = [line for text in table for line in (f"marker -t {text}", "abort", "-t only forth definitions decimal")]
     shown = typed(folder, *lines, files=FILES, current=current)[::3]
     return {text: answer.rstrip() for text, answer in zip(table, shown, strict=True)}
+
+
+def test_a_text_in_a_text_leaves_the_next_line_alone(tmp_path: Path) -> None:
+    """ficl.c ficlExecC(): what ran last, and runs again with the next line, is INTERPRET."""
+    asked = ('s" char" evaluate 5 .', "6 .", "% char", "7 .")
+    assert typed(tmp_path, *asked) == ["5 ", "6 ", "", "7 "]
 
 
 @pytest.mark.parametrize("current", [True, False], ids=["current", "13.2"])

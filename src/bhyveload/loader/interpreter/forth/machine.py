@@ -428,6 +428,17 @@ class ForthMachine:
         while True:
             ip = self.run(ip)
 
+    def execute_nested(self, address: int, size: int) -> int:
+        """execute_text for a text within a text: when it ends in want of more, the one around it goes on, and what the
+        next line runs again is no more than INTERPRET."""
+        depth, frame = len(self.rstack), self.frame
+        code = self.execute_text(address, size)
+        if self._pending is not None:
+            self._pending = None
+            del self.rstack[depth:]
+            self.frame = frame
+        return code
+
     def _ended(self, code: int) -> int:
         if code == VM_OUTOFTEXT:
             if self.rstack:

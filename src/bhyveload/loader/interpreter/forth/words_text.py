@@ -166,6 +166,8 @@ def print_words(machine: ForthMachine) -> dict[str, Run]:
         end = text.find(b")")
         machine.skip(len(text) if end < 0 else end + 1)
         text = text if end < 0 else text[:end]
+        held = text[: nPAD - 1]
+        mem[PAD : PAD + len(held) + 1] = held + b"\0"
         write(text.partition(b"\0")[0].decode("latin-1"))
 
     def dot_s() -> None:
@@ -322,7 +324,7 @@ def parse_words(compiler: Compiler) -> dict[str, Run]:
         cells[SOURCE_ID >> 3] = -1
         if size < 0:
             size = len(arena.string(address))
-        code = machine.execute_text(address, size)
+        code = machine.execute_nested(address, size)
         cells[SOURCE_ID >> 3] = saved
         if code != VM_OUTOFTEXT:
             raise Throw(code)
