@@ -37,6 +37,7 @@ PAGE_SIZE = 4096
 DEV_BSIZE = 512
 _MAX_RAW_READ = 1 << 20
 _STEP, _LARGEST_STEP = 1 << 19, 8 << 20  # bytes of a file read at once
+_EXPECTED = 16 << 20  # bytes of a file whose end is not known that guest memory is made ready for at once
 
 
 class OpenFile:
@@ -164,14 +165,18 @@ class OpenFile:
         whole = rest if tail == 0 or tail >= SOPEN_RASIZE else rest - tail
         step = _STEP
         growing = self.file.size >= 0 and self.fs.name != "zfs"
-        host.expect(gpa + done, whole)
+        expected = 0
         while whole:
-            want = min(whole, step)
+            if not expected:  # a compressed file may be asked for all memory, and end after its first bytes
+                expected = whole if self.file.size >= 0 else min(whole, _EXPECTED)
+                host.expect(gpa + done, expected)
+            want = min(expected, step)
             pieces = self._advance(want)
             got = sum(map(len, pieces))
             host.copyin_pieces(pieces, got, gpa + done)
             done += got
             whole -= got
+            expected -= got
             if got == want:
                 step = min(2 * step, _LARGEST_STEP) if growing and is_mapped(pieces[-1]) else _STEP
                 continue
