@@ -288,5 +288,5 @@ def test_a_host_folder_cannot_be_left(tmp_path: Path, compat: str) -> None:
     )
     assert [answers[line] for line in good] == ["for guests"] * 3
     write = "print(io.write(io.open('host0:/good', 'w'), 'x'))"
-    assert prompt("-h", folder, keys=[write])[write] == "nil\tread-only filesystem\t30"
+    assert prompt("-h", folder, keys=[write])[write] == "nil\tinput/output error\t5"
     assert (folder / "inside/file").read_text() == "for guests\n"

@@ -28,6 +28,7 @@ _HELP_LINE = 80
 _HELP_FILE = "/boot/loader.help.userboot"
 _MAX_HELP = 512 << 10  # bytes of that file; FreeBSD's has 30 KB
 _MAX_SHOWN = 8 << 20  # bytes of one file on the screen
+_TOO_LONG = -2
 _MAX_READTEST = 256 << 20
 
 
@@ -119,24 +120,30 @@ def more(loader: Loader, argv: list[str]) -> int:
 
 
 def page_file(loader: Loader, name: str) -> int:
-    """pager_file: 0 shown, 1 the user quit, -1 it cannot be opened or read, or is too long to be a text."""
+    """page_file of commands.c: as pager_file, with a text for the command's error."""
+    result = pager_file(loader, name)
+    if result < 0:
+        too_long = f": more than {_MAX_SHOWN >> 20} MiB" if result == _TOO_LONG else ""
+        loader.fail_with(f"error showing {name}{too_long}")
+    return result
+
+
+def pager_file(loader: Loader, name: str) -> int:
+    """0 shown, 1 the user quit, -1 it cannot be opened or read, _TOO_LONG to be a text."""
     try:
         file = loader.files.open(name)
     except FileSystemError as error:
         loader.print(f"can't open '{name}': {strerror(error.errno)}\n")
-        loader.fail_with(f"error showing {name}")
         return -1
     shown = 0
     try:
         while data := file.read(_PAGE):
             shown += len(data)
             if shown > _MAX_SHOWN:
-                loader.fail_with(f"error showing {name}: more than {_MAX_SHOWN >> 20} MiB")
-                return -1
+                return _TOO_LONG
             if loader.console.pager_output(data.decode("latin-1").partition("\0")[0]):
                 return 1
     except FileSystemError:
-        loader.fail_with(f"error showing {name}")
         return -1
     return 0
 

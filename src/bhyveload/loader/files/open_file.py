@@ -201,7 +201,11 @@ class OpenFile:
             console.silent = before
 
     def write(self, data: bytes) -> int:
-        """libsa's write, in place only: how many bytes fitted.  Raises FileSystemError: EBADF, EROFS, EFBIG."""
+        """libsa's write, in place only: how many bytes fitted.
+
+        Raises FileSystemError: EBADF, EFBIG, EIO (a file system other than UFS: null_write of stand/libsa/nullfs.c),
+        EROFS (a UFS on a disk that is only read).
+        """
         if not self.flags & F_WRITE:
             raise FileSystemError(EBADF, f"{self.name}: not open for writing")
         try:
@@ -209,6 +213,8 @@ class OpenFile:
         except FileSystemError as error:
             if error.errno == EROFS:
                 self.files.note(f"{self.name} is not changed as the guest's scripts want: {error.message}")
+                if self.fs.name != "ufs":
+                    raise FileSystemError(EIO, error.message) from None
             raise
         self._position += done
         return done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bhyveload.loader.commands.basic import page_file
+from bhyveload.loader.commands.basic import pager_file
 from bhyveload.loader.interpreter.lua_loader import cut
 
 TYPE_CHECKING = False
@@ -24,7 +24,9 @@ std.library("pager", {
     if select("#", ...) > 0 then prim.pager_output(text((...))) end
   end,
   file = function(...)
-    prim.pager_file(check_string("pager.file", 1, select("#", ...), (...)))
+    local count = select("#", ...)
+    -- pager_file's 1, for a user who quits, is taken for a number of results: the last argument is the one.
+    if prim.pager_file(check_string("pager.file", 1, count, (...))) == 1 then return (select(count, ...)) end
   end,
 })
 """
@@ -36,8 +38,8 @@ def primitives(loader: Loader) -> dict[str, Callable[..., Result]]:
     def output(text: str) -> None:
         console.pager_output(cut(text))
 
-    def file(path: str) -> None:
-        page_file(loader, cut(path))
+    def file(path: str) -> int:
+        return pager_file(loader, cut(path))
 
     return {
         "pager_open": console.pager_open,
