@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from importlib.util import spec_from_file_location
@@ -123,19 +125,31 @@ for name, module in sorted(sys.modules.items()):
     assert told("bundled") == plain
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "other version", "garbage"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "other version", "garbage", "too large", "rows of nothing"])
 def test_a_damaged_one_is_made_anew(package: Path, damage: str) -> None:
     run(package)
     data = bundle(package).read_bytes()
+    sizes, rows = len(module._HEADER), marshal.dumps(([()], {}))
     bad = {
         "empty": b"",
         "cut": data[: len(data) // 2],
         "other version": b"\0\0\0\0" + data[4:],
         "garbage": data[:300] + b"i",
+        "too large": data[:sizes] + b"\xff" * 8 + data[sizes + 8 :],
+        "rows of nothing": data[:sizes] + struct.pack("<QQ", len(rows), sizes + 16 + len(rows)) + rows,
     }
     bundle(package).write_bytes(bad[damage])
     assert run(package)[1] == "SourceFileLoader True"
     assert run(package)[1] == "_Bundle True"
+
+
+def test_damage_to_what_is_asked_for_later_counts_alone(package: Path) -> None:
+    run(package)
+    data = bundle(package).read_bytes()
+    sizes = len(module._HEADER)
+    later = sizes + 16 + struct.unpack_from("<Q", data, sizes)[0]
+    bundle(package).write_bytes(data[:later] + bytes(len(data) - later))
+    assert run(package)[1:] == ["_Bundle True", "SourceFileLoader True"]
 
 
 def test_nothing_is_written_where_the_interpreter_writes_nothing(package: Path) -> None:

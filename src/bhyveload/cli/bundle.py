@@ -50,6 +50,8 @@ _MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bhyvectl": ((), ("bhyveload.cli.listing", "bhyveload.vm.state", "bhyveload.running.machines")),
     "bhyvedisk": (("bhyveload.inspect.work",), ()),
 }
+# What marshal.loads and the use of what it gives raise for a damaged file
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, MemoryError)
 _SIZES = Struct("<QQ")  # behind the header: of what is read first, and of the file
 
 
@@ -71,10 +73,13 @@ class _Bundle:
             return None
         if name not in self._rows:
             offset, size = place
-            rows = marshal.loads(os.pread(self._file.fileno(), size, self._start + offset))
-            self._rows.update((row[0], row) for row in rows)
-        row = self._rows[name]
-        return self.spec(row) if _is_current(row) else None
+            try:
+                rows = marshal.loads(os.pread(self._file.fileno(), size, self._start + offset))
+                self._rows.update((row[0], row) for row in rows)
+            except _DAMAGE:
+                return None
+        row = self._rows.get(name)
+        return self.spec(row) if row is not None and _is_current(row) else None
 
     def spec(self, row: Row) -> ModuleSpec:
         name, file, is_package = row[:3]
@@ -157,13 +162,13 @@ def _read(file: FileIO) -> tuple[list[Row], _Bundle] | None:
         if len(head) < start or not head.startswith(_HEADER):
             return None
         size, whole = _SIZES.unpack_from(head, len(_HEADER))
-        if os.fstat(file.fileno()).st_size != whole:
+        if os.fstat(file.fileno()).st_size != whole or size > whole - start:
             return None
         with mmap.mmap(file.fileno(), start + size, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
             rows, places = marshal.loads(view[start:])
         if not all(map(_is_current, rows)):
             return None
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, MemoryError):
+    except _DAMAGE:
         return None
     return rows, _Bundle(file, start + size, places)
 
