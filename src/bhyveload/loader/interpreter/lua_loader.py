@@ -9,6 +9,7 @@ import time
 
 from bhyveload.errors import FileSystemError
 from bhyveload.freebsd_errno import ENOMEM
+from bhyveload.libc import to_int
 from bhyveload.loader.parse import ParseError, failure_line, parse
 
 TYPE_CHECKING = False
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from bhyveload.loader.state import Loader
 
 _MAX_VARIABLES = 16 << 20  # bytes; in userboot the 64 MiB heap is the limit
-_MAX_DELAY = (1 << 31) - 1
 _PATIENCE = 3600_000_000  # microseconds that a --batch run lets scripts wait for what never comes
 
 SOURCE = r"""
@@ -173,7 +173,7 @@ class LoaderLibrary:
             "command_error": lambda: loader.errbuf,
             "current": lambda: loader.version == "current",
             "delay": self.delay,
-            "exit": lambda code: loader.host.exit(((code + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)),
+            "exit": lambda code: loader.host.exit(to_int(code)),
             "getenv": lambda name: environment.get(cut(name)),
             "has_command": lambda name: cut(name) in loader.commands,
             "interpret": self._interpret,
@@ -190,8 +190,11 @@ class LoaderLibrary:
         return self.interpret(line)
 
     def delay(self, usec: int) -> None:
-        """Wait; with --batch nobody can press a key meanwhile, so the clock is put on instead.  Raises LoaderError."""
-        usec = min(max(usec, 0), _MAX_DELAY)
+        """Wait; with --batch nobody can press a key meanwhile, so the clock is put on instead.  Raises LoaderError.
+
+        lua_delay keeps an int of the number; one below zero, which usleep(3) takes for an hour, is nothing here.
+        """
+        usec = max(to_int(usec), 0)
         if not self.loader.options.batch:
             self.loader.host.delay(usec)
             return
