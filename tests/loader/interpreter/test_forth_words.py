@@ -128,6 +128,17 @@ ANSWERS = {
     "wordlist get-current swap ficl-set-current get-current <> .": "-1",
     "hidden wid-get-name type": "hidden",
     "hide : hq 5 . ; set-current hq previous hq": "5 hq not found",
+    # softcore.fr, jhlocal.fr, ficllocal.fr, ifbrack.fr: what they leave in HIDDEN
+    "hide forth-wordlist list-wid": "forth-wordlist",
+    'hide s" [ENDIF]" ?[then] . type s" [if]" ?[if] . type s" x" ?[else] . type': "-1 [ENDIF]-1 [if]0 x",
+    'hide s" }}" ?}} . s" --" ?-- . s" x" ?-- .': "-1 -1 0",
+    'hide s" 2:ab" ?2loc . type s" ab" ?2loc . type': "-1 ab0 ab",
+    'hide s" }" ?delim . s" |" ?delim . s" --" ?delim . s" " ?delim . s" x" ?delim . type': "3 1 2 4 0 x",
+    'hide s" |" ?| . type s" |" ?} . type zero .': "-1 |0 |0",
+    ": f { a | b -- } a b ; see f": (
+        ": f\n   0   (link)\n   1   2 ( 0x2 )\n   2   (toLocal0)\n   3   zero\n   4   (toLocal1)\n   5   (@local0)\n"
+        "   6   (@local1)\n   7   (unlink)\n;"
+    ),
     's" five" environment? . 5 env-constant five s" five" environment? . .': "0 -1 5",
     '1 2 env-2constant two s" two" environment? . . .': "-1 1 2",
     # locals
@@ -179,6 +190,16 @@ def test_a_text_in_a_text_leaves_the_next_line_alone(tmp_path: Path) -> None:
     """ficl.c ficlExecC(): what ran last, and runs again with the next line, is INTERPRET."""
     asked = ('s" char" evaluate 5 .', "6 .", "% char", "7 .")
     assert typed(tmp_path, *asked) == ["5 ", "6 ", "", "7 "]
+
+
+def test_what_softwords_leave_in_hidden(tmp_path: Path) -> None:
+    """stand/ficl/softwords: softcore.fr, jhlocal.fr, ficllocal.fr and ifbrack.fr, one behind the other."""
+    (answer,) = typed(tmp_path, "hide words")
+    assert answer.splitlines()[:2] == [
+        "?[then] ?[else] ?[if]   ?}}     ?--     zero    ?delim  ?2loc   ?|      ",
+        "?}      ?--     zero    list-wid        ",
+    ]
+    assert "Dictionary: 13 words, " in answer
 
 
 @pytest.mark.parametrize("current", [True, False], ids=["current", "13.2"])

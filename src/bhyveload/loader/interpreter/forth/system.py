@@ -26,6 +26,7 @@ from bhyveload.loader.interpreter.forth.words_define import (
     local_words,
     make_constant,
 )
+from bhyveload.loader.interpreter.forth.words_hidden import hidden_words
 from bhyveload.loader.interpreter.forth.words_loader import ForthDescriptors, file_words, loader_words
 from bhyveload.loader.interpreter.forth.words_memory import memory_words, space_words
 from bhyveload.loader.interpreter.forth.words_search import named_wordlist, search_words
@@ -162,8 +163,6 @@ class System:
 
     def _define_soft(self, runs: dict[str, Run]) -> None:
         machine = self.machine
-        zero = make_constant(machine, b"", 0)
-        self._compiler.xt_of["zero"] = zero.xt
         source = {text.split()[1]: text for text in _SOURCE}
         for name in names(word_names.SOFT):
             if name in _CONSTANTS:
@@ -174,6 +173,17 @@ class System:
                 self._run(source[name])
             else:
                 self._define((name,), runs)
+        self._define_hidden(runs)
+
+    def _define_hidden(self, runs: dict[str, Run]) -> None:
+        dictionary = self.machine.dictionary
+        dictionary.compile_list = dictionary.hidden
+        for name, run in hidden_words(self.machine, runs["list-wid"]):
+            if run is None:
+                self._compiler.xt_of[name] = make_constant(self.machine, name.encode(), 0).xt
+            else:
+                dictionary.create(name.encode(), name).run = run
+        dictionary.compile_list = dictionary.forth
 
     def _define_commands(self, commands: list[str], run_command: Callable[[str], Run]) -> None:
         """Each command twice: raw in the vocabulary builtins, and as a word that passes its result to THROW."""

@@ -180,6 +180,9 @@ def search_words(machine: ForthMachine) -> dict[str, Run]:
         else:
             write(f"(unnamed wid) {unsigned_text(wordlist.address, 16)} \n")
 
+    def list_wid_popped() -> None:
+        list_wid(dictionary.wordlist_at(pop()))
+
     def order() -> None:
         write("Search:\n")
         for one in reversed(dictionary.order):
@@ -216,4 +219,5 @@ def search_words(machine: ForthMachine) -> dict[str, Run]:
         "only": dictionary.reset_order,
         "hide": hide,
         "order": order,
+        "list-wid": list_wid_popped,
     }
