@@ -116,6 +116,10 @@ ANSWERS = {
     "on-step": "S: (Stack Empty)",
     "parse-order": "Parse steps:\nlookup\n?prefix\n?number",
     ".ver": "ficl Version 3.03",
+    # softcore.fr .4: two digits in whatever base, of the bytes that /dump has left
+    "create d 65 c, 200 c, 7 c, 0 c, 3 /dump ! d .4 d - .": "65 00 07    4",
+    "create d 65 c, 1 /dump ! hex d .4 drop decimal /dump @ .": "41          -3",
+    "create d 65 c, 66 c, 2 /dump ! d .chars -1 /dump ! d .chars": "ABA",
     # word lists
     "forth-wordlist get-current = .": "-1",
     "forth-wordlist >search search> forth-wordlist = .": "-1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bhyveload.loader.interpreter.forth.dictionary import Word, key_of
 from bhyveload.loader.interpreter.forth.ficl_format import (
+    BASE,
     CELL,
     CELL_MASK,
     COLON_WORD,
@@ -29,7 +30,7 @@ from bhyveload.loader.interpreter.forth.ficl_format import (
 from bhyveload.loader.interpreter.forth.throws import Failure
 from bhyveload.loader.interpreter.forth.words_memory import base_of
 from bhyveload.loader.interpreter.forth.words_stack import signed, to_int
-from bhyveload.loader.interpreter.forth.words_text import to_text
+from bhyveload.loader.interpreter.forth.words_text import to_text, unsigned_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +197,9 @@ def tool_words(machine: ForthMachine, queries: Queries, getchar: Callable[[], in
         size = pop()
         arena.check(s[-1], max(0, size))
         write("\n")
-        for at in range(0, size, 16):
+        base = cells[BASE >> 3]
+        cells[BASE >> 3] = 16
+        for at in range(0, max(size, 1 if size else 0), 16):  # ?DO: also one line of a negative size
             cells[SLASH_DUMP >> 3] = min(16, size - at)
             write(f"{s[-1] & CELL_MASK:X}".rjust(8) + " : ")
             push(s[-1])
@@ -204,21 +207,24 @@ def tool_words(machine: ForthMachine, queries: Queries, getchar: Callable[[], in
             write("\n")
             s[-1] += 16
         pop()
+        cells[BASE >> 3] = base
 
     def dump_group() -> None:
-        """.4: four bytes, or blanks behind the last of /DUMP bytes; ( addr -- addr' )"""
+        """.4: four bytes by their last two digits, or blanks behind the last of /DUMP bytes; ( addr -- addr' )"""
+        base = base_of(machine)
         for _ in range(4):
             left = cells[SLASH_DUMP >> 3] = signed(cells[SLASH_DUMP >> 3] - 1)
             if left < 0:
                 write("   ")
             else:
-                write(f"{arena.read(s[-1], 1)[0]:02X} ")
+                tens, ones = divmod(arena.read(s[-1], 1)[0], base)
+                write(unsigned_text(tens % base, base) + unsigned_text(ones, base) + " ")
             s[-1] += 1
 
     def dump_characters() -> None:
         """.chars ( addr -- )"""
         size = cells[SLASH_DUMP >> 3]
-        text = arena.read(pop(), max(0, size))
+        text = arena.read(pop(), 1 if size < 0 else size)
         write("".join(chr(byte) if 32 <= byte < 127 else "." for byte in text))
 
     def dump_line() -> None:
