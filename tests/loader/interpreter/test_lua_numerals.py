@@ -39,6 +39,22 @@ def exact(text: str) -> str | None:
         ("9/2*2+1/3", "8.0"),
         ("(9/2)*2", "8.0"),
         ("2*7/2*2", "14.0"),
+        ("3*7/2*2", "20.0"),
+        ("-7*3/2*2", "-20.0"),
+        ("(7)/2*2", "6.0"),
+        ("-(7)/2*2", "-6.0"),
+        ("(1+6)/2*2", "6.0"),
+        ("(2+5)/(1+1)*2", "6.0"),
+        ("(5|2)/(1+1)*2", "6.0"),
+        ("(7)/(2 == 2 and 2 or 3)", "3.0"),
+        ("(7)/(2|1)", "2.0"),
+        ("7/-2*2", "-6.0"),
+        ("(21)/-7//2", "-1.0"),
+        ("15/2/2*4", "12.0"),
+        ("~7/2*2", "-8.0"),
+        ("~-8//2*2", "6"),
+        ("3*-7//2", "-11"),
+        ("(function() return (7)/2 end)()*2", "6.0"),
         ("-9/2", "-4.0"),
         ("9//(4/2)", "4.0"),
         ("-9//(4/2)", "-4.0"),
@@ -76,6 +92,10 @@ def test_values(tmp_path: Path, expression: str, value: str) -> None:
         "x = y/2",
         "x = 2/y",
         "x = y*7/2",
+        "x = (y*7)/2",
+        "x = f(7)/2",
+        "x = t[7]/2",
+        "x = (7)/y",
         "x = 1//0",
         "x = a.b2/3",
         "x = 5 - -7",
@@ -89,6 +109,13 @@ def test_what_is_left_alone(text: str) -> None:
 def test_only_the_numerals_change() -> None:
     text = "x = '7/2' .. 7/2 --7/2\ny = {-7//(2), 2^3}"
     assert exact(text) == "x = '7/2' .. '7'/'2' --7/2\ny = {'-7'//(2), '2'^'3'}"
+
+
+def test_how_far_is_looked() -> None:
+    """Each operator of a hostile script, and each level of its parentheses, would look all the way."""
+    for text in ("x = 1" + "*1" * 5000 + "/2", "x = (1" + "+1" * 5000 + ")/2", "x = (1)/(1" + "+1" * 5000 + ")"):
+        assert THEIRS(text)
+        assert exact(text) is None
 
 
 def test_errors_name_the_same_line(tmp_path: Path) -> None:

@@ -240,6 +240,18 @@ local function malformed_number(chunk, name)
   return nil, calculated
 end
 
+-- Whether something is divided that is in parentheses and has no letter.
+local function divides_numerals(chunk)
+  local at = find(chunk, "/", 2, true)
+  while at do
+    local before = byte(chunk, at - 1)
+    if (before == 41 or before <= 32)
+      and find(sub(chunk, at > 64 and at - 64 or 1, at), "%([%s%d()%%*+/^&|~<>-]*%)%s*/$") then return true end
+    at = find(chunk, "/", at + 1, true)
+  end
+  return false
+end
+
 -- What a function may end with a call of, one of the libraries' or a table of them (lua_bytecode.py).
 local LIBRARIES = {}
 for name in string.gmatch("tonumber tostring print printc load loadfile dofile pcall xpcall warn getmetatable loader "
@@ -280,7 +292,7 @@ local function compile(chunk, name, mode, ...)
     if old then message = gsub(message, "for goto at line (%d+)$", "for <goto> at line %1") end
     return nil, message
   end
-  local exact = calculated and exact_numerals(chunk)
+  local exact = (calculated or divides_numerals(chunk)) and exact_numerals(chunk)
   if exact then compiled = load(exact, name, "t", environment) or compiled end
   local last = ends_in_library(chunk)
   if last or find(chunk, "/", 1, true) then

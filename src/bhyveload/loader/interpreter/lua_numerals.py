@@ -21,6 +21,10 @@ for word in string.gmatch("and or not return if elseif while until in do then el
   BEFORE[word] = true
 end
 local AFTER = {[")"] = true, ["]"] = true, ["}"] = true, ["..."] = true, word = true, number = true, string = true}
+local COMPUTES = {number = true}
+for operator in string.gmatch("( ) + - * / // % ^", "%S+") do COMPUTES[operator] = true end
+local BITWISE = {["&"] = true, ["|"] = true, ["~"] = true, ["<"] = true, [">"] = true}
+local FAR = 200 -- tokens, operators: further is not looked
 local BINDS_AS_MUCH = {["*"] = true, ["/"] = true, ["//"] = true, ["%"] = true}
 
 local function end_of_string(chunk, at)
@@ -70,31 +74,77 @@ end
 function std.exact_numerals(chunk)
   local kinds, first, last, n = tokens(chunk)
   local starts, stops = {}, {}
-  local function unary(at)
-    if kinds[at] ~= "-" then return false end
+  local function unary(at, sign)
+    if kinds[at] ~= (sign or "-") then return false end
     local before = kinds[at - 1]
     return not AFTER[before] or before == "word" and BEFORE[sub(chunk, first[at - 1], last[at - 1])]
   end
   local function value(at) return kinds[at] == "number" and tonumber(sub(chunk, first[at], last[at])) or nil end
+  -- The first token of a numeral, or of such in parentheses, that ends at ``stop``; nil: it is something else.
+  local function operand(stop)
+    local depth = 0
+    for at = stop, stop - FAR, -1 do
+      local kind = kinds[at]
+      if not COMPUTES[kind] and not BITWISE[kind] then return nil end
+      depth = depth + (kind == ")" and 1 or kind == "(" and -1 or 0)
+      if depth == 0 then
+        local before = kinds[at - 1]
+        local called = kind == "(" and AFTER[before]
+          and not (before == "word" and BEFORE[sub(chunk, first[at - 1], last[at - 1])])
+        return (kind == "(" or kind == "number") and not called and at or nil
+      end
+    end
+  end
+  -- Whether what the operator at ``at`` has on its left is numerals alone, which the compiler makes one of.
+  local function calculated(at)
+    for _ = 1, FAR do
+      local from = operand(at - 1)
+      if not from then return false end
+      while unary(from - 1) or unary(from - 1, "~") do from = from - 1 end
+      at = from - 1
+      if not BINDS_AS_MUCH[kinds[at]] and kinds[at] ~= "^" then return true end
+    end
+    return false
+  end
+  -- The first numeral behind the operator at ``at``, maybe in parentheses with others; nil: it is something else.
+  local function divisor(at)
+    local found, depth = nil, 0
+    for behind = at + 1, at + FAR do
+      local kind = kinds[behind]
+      if not COMPUTES[kind] then return nil end
+      depth = depth + (kind == "(" and 1 or kind == ")" and -1 or 0)
+      found = found or value(behind) and behind
+      if depth == 0 and found then return value(found) ~= 0 and found or nil end
+    end
+  end
   local function quote(from, to) starts[first[from]], stops[first[from]] = true, last[to] end
   for at = 1, n do
     local kind = kinds[at]
+    local quoted = false
     if (kind == "/" or kind == "//" or kind == "^") and value(at - 1) then
       local right = value(at + 1)
-      local bare = kind == "^" or not BINDS_AS_MUCH[kinds[at - 2]]
+      local before = at - 2
+      while unary(before) do before = before - 1 end -- no loop of a hostile script's: the compiler takes 200
+      local bare = kind == "^"
+        or not BINDS_AS_MUCH[kinds[at - 2]] and kinds[before] ~= "#" and not unary(before, "~")
       local open = kinds[at + 1] == "(" or kind == "^" and kinds[at + 1] == "-" and value(at + 2)
-      if bare and (right and right ~= 0 or open) then
+      quoted = bare and (right and right ~= 0 or open)
+      if quoted then
         quote(kind == "//" and unary(at - 2) and at - 2 or at - 1, at - 1)
         if right then quote(at + 1, at + 1) end
       end
     elseif math_type(value(at) or 0) == "float" and unary(at - 1) then
       quote(at, at)
     end
+    if (kind == "/" or kind == "//") and not quoted and calculated(at) then
+      local behind = divisor(at)
+      if behind then quote(behind, behind) end
+    end
   end
   local parts, copied = {}, 1
   for at = 1, n do
     local from = first[at]
-    if starts[from] then
+    if starts[from] and from >= copied then
       parts[#parts + 1] = sub(chunk, copied, from - 1) .. "'" .. sub(chunk, from, stops[from]) .. "'"
       copied = stops[from] + 1
     end
