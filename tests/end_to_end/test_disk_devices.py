@@ -174,6 +174,20 @@ def test_a_file_as_a_disk(base: Path, second: Path) -> None:
     assert old["ls vdisk0:/"] == "bad path 'vdisk0:/'"
 
 
+def test_another_file_as_the_same_disk(base: Path, first: Path, second: Path) -> None:
+    """Nothing of the first one is taken for what the second one holds."""
+    tree = base / "both.tree"
+    tree.mkdir()
+    (tree / "1.img").write_bytes(first.read_bytes())
+    (tree / "2.img").write_bytes(second.read_bytes())
+    outer = make_ufs(tree, base / "both.ufs", 8 * MIB, 32768, 4096, version=1)
+    keys = ["map-vdisk /2.img", "set currdev=vdisk0:", "more /second.txt", "set currdev=disk0:", "unmap-vdisk vdisk0"]
+    keys += ["map-vdisk /1.img", "set currdev=vdisk0: ", "more /first.txt"]
+    answers = prompt("-d", outer, keys=keys)
+    assert answers["more /second.txt"] == "this is the second disk"
+    assert answers["more /first.txt"] == "this is the first disk"
+
+
 def test_a_kernel_from_the_second_disk(first: Path) -> None:
     """FreeBSD's own loader left the same in memory when it had the record's disk as its first."""
     version, name = next(record for record in golden.records("plain") if record[0] == "current")

@@ -96,6 +96,7 @@ def unmap_vdisk(loader: Loader, argv: list[str]) -> int:
         return CMD_ERROR
     name, _ = loader.disks.vdisks.pop(unit)
     loader.disks.forget("vdisk", unit)
+    loader.files.forget("vdisk")
     loader.print(f"{argv[1]} ({name}) unmapped\n")
     return CMD_OK
 

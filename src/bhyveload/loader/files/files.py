@@ -264,6 +264,11 @@ class Files:
             raise known.error.with_traceback(None)  # else every raise adds to what the one before left
         return known.fs
 
+    def forget(self, kind: str) -> None:
+        """What was found on devices of that kind: one of its numbers is going to be another disk's."""
+        for key in [key for key in self._probes if key[1].startswith(kind)]:
+            del self._probes[key]
+
     def _under(self, kind: FileSystemKind, mount: _Mount, name: str, device: Device) -> FileSystem:
         """What cd9660_open takes another device of the unit of a mounted ISO 9660 for: it has the same root."""
         key = mount.device, name
