@@ -397,8 +397,6 @@ def test_a_sandbox_made_before_a_fork() -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
-@as_root
-@confining
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -420,6 +418,8 @@ def test_who_nobody_is(tmp_path: Path, text: str, found: tuple[int, int] | None)
     assert sandbox._nobody(str(tmp_path / "none")) is None
 
 
+@as_root
+@confining
 def test_root_becomes_nobody() -> None:
     nobody = pwd.getpwnam("nobody")
     box = Sandbox()

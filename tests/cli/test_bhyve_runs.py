@@ -24,7 +24,15 @@ from typing import IO
 import pytest
 
 from bhyveload.host import nmdm
-from support.end_to_end import PROGRAMS, load, needs_gcc, needs_qemu, plain_environment, program
+from support.end_to_end import (
+    PROGRAMS,
+    load,
+    needs_gcc,
+    needs_qemu,
+    plain_environment,
+    program,
+    require_locked_memory,
+)
 from support.places import ROOT
 
 pytestmark = [needs_qemu, needs_gcc]
@@ -113,6 +121,7 @@ def test_it_can_be_destroyed_at_power_off(probe_disk: Path) -> None:
 
 def test_locked_memory(probe_disk: Path) -> None:
     """bhyveload's -S: the guest runs, or the host's limit is named."""
+    require_locked_memory(64 << 20)
     load("-S", "-d", probe_disk, "-m", "64M", *plain_environment(["probe.end=poweroff"]), name=NAME)
     done = program("bhyve", "-S", *LINE.format(console="stdio").split())
     assert done.status == 1 or (

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from support.bhyve_lines import LOADS
-from support.end_to_end import PROGRAMS, Finished, bhyveload, load, plain_environment
+from support.end_to_end import PROGRAMS, Finished, bhyveload, load, plain_environment, require_locked_memory
 from support.places import ROOT
 
 MIB = 1 << 20
@@ -627,6 +627,8 @@ def test_real_lines(name: str, disk: Path, probe_kernel: Path, tmp_path: Path) -
     kernel.parent.mkdir(parents=True)
     shutil.copy(probe_kernel, kernel)
     words = LOADS[name].words
+    if "-S" in words:
+        require_locked_memory(MEMORY[words[words.index("-m") + 1]])
     empty = tmp_path / "second"
     empty.write_bytes(bytes(1 << 20))
     here = {"-d": [disk, empty], "-h": [tmp_path / "folder"]}

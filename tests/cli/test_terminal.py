@@ -200,7 +200,8 @@ class Tmux:
     def __init__(self, folder: Path, *words: str | Path) -> None:
         self.socket = str(folder / "tmux")
         environment = f"BHYVE_VMM_DIR={os.environ['BHYVE_VMM_DIR']}"
-        command = " ".join(["env", environment, *(f"'{word}'" for word in words)]) + "; echo status $?; sleep 60"
+        program = " ".join(["env", environment, *(f"'{word}'" for word in words)])
+        command = f"trap : INT; {program}; echo status $?; sleep 60"  # Ctrl-C is for the program, whatever shell it is
         self.run("-f", "/dev/null", "-u", "new-session", "-d", "-x", "80", "-y", "30", command)
 
     def run(self, *words: str) -> str:

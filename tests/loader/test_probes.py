@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def expected_console(probe: Probe) -> bytes:
     ),
 )
 def test_probe(name: str, tmp_path: Path) -> None:
+    if name == "lua-lfs" and os.geteuid():
+        pytest.skip("the record has root's files, and makefs takes their owner from the host's")
     probe = Probe(name)
     outcome = run_probe(probe, tmp_path)
     assert ONE_SECOND.sub(b"during 0 seconds", outcome.console) == expected_console(probe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -28,6 +29,13 @@ BASEMEM_END = 0x9F000
 
 needs_qemu = pytest.mark.skipif(bool(missing_qemu()), reason=missing_qemu())
 needs_gcc = pytest.mark.skipif(bool(missing_tools()), reason=f"{missing_tools()} not installed")
+
+
+def require_locked_memory(size: int) -> None:
+    """Skip the test when this user may not lock so many bytes: Debian's ordinary ones have 8 MiB."""
+    most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    if os.geteuid() and 0 <= most < size:
+        pytest.skip(f"{most >> 10} KiB may be locked here (ulimit -l), {size >> 10} are needed")
 
 
 class Finished:
